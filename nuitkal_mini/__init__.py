@@ -1,0 +1,1 @@
+"""The update system for Python programs that nobody installs."""

@@ -1,0 +1,257 @@
+"""The tree of a release: its JSON form, the rules for paths, and the difference between two trees.
+
+A manifest is what gets signed, so whatever it allows can happen on an end user's machine. One set of
+rules serves packing, uploading and installing: a tree that passes here can be laid down on Linux, macOS
+and Windows alike, inside its folder, and each path names one file on all of them.
+"""
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from .problem import Problem
+from .semver import parse
+
+FORMAT = 1
+MAX_FILES = 200_000  # PySide6's whole wheel has 4,000 files; the rest is headroom
+MAX_BYTES = 64 * 2**20  # of a manifest: 200,000 entries of 300 bytes
+MAX_FILE_SIZE = 2**40
+MAX_PATH_BYTES = 1024  # macOS's PATH_MAX; Windows' 260 characters depend on the folder and are the client's matter
+MAX_COMPONENT_BYTES = 255  # NAME_MAX of every common file system
+MAX_APP_LENGTH = 64
+
+# What belongs to the updater in a client's folder: no release may bring it.
+UPDATE_FOLDER = ".update"
+BACKUP_FOLDER = ".backup"
+VERSION_FILE = "local_version.json"
+_OWNED = frozenset([UPDATE_FOLDER, BACKUP_FOLDER, VERSION_FILE])
+
+_FORBIDDEN = frozenset('<>:"|?*\\')  # Windows' own list; a backslash separates there and does not here
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file: with any extension, superscript digits included
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE | re.DOTALL)
+_SHORT_NAME = re.compile(r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?")  # `UPDATE~1` is another name of `.update` on FAT and NTFS
+# Default_Ignorable_Code_Point outside category Cf: HFS+ and people's eyes skip them
+_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+_UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class ManifestError(Problem):
+    """A manifest, or the tree in it, that breaks a rule."""
+
+
+class UnsafePath(ManifestError):
+    """A path that would leave its folder, or name something else on another system."""
+
+
+class FileEntry(NamedTuple):
+    """A file of a release, or a symlink when `link` is its target (then size 0, no sha256, mode 755)."""
+
+    path: str
+    size: int
+    sha256: str
+    mode: str
+    link: Optional[str] = None
+
+
+class Manifest(NamedTuple):
+    """A release's tree; `files` are sorted by path, `app` is empty while nobody has named it."""
+
+    app: str
+    version: str
+    files: Tuple[FileEntry, ...]
+
+
+class Diff(NamedTuple):
+    """What turns one tree into another: `removed` of the old, `added` of the new, `changed` as (old, new)."""
+
+    removed: Tuple[FileEntry, ...]
+    added: Tuple[FileEntry, ...]
+    changed: Tuple[Tuple[FileEntry, FileEntry], ...]
+
+
+def link_entry(path: str, target: str) -> FileEntry:
+    """The entry of a symlink."""
+    return FileEntry(path, 0, "", "755", target)
+
+
+def fold(path: str) -> str:
+    """The key under which Windows and macOS see a path: equal keys are one file there."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that is not relative, NFC and nameable on every system.
+
+    Raises:
+        UnsafePath: with a sentence that names the path and the rule.
+    """
+    try:
+        length = len(path.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise UnsafePath("{path!r} is not valid Unicode; rename it", path=path) from error
+    if not path or path.startswith("/") or length > MAX_PATH_BYTES:
+        raise UnsafePath("{path!r} is empty, absolute, or longer than 1,024 bytes", path=path[:100])
+    if unicodedata.normalize("NFC", path) != path:
+        raise UnsafePath("{path!r} is not in Unicode's normal form C", path=path)
+    for component in path.split("/"):
+        _check_component(component, path)
+    top = fold(path.split("/", 1)[0])
+    if top in _OWNED and (top != VERSION_FILE or "/" not in path):
+        raise UnsafePath("{path!r} belongs to the updater; leave it out of the release", path=path)
+
+
+def _check_component(component: str, path: str) -> None:
+    if component in ("", ".", ".."):
+        raise UnsafePath("{path!r} has an empty, '.' or '..' component and could leave its folder", path=path)
+    if len(component.encode("utf-8")) > MAX_COMPONENT_BYTES:
+        raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
+    if not _FORBIDDEN.isdisjoint(component) or component[-1] in ". ":
+        raise UnsafePath("{path!r} has a character that Windows forbids in names (< > : \" | ? * \\, or a dot or space at the end)", path=path)
+    if component.isascii() and component.isprintable():
+        pass
+    elif _IGNORABLE.search(component) or any(unicodedata.category(char) in _UNPRINTABLE for char in component):
+        raise UnsafePath("{path!r} has a control or invisible character", path=path)
+    if _DEVICE.fullmatch(component) or _SHORT_NAME.fullmatch(component):
+        raise UnsafePath("{path!r} is a device or a short 8.3 name on Windows", path=path)
+
+
+def check_tree(files: Iterable[FileEntry]) -> None:
+    """Refuse a tree whose paths collide on some system or whose links lead out of it.
+
+    Raises:
+        UnsafePath: two paths are one file after case folding, a folder is spelt two ways, a file is also a
+            folder (so nothing lies behind a link), or a link's target is outside.
+    """
+    spelling: Dict[str, str] = {}  # fold of each path and each of its folders -> how it is spelt
+    entries: Dict[str, FileEntry] = {}
+    for entry in files:
+        check_path(entry.path)
+        key = fold(entry.path)
+        if key in entries:
+            raise UnsafePath("{path!r} and {other!r} are one file on Windows and macOS", path=entry.path, other=entries[key].path)
+        entries[key] = entry
+        parts = entry.path.split("/")
+        for depth in range(1, len(parts) + 1):
+            name = "/".join(parts[:depth])
+            if spelling.setdefault(fold(name), name) != name:
+                raise UnsafePath("{path!r} and {other!r} are one folder on Windows and macOS", path=name, other=spelling[fold(name)])
+    for key, entry in entries.items():
+        parents = key.split("/")[:-1]
+        for depth in range(1, len(parents) + 1):
+            parent = entries.get("/".join(parents[:depth]))
+            if parent is not None:
+                raise UnsafePath("{path!r} lies below {other!r}, which is not a folder", path=entry.path, other=parent.path)
+    for entry in entries.values():
+        if entry.link is not None:
+            _check_link(entry, entries)
+
+
+def _check_link(entry: FileEntry, entries: Dict[str, FileEntry]) -> None:
+    """Walk the target as the file system would, through the tree's other links, and stay inside."""
+    place = fold(entry.path).split("/")[:-1]
+    todo = _target_parts(entry)
+    for _ in range(1000):  # a loop of links, or a chain no tree needs; Linux stops at 40 links
+        if not todo:
+            return
+        part = todo.pop(0)
+        if part == "..":
+            if not place:
+                raise UnsafePath("the link {path!r} leads out of the release", path=entry.path)
+            place.pop()
+        elif part not in ("", "."):
+            place.append(fold(part))
+            through = entries.get("/".join(place))
+            if through is not None and through.link is not None:
+                place.pop()
+                todo = _target_parts(through) + todo
+    raise UnsafePath("the link {path!r} leads through too many links", path=entry.path)
+
+
+def _target_parts(entry: FileEntry) -> List[str]:
+    target = entry.link or ""
+    parts = target.split("/")
+    if not target or target.startswith("/") or len(target) > MAX_PATH_BYTES:
+        raise UnsafePath("the link {path!r} has an empty, absolute or too long target", path=entry.path)
+    for part in parts:
+        if part not in ("", ".", ".."):
+            _check_component(part, entry.path)
+    return parts
+
+
+def loads(data: bytes) -> Manifest:
+    """The manifest in `data`, with everything about it checked.
+
+    Raises:
+        ManifestError: not a manifest of format 1 (UnsafePath for its paths and links).
+        BadVersion: its version is none.
+    """
+    document = _json(data)
+    if document.get("format") != FORMAT:
+        raise ManifestError("the manifest's format is {format!r}, this program reads 1; a newer one is needed", format=document.get("format"))
+    app, version, items = (document.get(key) for key in ("app", "version", "files"))
+    if not isinstance(version, str) or not isinstance(items, list) or len(items) > MAX_FILES:
+        raise ManifestError("the manifest lacks a version or a list of at most 200,000 files")
+    parse(version)
+    files = tuple(_entry(item) for item in items)
+    if any(a.path >= b.path for a, b in zip(files, files[1:])):
+        raise ManifestError("the manifest's files are not sorted by path, each once")
+    check_tree(files)
+    return Manifest(check_app(app), version, files)
+
+
+def check_app(app: object) -> str:
+    """The app's name, if it is one: at most 64 printable characters (a trusted comment holds it on one line)."""
+    if not isinstance(app, str) or len(app) > MAX_APP_LENGTH or not app.isprintable() or app != app.strip():
+        raise ManifestError("the app's name must be at most 64 printable characters, not {app!r}", app=str(app)[:MAX_APP_LENGTH])
+    return app
+
+
+def _json(data: bytes) -> Dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise ManifestError("the manifest is larger than 64 MiB")
+    try:
+        document = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError also for an integer of too many digits
+        raise ManifestError("the manifest is not JSON in UTF-8") from error
+    if not isinstance(document, dict):
+        raise ManifestError("the manifest is not JSON in UTF-8")
+    return document
+
+
+def _entry(item: object) -> FileEntry:
+    values = item if isinstance(item, dict) else {}
+    path, link, size, sha256, mode = (values.get(key) for key in ("path", "link", "size", "sha256", "mode"))
+    if isinstance(path, str) and isinstance(link, str) and mode in (None, "644", "755") and size is None and sha256 is None:
+        return link_entry(path, link)
+    if (isinstance(path, str) and link is None and type(size) is int and 0 <= size <= MAX_FILE_SIZE
+            and isinstance(sha256, str) and _SHA256.fullmatch(sha256) and mode in ("644", "755")):
+        return FileEntry(path, size, sha256, mode)
+    raise ManifestError("the manifest's entry {path!r} lacks a field or has a wrong one", path=str(path)[:100])
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """The manifest's bytes: one entry a line, the same for the same tree everywhere."""
+    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version}, ensure_ascii=False)
+    lines = []
+    for entry in sorted(manifest.files):
+        fields: Dict[str, Any] = {"path": entry.path}
+        if entry.link is None:
+            fields.update(size=entry.size, sha256=entry.sha256, mode=entry.mode)
+        else:
+            fields.update(link=entry.link, mode=entry.mode)
+        lines.append(json.dumps(fields, ensure_ascii=False))
+    return (head[:-1] + ', "files": [\n' + ",\n".join(lines) + "\n]}\n").encode("utf-8")
+
+
+def diff(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Diff:
+    """What turns the tree `old` into the tree `new`; paths that only differ in case are one file, changed."""
+    before = {fold(entry.path): entry for entry in old}
+    after = {fold(entry.path): entry for entry in new}
+    return Diff(
+        tuple(entry for key, entry in before.items() if key not in after),
+        tuple(entry for key, entry in after.items() if key not in before),
+        tuple((before[key], entry) for key, entry in after.items() if key in before and before[key] != entry),
+    )
