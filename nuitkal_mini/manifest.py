@@ -106,8 +106,6 @@ def check_path(path: str) -> None:
 def _check_component(component: str, path: str) -> None:
     if component in ("", ".", ".."):
         raise UnsafePath("{path!r} has an empty, '.' or '..' component and could leave its folder", path=path)
-    if len(component.encode("utf-8")) > MAX_COMPONENT_BYTES:
-        raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
     if not _FORBIDDEN.isdisjoint(component) or component[-1] in ". ":
         raise UnsafePath("{path!r} has a character that Windows forbids in names (< > : \" | ? * \\, or a dot or space at the end)", path=path)
     if component.isascii() and component.isprintable():
@@ -116,6 +114,8 @@ def _check_component(component: str, path: str) -> None:
         raise UnsafePath("{path!r} has a control or invisible character", path=path)
     if _DEVICE.fullmatch(component) or _SHORT_NAME.fullmatch(component):
         raise UnsafePath("{path!r} is a device or a short 8.3 name on Windows", path=path)
+    if len(component.encode("utf-8")) > MAX_COMPONENT_BYTES:
+        raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
 
 
 def check_tree(files: Iterable[FileEntry]) -> None:
@@ -188,9 +188,11 @@ def loads(data: bytes) -> Manifest:
         ManifestError: not a manifest of format 1 (UnsafePath for its paths and links).
         BadVersion: its version is none.
     """
-    document = _json(data)
+    if len(data) > MAX_BYTES:
+        raise ManifestError("the manifest is larger than 64 MiB")
+    document = json_object(data)
     if document.get("format") != FORMAT:
-        raise ManifestError("the manifest's format is {format!r}, this program reads 1; a newer one is needed", format=document.get("format"))
+        raise ManifestError("the manifest's format is {format}, this program reads 1; a newer one is needed", format=str(document.get("format"))[:20])
     app, version, items = (document.get(key) for key in ("app", "version", "files"))
     if not isinstance(version, str) or not isinstance(items, list) or len(items) > MAX_FILES:
         raise ManifestError("the manifest lacks a version or a list of at most 200,000 files")
@@ -209,16 +211,21 @@ def check_app(app: object) -> str:
     return app
 
 
-def _json(data: bytes) -> Dict[str, Any]:
-    if len(data) > MAX_BYTES:
-        raise ManifestError("the manifest is larger than 64 MiB")
+def json_object(data: bytes) -> Dict[str, Any]:
+    """The JSON object in `data`, from whoever: any depth and any number of digits ends in a ManifestError."""
     try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError also for an integer of too many digits
-        raise ManifestError("the manifest is not JSON in UTF-8") from error
+        document = json.loads(data.decode("utf-8"), parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError("this is not JSON in UTF-8") from error
     if not isinstance(document, dict):
-        raise ManifestError("the manifest is not JSON in UTF-8")
+        raise ManifestError("this is not a JSON object")
     return document
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:  # int() takes quadratic time in the number of digits before Python 3.11
+        raise ValueError("a number of too many digits")
+    return int(digits)
 
 
 def _entry(item: object) -> FileEntry:
