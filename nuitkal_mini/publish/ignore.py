@@ -1,0 +1,90 @@
+"""Which paths stay out of a release: gitignore's pattern language, as gitignore(5) describes it.
+
+The last pattern that matches decides. A pattern with a slash before its end is anchored to the top, one
+without matches a name at any depth; `dir/` matches folders only; `!` takes back. Nobody asks about a path
+below an excluded folder, so nothing there can come back. Differences: upper and lower case differ on every
+system, and `[[:alpha:]]` classes are not known.
+"""
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Iterable, List, NamedTuple, Optional, Pattern
+
+# Trailing spaces go unless escaped; a lone backslash at the end stays, and makes the pattern match nothing.
+_SIGNIFICANT = re.compile(r"(?:\\.|[^ \\]| +(?=[^ ])|\\$)*", re.DOTALL)
+_TOKEN = re.compile(
+    r"(?P<folders>(?:(?<=/)|^)\*\*+/)|(?P<below>(?:(?<=/)|^)\*\*+$)|(?P<stars>\*+)|(?P<one>\?)"
+    r"|\[(?P<negated>[!^]?)(?P<members>(?:\\.|[^\\])(?:\\.|[^\]\\])*)\]"
+    r"|\\(?P<escaped>.)|(?P<plain>[^\\\[])", re.DOTALL)
+_RANGE = re.compile(r"\\?(.)(?:-\\?(.))?", re.DOTALL)
+
+
+class Rule(NamedTuple):
+    """One pattern: `regex` matches whole paths, `excludes` is False after `!`."""
+
+    regex: Pattern[str]
+    excludes: bool
+    folders_only: bool
+
+
+def parse(lines: Iterable[str]) -> List[Rule]:
+    """The rules in the lines of an ignore file; comments and patterns that can match nothing give none."""
+    rules = (_rule(line.rstrip("\r\n")) for line in lines)
+    return [rule for rule in rules if rule is not None]
+
+
+def excluded(rules: List[Rule], path: str, is_folder: bool) -> bool:
+    """Whether the rules leave out `path` (relative, `/`-separated, NFC), given that its folder is not left out."""
+    for rule in reversed(rules):
+        if (is_folder or not rule.folders_only) and rule.regex.fullmatch(path):
+            return rule.excludes
+    return False
+
+
+def _rule(line: str) -> Optional[Rule]:
+    match = _SIGNIFICANT.match(line)
+    pattern = unicodedata.normalize("NFC", match[0]) if match and not line.startswith("#") else ""
+    excludes = not pattern.startswith("!")
+    pattern = pattern if excludes else pattern[1:]
+    folders_only = pattern.endswith("/")
+    pattern = pattern[:-1] if folders_only else pattern
+    anywhere = "" if "/" in pattern else "(?:.*/)?"
+    glob = _translate(pattern[1:] if pattern.startswith("/") else pattern)
+    return Rule(re.compile(anywhere + glob, re.DOTALL), excludes, folders_only) if glob else None
+
+
+def _translate(pattern: str) -> Optional[str]:
+    """The regular expression for a glob; None for an unclosed bracket or a lone backslash."""
+    regex, position = "", 0
+    while position < len(pattern):
+        token = _TOKEN.match(pattern, position)
+        if token is None:
+            return None
+        regex += _token_regex(token)
+        position = token.end()
+    return regex
+
+
+def _token_regex(token: "re.Match[str]") -> str:
+    if token["folders"]:
+        return "(?:.*/)?"
+    if token["below"]:
+        return ".*"
+    if token["stars"]:
+        return "[^/]*"
+    if token["one"]:
+        return "[^/]"
+    if token["members"]:
+        return _set_regex(token["members"], bool(token["negated"]))
+    return re.escape(token["escaped"] or token["plain"])
+
+
+def _set_regex(members: str, negated: bool) -> str:
+    ranges = "".join(
+        re.escape(low) + (f"-{re.escape(high)}" if high else "")
+        for low, high in _RANGE.findall(members) if low <= (high or low)  # z-a holds nothing
+    )
+    if negated:
+        return f"[^/{ranges}]"
+    return f"(?!/)[{ranges}]" if ranges else "(?!)"
