@@ -1,0 +1,123 @@
+"""Key files on the developer's disk, and where their passwords come from.
+
+A secret key is readable by its owner alone and never overwritten: whoever loses it can never again update the
+programs that trust only it. Passwords are typed without echo or come as one line of standard input, never as an
+argument, which every process of the machine could read.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Callable
+
+from ..manifest import ManifestError, loads
+from ..minisign import (PublicKey, ReleaseComment, SecretKey, WrongPassword, parse_secret_key, public_key, public_key_text,
+                        release_comment_text, secret_key_text)
+from ..minisign import sign as sign_bytes
+from ..problem import Problem
+from ..semver import BadVersion
+
+
+class KeyFileError(Problem):
+    """A key file or a password that cannot be used."""
+
+
+def keygen(path: Path, password: str) -> PublicKey:
+    """Make a key pair: `path` (mode 600, encrypted unless `password` is empty) and `path`.pub.
+
+    Raises:
+        KeyFileError: one of the two exists.
+        OSError: they cannot be written.
+    """
+    refuse_existing(path)
+    secret = SecretKey(os.urandom(8), os.urandom(32))
+    public = public_key(secret)
+    _write_new(path, secret_key_text(secret, password, os.urandom(32)), 0o600)
+    _write_new(public_path(path), public_key_text(public), 0o644)
+    return public
+
+
+def refuse_existing(path: Path) -> None:
+    """For before the password is asked, too."""
+    for file in (path, public_path(path)):
+        if os.path.lexists(file):
+            raise KeyFileError("{path} exists; a key is never overwritten: move it away, or choose another name", path=file)
+
+
+def public_path(path: Path) -> Path:
+    """Where the public half of the key `path` lies."""
+    return path.with_name(path.name + ".pub")
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    with open(path, "x", encoding="utf-8", newline="\n", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_secret_key(path: Path, ask_password: Callable[[], str]) -> SecretKey:
+    """The secret key in the file `path`; `ask_password` is called only when it has a password.
+
+    Raises:
+        SignatureError: not a secret key, or (WrongPassword) not its password.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        return parse_secret_key(content)
+    except WrongPassword:
+        return parse_secret_key(content, ask_password())
+
+
+def sign(message: bytes, key_path: Path, password: str, trusted_comment: str) -> str:
+    """The .minisig text for `message` by the key in the file `key_path`."""
+    return sign_bytes(load_secret_key(key_path, lambda: password), message, trusted_comment)
+
+
+def trusted_comment(content: bytes, name: str, timestamp: int) -> str:
+    """What the signature says about the file `name`: app and version of a manifest, else what minisign would say."""
+    try:
+        manifest = loads(content)
+    except (ManifestError, BadVersion):
+        return f"timestamp:{timestamp}\tfile:{name}\thashed"
+    return release_comment_text(ReleaseComment(timestamp, manifest.app, manifest.version))
+
+
+def new_password(from_stdin: bool) -> str:
+    """The password for a new key: a line of standard input, or typed twice; without a terminal there is none."""
+    if from_stdin:
+        return _stdin_password()
+    if not sys.stdin.isatty():
+        return ""
+    password = _typed_password("Password for the new key (empty: none): ")
+    if password and _typed_password("The same again: ") != password:
+        raise KeyFileError("the two passwords differ; no key was made")
+    return password
+
+
+def password_for(path: Path, from_stdin: bool) -> Callable[[], str]:
+    """What asks for the password of the key `path`, when `load_secret_key` finds that it needs one."""
+
+    def ask() -> str:
+        if from_stdin:
+            return _stdin_password()
+        if not sys.stdin.isatty():
+            raise KeyFileError("{path} has a password; run this on a terminal, or give it with --password-stdin", path=path)
+        return _typed_password(f"Password for {path}: ")
+
+    return ask
+
+
+def _typed_password(prompt: str) -> str:
+    from getpass import getpass
+
+    return getpass(prompt)
+
+
+def _stdin_password() -> str:
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:  # rather a broken pipe than a wish, and a key without password would look no different
+        raise KeyFileError("--password-stdin: standard input brought no password")
+    return password
