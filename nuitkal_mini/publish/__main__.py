@@ -1,0 +1,238 @@
+"""`python -m nuitkal_mini.publish`: arguments in, one call, an exit code out (0 done, 1 failed, 2 usage, 130 Ctrl-C)."""
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+import unicodedata
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Iterator, List, NoReturn, Optional
+from urllib.parse import urlsplit
+
+from ..manifest import check_app, dumps
+from ..minisign import SecretKey, public_key, sign
+from ..problem import Problem
+from ..semver import Version, parse
+from .api import Server
+from .keys import keygen, load_secret_key, new_password, password_for, public_path, refuse_existing, trusted_comment
+from .pack import write_package
+from .progress import megabytes
+from .tree import PublishError, Tree, read_tree
+from .upload import Signer, resign, upload
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; errors become one sentence on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        return 0
+    except KeyboardInterrupt:
+        _stop("interrupted")
+    except (PublishError, Problem) as error:
+        sentence = str(error)
+    except OSError as error:
+        sentence = _os_sentence(error)
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _stop(word: str) -> NoReturn:
+    print(f"\n{word}", file=sys.stderr, flush=True)
+    os._exit(130)  # threads that hash or deflate a large file would be waited for otherwise
+
+
+def _os_sentence(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hint = " (TMPDIR names another folder for temporary files)" if error.errno == errno.ENOSPC else ""
+    return f"{where}{error.strerror or error}{hint}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.publish", description="Publish a folder as a release.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    pack = commands.add_parser("pack", help="write a folder's package and manifest to files")
+    _tree_arguments(pack)
+    _server_arguments(pack, required=False)
+    pack.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.zip", help="the package; the manifest is written beside it as OUT.json")
+    pack.set_defaults(run=_pack)
+
+    send = commands.add_parser("upload", help="publish a folder: send what the server lacks")
+    _tree_arguments(send)
+    _server_arguments(send)
+    send.add_argument("--changelog", default="", metavar="TEXT")
+    send.add_argument("--inactive", action="store_true", help="publish it, and leave the active release as it is")
+    _key_arguments(send, required=False)
+    send.set_defaults(run=_upload)
+
+    activate = commands.add_parser("activate", help="make a release the active one")
+    activate.add_argument("version", type=_version)
+    _server_arguments(activate)
+    activate.set_defaults(run=_activate)
+
+    promote = commands.add_parser("promote", help="take a release over from another channel")
+    promote.add_argument("version", type=_version)
+    promote.add_argument("--from", required=True, dest="channel", metavar="CHANNEL")
+    promote.add_argument("--inactive", action="store_true", help="leave the active release as it is")
+    _server_arguments(promote)
+    promote.set_defaults(run=_promote)
+
+    resign = commands.add_parser("resign", help="sign a published release again: the same content, a newer time")
+    resign.add_argument("version", type=_version)
+    _server_arguments(resign)
+    _key_arguments(resign)
+    resign.set_defaults(run=_resign)
+
+    new_key = commands.add_parser("keygen", help="make a key pair, FILE and FILE.pub, for --key and for clients")
+    new_key.add_argument("file", type=Path, metavar="FILE")
+    new_key.add_argument("--password-stdin", action="store_true")
+    new_key.set_defaults(run=_keygen)
+
+    sign = commands.add_parser("sign", help="write FILE.minisig")
+    sign.add_argument("file", type=Path, metavar="FILE")
+    _key_arguments(sign)
+    sign.set_defaults(run=_sign)
+    return parser
+
+
+def _tree_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--app", required=True, type=_app, metavar="NAME", help="the program's name, the same for all its releases")
+    parser.add_argument("--version", required=True, type=_version)
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
+
+
+def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    token = os.environ.get("NUITKAL_TOKEN")
+    parser.add_argument("--server", required=required, type=_base_url, metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's …/channels/beta/")
+    parser.add_argument("--token", required=required and not token, default=token, type=_token, help="else NUITKAL_TOKEN")
+
+
+def _key_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--key", required=required, type=Path, metavar="KEY", help="sign with this secret key (of `keygen` or minisign)")
+    parser.add_argument("--password-stdin", action="store_true", help="the key's password is a line of standard input")
+
+
+def _version(text: str) -> Version:
+    try:
+        return parse(text)
+    except Problem as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _app(text: str) -> str:
+    try:
+        return check_app(text)
+    except Problem as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query + parts.fragment
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://host/api/nuitkal_pack/")
+    return text
+
+
+def _token(text: str) -> str:
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise argparse.ArgumentTypeError("the token is empty or has characters that no token has")  # and is not shown
+    return token
+
+
+def _server(arguments: argparse.Namespace) -> Server:
+    return Server(arguments.server, arguments.token)
+
+
+def _tree(arguments: argparse.Namespace, *outputs: Path) -> Tree:
+    folder: Path = arguments.folder
+    inside = frozenset(unicodedata.normalize("NFC", Path(os.path.relpath(os.path.realpath(file), os.path.realpath(folder))).as_posix()) for file in outputs)
+    return read_tree(folder, arguments.app, arguments.version.text, arguments.exclude, inside)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    output: Path = arguments.output
+    beside = output.with_name((output.name[:-4] if output.name.lower().endswith(".zip") else output.name) + ".json")
+    tree = _tree(arguments, output, beside)
+    wanted = None
+    if arguments.server:
+        if not arguments.token:
+            raise PublishError("--server needs --token, or NUITKAL_TOKEN")
+        wanted = _server(arguments).missing(sorted({entry.sha256 for entry in tree.manifest.files if entry.link is None}))
+    with _replacing(output) as package, _replacing(beside) as manifest:
+        manifest.write(dumps(tree.manifest))
+        packed = write_package(tree, package, wanted)
+        size = package.tell()
+    print(f"packed {tree.manifest.version}: {packed.files} files, {megabytes(packed.size)}, in {output} ({megabytes(size)}) and {beside}")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is complete, and leaves nothing when it is not."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w+b") as out:
+            yield out
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    signer = _signer(_secret(arguments)) if arguments.key else None  # asks for the password before minutes of hashing
+    tree = _tree(arguments)
+    fields = {"version": tree.manifest.version, "is_active": "no" if arguments.inactive else "yes", "changelog": arguments.changelog}
+    print(upload(tree, _server(arguments), fields, signer))
+
+
+def _signer(secret: SecretKey) -> Signer:
+    return lambda content: sign(secret, content, trusted_comment(content, "update.json", int(time.time())))
+
+
+def _secret(arguments: argparse.Namespace) -> SecretKey:
+    return load_secret_key(arguments.key, password_for(arguments.key, arguments.password_stdin))
+
+
+def _activate(arguments: argparse.Namespace) -> None:
+    _server(arguments).activate(arguments.version)
+    print(f"{arguments.version.text} is active")
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    release = _server(arguments).promote(arguments.version, arguments.channel, not arguments.inactive)
+    print(f"promoted {release.version.text} from {arguments.channel}; it is {'active' if release.is_active else 'not active'}")
+
+
+def _resign(arguments: argparse.Namespace) -> None:
+    secret = _secret(arguments)
+    resign(_server(arguments), arguments.version, public_key(secret), _signer(secret))
+    print(f"signed {arguments.version.text} again")
+
+
+def _keygen(arguments: argparse.Namespace) -> None:
+    refuse_existing(arguments.file)
+    public = keygen(arguments.file, new_password(arguments.password_stdin))
+    print(f"wrote {arguments.file} (keep it secret, and keep a copy) and {public_path(arguments.file)}; clients trust the public key {public}")
+
+
+def _sign(arguments: argparse.Namespace) -> None:
+    file: Path = arguments.file
+    content = file.read_bytes()
+    signature = sign(_secret(arguments), content, trusted_comment(content, file.name, int(time.time())))
+    beside = file.with_name(file.name + ".minisig")
+    with _replacing(beside) as out:
+        out.write(signature.encode("utf-8"))
+    print(f"wrote {beside}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

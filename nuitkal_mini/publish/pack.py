@@ -1,0 +1,74 @@
+"""A tree becomes a package: the same tree gives the same bytes, whoever packs it and when.
+
+Files are deflated in parallel threads (zlib releases the interpreter's lock), each into a small ZIP of its
+own, from which the package takes the compressed bytes over in the order of the paths.
+"""
+from __future__ import annotations
+
+import io
+from collections import deque
+from concurrent.futures import Future
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, Container, Deque, Iterator, List, NamedTuple, Optional, Tuple, cast
+
+from ..archive import PARTIAL_COMMENT, ArchiveError, Member, PackageWriter
+from ..manifest import FileEntry
+from .progress import Progress
+from .tree import WORKERS, Tree, forget, workers
+
+_IN_MEMORY = 2**20  # larger results wait for their turn on disk
+Deflated = Tuple[FileEntry, Member, BinaryIO]
+
+
+class Packed(NamedTuple):
+    """How many files, and bytes of them before compression, went into a package."""
+
+    files: int
+    size: int
+
+
+def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = None) -> Packed:
+    """Write the tree's package, or with `wanted` one that holds the contents with these SHA-256 only.
+
+    Links are always in it: they have no contents that a server could know.
+
+    Raises:
+        ArchiveError: a file changed since the tree was read.
+    """
+    entries = tree.manifest.files
+    chosen = [entry for entry in entries if entry.link is not None or wanted is None or entry.sha256 in wanted]
+    packed = Packed(sum(entry.link is None for entry in chosen), sum(entry.size for entry in chosen))
+    writer = PackageWriter(out, b"" if len(chosen) == len(entries) else PARTIAL_COMMENT)
+    with Progress("packing", packed.size) as progress:
+        try:
+            for entry, member, package in _deflate_all(tree, chosen):
+                with package:
+                    writer.copy(entry, member, package)
+                progress.advance(entry.size)
+        except ArchiveError:
+            forget(tree.folder)
+            raise
+    writer.close()
+    return packed
+
+
+def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
+    """Deflate a few files ahead; what is ahead is bounded, so that a large tree needs no large memory."""
+    ahead: Deque[Future[Deflated]] = deque()
+    with workers() as pool:
+        try:
+            for entry in entries:
+                ahead.append(pool.submit(_deflate, tree, entry))
+                if len(ahead) > 2 * WORKERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+def _deflate(tree: Tree, entry: FileEntry) -> Deflated:
+    package = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))
+    with open(tree.files[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
+        return entry, PackageWriter(package).add(entry, source), package
