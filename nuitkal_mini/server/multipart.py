@@ -98,7 +98,7 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
         elif kind == "application/x-www-form-urlencoded":
             _read_urlencoded(_Body(environ["wsgi.input"], length), form)
         else:
-            raise FormError("bad_field", "A form must be sent as multipart/form-data.")
+            raise FormError("bad_field", "a form must be sent as multipart/form-data")
     except BaseException:
         form.close()
         raise
@@ -108,11 +108,11 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
 def _content_length(environ: Dict[str, Any], max_bytes: int) -> int:
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
-        raise FormError("length_required", "The request must say its size in Content-Length.")
+        raise FormError("length_required", "the request must say its size in Content-Length")
     if not re.match(r"[0-9]{1,18}\Z", text):
-        raise FormError("bad_field", "The Content-Length of the request is not a number.")
+        raise FormError("bad_field", "the Content-Length of the request is not a number")
     if int(text) > max_bytes:
-        raise FormError("too_large", "The request has {size} bytes; at most {limit} are allowed.",
+        raise FormError("too_large", "the request has {size} bytes; at most {limit} are allowed",
                         size=int(text), limit=max_bytes)
     return int(text)
 
@@ -165,22 +165,22 @@ class _Body:
 
     def _cut_off(self) -> FormError:
         if self._received == self._length:
-            return FormError("bad_field", "The form has no end: its last boundary is missing.")
-        return FormError("bad_field", "The form broke off after {received} of {length} bytes.",
+            return FormError("bad_field", "the form has no end: its last boundary is missing")
+        return FormError("bad_field", "the form broke off after {received} of {length} bytes",
                          received=self._received, length=self._length)
 
 
 def _read_multipart(body: _Body, boundary: str, form: Form, folder: Path) -> None:
     if not re.match(r"[ -~]{1,%d}\Z" % MAX_BOUNDARY, boundary):
-        raise FormError("bad_field", "The form has no usable boundary in its Content-Type.")
+        raise FormError("bad_field", "the form has no usable boundary in its Content-Type")
     delimiter = b"\r\n--" + boundary.encode("ascii")
-    _collect(body.until(delimiter), MAX_HEADER_BYTES, FormError("bad_field", "The form does not begin with its boundary."))
+    _collect(body.until(delimiter), MAX_HEADER_BYTES, FormError("bad_field", "the form does not begin with its boundary"))
     names: Set[str] = set()
     while not body.next_is(b"--"):
         if len(names) == MAX_PARTS:
-            raise FormError("bad_field", "The form has more than {limit} fields.", limit=MAX_PARTS)
+            raise FormError("bad_field", "the form has more than {limit} fields", limit=MAX_PARTS)
         head = _collect(body.until(b"\r\n\r\n"), MAX_HEADER_BYTES,
-                        FormError("bad_field", "The form has a part whose header is longer than {limit} bytes.", limit=MAX_HEADER_BYTES))
+                        FormError("bad_field", "the form has a part whose header is longer than {limit} bytes", limit=MAX_HEADER_BYTES))
         name, filename = _parse_part_head(head)
         _claim(name, names)
         if filename is None:
@@ -219,7 +219,7 @@ def _parse_part_head(head: bytes) -> Tuple[str, Any]:
     # File names may come in the code page of the sender's console: not worth losing an upload for.
     padding, _, lines = head.decode("utf-8", "replace").partition("\r\n")
     if padding.strip(" \t"):
-        raise FormError("bad_field", "The form has a boundary that does not end its line.")
+        raise FormError("bad_field", "the form has a boundary that does not end its line")
     for line in re.sub(r"\r\n[ \t]+", " ", lines).split("\r\n"):
         header, _, value = line.partition(":")
         if header.strip().lower() == "content-disposition":
@@ -227,7 +227,7 @@ def _parse_part_head(head: bytes) -> Tuple[str, Any]:
             if kind == "form-data" and parameters.get("name"):
                 filename = parameters.get("filename")
                 return parameters["name"], filename if filename is None else re.split(r"[/\\]", filename)[-1]
-    raise FormError("bad_field", "The form has a part without a name.")
+    raise FormError("bad_field", "the form has a part without a name")
 
 
 def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
@@ -246,7 +246,7 @@ def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
         else:
             plain[name] = _unquote(value)
     if not kind or text[at:].strip(" \t;"):
-        raise FormError("bad_field", "The form has a header that cannot be read: {header}.", header=text.strip()[:200])
+        raise FormError("bad_field", "the form has a header that cannot be read: {header!r}", header=text.strip()[:200])
     plain.update(_decode_extended(extended))
     return kind.group(1).lower(), plain
 
@@ -261,7 +261,7 @@ def _decode_extended(parameters: List[Tuple[str, str]]) -> Dict[str, str]:
     try:
         return {name: unquote(collapse_rfc2231_value(value)) for name, value in decode_params(parameters)[1:]}
     except (ValueError, TypeError) as error:    # an odd charset; `name*` beside `name*0`
-        raise FormError("bad_field", "The form has a file name that cannot be read.") from error
+        raise FormError("bad_field", "the form has a file name that cannot be read") from error
 
 
 def _read_urlencoded(body: _Body, form: Form) -> None:
@@ -269,7 +269,7 @@ def _read_urlencoded(body: _Body, form: Form) -> None:
     try:
         pairs = parse_qsl(content.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
-        raise FormError("bad_field", "The form is not URL-encoded UTF-8 of at most {limit} fields.", limit=MAX_PARTS) from error
+        raise FormError("bad_field", "the form is not URL-encoded UTF-8 of at most {limit} fields", limit=MAX_PARTS) from error
     names: Set[str] = set()
     for name, value in pairs:
         _claim(name, names)
@@ -278,7 +278,7 @@ def _read_urlencoded(body: _Body, form: Form) -> None:
 
 def _claim(name: str, names: Set[str]) -> None:
     if name in names:
-        raise FormError("bad_field", "The form has more than one field {name}.", name=name)
+        raise FormError("bad_field", "the form has more than one field {name!r}", name=name)
     names.add(name)
 
 
@@ -286,11 +286,11 @@ def _text(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FormError("bad_field", "The field {name} is not UTF-8.", name=name) from error
+        raise FormError("bad_field", "the field {name!r} is not UTF-8", name=name) from error
 
 
 def _field_too_large(name: str) -> FormError:
-    return FormError("too_large", "The field {name} is longer than {limit} bytes.", name=name, limit=MAX_FIELD_BYTES)
+    return FormError("too_large", "the field {name!r} is longer than {limit} bytes", name=name, limit=MAX_FIELD_BYTES)
 
 
 def _as_utf8(header: str) -> str:

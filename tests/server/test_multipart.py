@@ -48,7 +48,6 @@ def refused(environ: Dict[str, Any], folder: Path, max_bytes: int = LIMIT) -> Fo
     with pytest.raises(FormError) as caught:
         parse_form(environ, folder, max_bytes)
     assert list(folder.iterdir()) == [], "a temporary file was left behind"
-    assert str(caught.value).endswith("."), "the error is not a sentence"
     return caught.value
 
 
