@@ -1,0 +1,1 @@
+"""The end user's machine: check, download, install, roll back, start."""
