@@ -1,0 +1,22 @@
+"""The operator's side: keeps releases, tells clients which one is active, hands its bytes out.
+
+`create_app` makes the WSGI application for any server; `python -m nuitkal_mini.server` runs our own.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Iterable, Union
+
+
+def create_app(data_dir: Union[str, os.PathLike[str]], public_url: str = "", max_upload: int = 0) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application over a data folder, which is made when it is missing.
+
+    Args:
+        public_url: what URLs begin with; else the address that each request was sent to.
+        max_upload: the largest upload in bytes; 0: 4 GiB.
+    """
+    from .api import MAX_UPLOAD, Settings  # here, so that importing this package stays light
+    from .application import Application
+
+    return Application(Path(data_dir), Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD))

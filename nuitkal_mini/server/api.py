@@ -1,0 +1,349 @@
+"""The JSON API as WSGI: a table of calls, each one function from a request to an answer.
+
+Whatever goes wrong is raised, and becomes `{"error": sentence, "code": word}` in one place. `check/` is one document
+for every client of a channel and address: rendered when somebody's commit made the last rendering stale, else
+answered from memory.
+"""
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import sqlite3
+from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple, Type
+from urllib.parse import parse_qs, quote
+
+from ..archive import ArchiveError
+from ..manifest import MAX_BYTES, MAX_FILES, ManifestError, UnsafePath, json_object
+from ..problem import Problem
+from ..semver import BadVersion, parse
+from . import auth, releases
+from .messages import ACTIVATED, UPLOADED, language_of, say, say_problem
+from .multipart import Form, FormError, Upload, parse_form
+from .refused import STATUS, Headers, Refused, disk_full
+from .releases import STABLE, Release, rfc3339
+from .store import Store, manifest_name, signature_name
+from .wsgi import Answer, Environ, base_url
+
+logger = logging.getLogger(__name__)
+
+BASE = "/api/nuitkal_pack/"
+MAX_UPLOAD = 4 * 2**30
+MAX_JSON = 16 * 2**20  # MAX_FILES hashes of 64 digits, quoted and separated
+PAGE = 100  # releases that `versions/` shows unless asked for more
+MAX_PAGE = 1000
+MAX_RENDERED = 256  # kept renderings of check/: channels times addresses; a forged Host makes one each
+
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+class Settings(NamedTuple):
+    """What the operator chose."""
+
+    public_url: Optional[str] = None  # without a final slash
+    max_upload: int = MAX_UPLOAD
+
+
+class Request(NamedTuple):
+    """One call: whose language, which channel and version, and the rest in `environ`."""
+
+    environ: Environ
+    language: str
+    channel: str
+    version: str
+
+
+class Rendered(NamedTuple):
+    """A `check/` document and the generation of the database that it shows."""
+
+    generation: int
+    etag: str
+    body: bytes
+
+
+Call = Callable[["Api", Request], Answer]
+
+
+class Api:
+    """Everything below `/api/nuitkal_pack/`."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._database = store.database
+        self._settings = settings
+        self._brake = auth.Brake()
+        self._rendered: Dict[Tuple[str, str], Rendered] = {}
+
+    def answer(self, environ: Environ, path: str) -> Answer:
+        """The answer to a request for `path`, which begins with BASE; raises what `explain` explains."""
+        parts = path[len(BASE):].split("/")
+        if len(parts) > 1 and not parts[-1]:
+            parts.pop()
+        channel = STABLE
+        if parts[0] == "channels" and len(parts) > 1:
+            channel, parts = parts[1], parts[2:] or [""]
+        calls = CALLS.get((parts[0], len(parts)))
+        if calls is None:
+            raise Refused("not_found", "there is nothing at this address")
+        if not _CHANNEL.fullmatch(channel):
+            raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=channel[:64])
+        method = environ["REQUEST_METHOD"]
+        call = calls.get("GET" if method == "HEAD" else method)
+        if call is None:
+            allowed = ", ".join(["GET, HEAD" if name == "GET" else name for name in calls])
+            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
+                          headers=(("Allow", allowed),), method=method, allowed=allowed)
+        return call(self, Request(environ, language_of(environ), channel, parts[-1]))
+
+    # --- calls for anyone
+
+    def check(self, request: Request) -> Answer:
+        base = self._base(request.environ)
+        rendered = self._render_check(request.channel, base)
+        headers = (("ETag", rendered.etag), ("Cache-Control", "public, no-cache" if self._settings.public_url else "private, no-cache"))
+        known = request.environ.get("HTTP_IF_NONE_MATCH", "")
+        if rendered.etag in known or known == "*":
+            return Answer(304, b"", headers)
+        return Answer(200, rendered.body, headers + JSON)
+
+    def _render_check(self, channel: str, base: str) -> Rendered:
+        generation = self._database.generation()
+        rendered = self._rendered.get((channel, base))
+        if rendered is None or rendered.generation != generation:
+            with self._database.read() as db:
+                release = releases.active(db, channel)
+            if release is None:
+                raise Refused("no_active_version", "channel {channel} has no active version", channel=channel)
+            body = _json({**_show(release, base), "deltas": []})
+            rendered = Rendered(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
+            if len(self._rendered) >= MAX_RENDERED:
+                self._rendered.clear()
+            self._rendered[channel, base] = rendered
+        return rendered
+
+    def versions(self, request: Request) -> Answer:
+        query = parse_qs(request.environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        limit, offset = (_number(name, query.get(name, [str(default)])[-1]) for name, default in (("limit", PAGE), ("offset", 0)))
+        with self._database.read() as db:
+            count, page = releases.page(db, request.channel, min(limit, MAX_PAGE), offset)
+        base = self._base(request.environ)
+        return _reply(200, {"count": count, "versions": [_show(release, base) for release in page]})
+
+    def health(self, request: Request) -> Answer:
+        with self._database.read() as db:
+            releases.active(db, request.channel)
+        return _reply(200, {"status": "ok"})
+
+    # --- calls with a token
+
+    def upload(self, request: Request) -> Answer:
+        who, base = self._token(request), self._base(request.environ)
+        length = request.environ.get("CONTENT_LENGTH") or ""
+        if length.isdigit() and int(length) <= self._settings.max_upload:
+            self._store.need(int(length))
+        with self._store.scratch() as folder, parse_form(request.environ, folder, self._settings.max_upload) as form:
+            release = releases.create(self._store, folder, read_offer(form, request.channel), who)
+        return _reply(201, {"message": say(UPLOADED, request.language), **_show(release, base)})
+
+    def set_active(self, request: Request) -> Answer:
+        release = releases.activate(self._store, request.channel, request.version, self._token(request))
+        message = say(ACTIVATED, request.language, version=release.version)
+        return _reply(200, {"message": message, "version": release.version})
+
+    def missing(self, request: Request) -> Answer:
+        self._token(request)
+        hashes = _json_body(request.environ, {"hashes"}).get("hashes")
+        if not isinstance(hashes, list) or len(hashes) > MAX_FILES or not all(isinstance(item, str) and _SHA256.fullmatch(item) for item in hashes):
+            raise Refused("bad_field", "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex")
+        with self._database.read() as db:
+            return _reply(200, {"missing": releases.missing(db, hashes)})
+
+    def edit(self, request: Request) -> Answer:
+        who, base = self._token(request), self._base(request.environ)
+        fields = _json_body(request.environ, set(releases.Changes._fields))
+        changes = releases.Changes(_text(fields, "changelog"), _flag(fields, "is_active"), _text(fields, "signature"))
+        return _reply(200, _show(releases.edit(self._store, request.channel, request.version, changes, who), base))
+
+    def promote(self, request: Request) -> Answer:
+        who, base = self._token(request), self._base(request.environ)
+        fields = _json_body(request.environ, {"from", "is_active"})
+        source, is_active = _text(fields, "from"), _flag(fields, "is_active")
+        if source is None:
+            raise Refused("missing_field", "the field {name!r} is missing", name="from")
+        release = releases.promote(self._store, source, request.channel, request.version, is_active is not False, who)
+        return _reply(201, _show(release, base))
+
+    def delete(self, request: Request) -> Answer:
+        releases.delete(self._store, request.channel, request.version, self._token(request))
+        return Answer(204)
+
+    def _token(self, request: Request) -> str:
+        """Who calls, as the log names them. A right token is never slowed down; no token at all is no guess."""
+        scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() == "bearer" and secret.strip():
+            name = auth.token_name(self._database, secret.strip())
+            if name is not None:
+                return f"token {name}"
+            self._brake.failed(request.environ.get("REMOTE_ADDR", ""))
+        raise Refused("unauthorized", "this needs a valid token: Authorization: Bearer <token>", headers=(("WWW-Authenticate", "Bearer"),))
+
+    def _base(self, environ: Environ) -> str:
+        return self._settings.public_url or base_url(environ)
+
+
+CALLS: Dict[Tuple[str, int], Dict[str, Call]] = {  # (first word, how many words) -> method -> call
+    ("check", 1): {"GET": Api.check},
+    ("versions", 1): {"GET": Api.versions},
+    ("health", 1): {"GET": Api.health},
+    ("upload", 1): {"POST": Api.upload},
+    ("missing", 1): {"POST": Api.missing},
+    ("set_active", 2): {"POST": Api.set_active},
+    ("promote", 2): {"POST": Api.promote},
+    ("versions", 2): {"PATCH": Api.edit, "DELETE": Api.delete},
+}
+
+
+# --- what comes in ------------------------------------------------------------------------------
+
+
+def read_offer(form: Form, channel: str) -> releases.Offer:
+    """The fields of an upload, from the API or the admin site.
+
+    Raises:
+        Refused: missing_field, bad_field, bad_signature.
+        BadVersion.
+    """
+    if "version" not in form.fields:
+        raise Refused("missing_field", "the field {name!r} is missing", name="version")
+    version = parse(form.fields["version"])
+    is_active = parse_flag("is_active", form.fields.get("is_active", "true"))
+    package, manifest, signature = (_file(form, name) for name in ("file", "manifest", "signature"))
+    if package is None or signature and not manifest:
+        raise Refused("missing_field", "the field {name!r} is missing", name="manifest" if package else "file")
+    return releases.Offer(
+        channel, version, package.path, package.sha256, _read(manifest, MAX_BYTES), _signature_text(signature),
+        form.fields.get("changelog", ""), is_active,
+    )
+
+
+def parse_flag(name: str, text: str) -> bool:
+    """A yes or no as forms spell it."""
+    if text.lower() not in _FLAGS:
+        raise Refused("bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name)
+    return _FLAGS[text.lower()]
+
+
+def _file(form: Form, name: str) -> Optional[Upload]:
+    if name in form.fields:
+        raise Refused("bad_field", "{name!r} must be sent as a file", name=name)
+    return form.files.get(name)
+
+
+def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
+    if upload and upload.size > limit:
+        raise Refused("too_large", "the file {name!r} is larger than {limit} bytes", name=upload.filename, limit=limit)
+    return upload.path.read_bytes() if upload else None
+
+
+def _signature_text(upload: Optional[Upload]) -> Optional[str]:
+    content = _read(upload, releases.MAX_SIGNATURE)
+    try:
+        return content.decode("utf-8") if content is not None else None
+    except UnicodeDecodeError as error:
+        raise Refused("bad_signature", "the signature is not text") from error
+
+
+def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not length.isdigit():
+        raise Refused("length_required", "the request must say its size in Content-Length")
+    if int(length) > MAX_JSON:
+        raise Refused("too_large", "the request has {size} bytes; at most {limit} are allowed", size=int(length), limit=MAX_JSON)
+    try:
+        fields = json_object(environ["wsgi.input"].read(int(length)))
+    except ManifestError as error:
+        raise Refused("bad_json", error.template) from error
+    for name in fields.keys() - known:
+        raise Refused("bad_field", "there is no field {name!r} here", name=name[:64])
+    return fields
+
+
+def _text(fields: Dict[str, Any], name: str) -> Optional[str]:
+    value = fields.get(name, "")
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise Refused("bad_field", "{name!r} must be text", name=name)
+    return value if name in fields else None
+
+
+def _flag(fields: Dict[str, Any], name: str) -> Optional[bool]:
+    value = fields.get(name, True)
+    if isinstance(value, str):
+        value = parse_flag(name, value)
+    if not isinstance(value, bool):
+        raise Refused("bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name)
+    return value if name in fields else None
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise Refused("bad_field", "{name!r} must be a number of at most nine digits", name=name)
+    return int(text)
+
+
+# --- what goes out ------------------------------------------------------------------------------
+
+JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
+
+
+def explain(error: Exception, language: str) -> Answer:
+    """The answer to a request that ended in an exception."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+        error = disk_full()
+    elif isinstance(error, sqlite3.Error):
+        logger.error("the database failed: %s", error)
+        error = Refused("unavailable", "the server's database does not answer; try again later")
+    elif not isinstance(error, Problem):
+        logger.error("a request failed", exc_info=error)
+        error = Refused("internal_error", "the server failed; its log says why")
+    code = error.code if isinstance(error, (Refused, FormError)) else next(code for kind, code in CODES if isinstance(error, kind))
+    headers = error.headers if isinstance(error, Refused) else ()
+    body = _json({"error": say_problem(error, language), "code": code})
+    return Answer(STATUS.get(code, 400), body, headers + JSON + NOT_STORED)
+
+
+CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
+    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (ManifestError, "bad_field"), (Problem, "bad_field"),
+)
+NOT_STORED: Headers = (("Cache-Control", "no-store"),)
+
+
+def _reply(status: int, document: Dict[str, Any]) -> Answer:
+    return Answer(status, _json(document), JSON + NOT_STORED)
+
+
+def _json(document: Dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8")
+
+
+def _show(release: Release, base: str) -> Dict[str, Any]:
+    """The contract's Release; every URL below the address the client used."""
+    return {
+        "version": release.version,
+        "download_url": _media_url(base, release.package),
+        "file_hash": release.file_hash,
+        "file_size": release.file_size,
+        "changelog": release.changelog,
+        "is_active": release.is_active,
+        "upload_time": rfc3339(release.uploaded_at),
+        "manifest_url": _media_url(base, manifest_name(release.package)),
+        "signature_url": None if release.signature is None else _media_url(base, signature_name(release.package)),
+        "signature": release.signature,
+    }
+
+
+def _media_url(base: str, name: str) -> str:
+    return f"{base}/media/{quote(name)}"

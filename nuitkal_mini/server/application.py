@@ -1,0 +1,47 @@
+"""The WSGI application: which part of the server answers which path, and what happens when it fails."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable
+
+from . import api, media
+from .messages import language_of
+from .refused import Refused
+from .store import Store
+from .wsgi import Environ, StartResponse, path_of, send
+
+MEDIA = "/media/"
+TYPES = {".zip": "application/zip", ".json": "application/json; charset=utf-8", ".minisig": "text/plain; charset=utf-8"}
+
+
+class Application:
+    """Serves one data folder; `close()` gives it up."""
+
+    def __init__(self, data: Path, settings: api.Settings) -> None:
+        self.store = Store(data)
+        self._api = api.Api(self.store, settings)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            path = path_of(environ)
+            if path.startswith(api.BASE):
+                return send(self._api.answer(environ, path), environ, start_response)
+            if path.startswith(MEDIA):
+                return self._media(path[len(MEDIA):], environ, start_response)
+            raise Refused("not_found", "there is nothing at this address")
+        except Exception as error:
+            return send(api.explain(error, language_of(environ)), environ, start_response)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def _media(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
+                          headers=(("Allow", "GET, HEAD"),), method=environ["REQUEST_METHOD"], allowed="GET, HEAD")
+        file = media.resolve(self.store.media, name)
+        if file is None or file.suffix not in TYPES:
+            raise Refused("not_found", "there is nothing at this address")
+        # a signature can be replaced, everything else keeps its bytes for ever
+        cache = "no-cache" if file.suffix == ".minisig" else media.IMMUTABLE
+        return media.respond(environ, start_response, file, TYPES[file.suffix], cache_control=cache)

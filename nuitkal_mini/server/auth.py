@@ -1,0 +1,192 @@
+"""Who may do what: API tokens, users' passwords, and the brake on guessing either.
+
+A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are people's, so
+they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names scheme and parameters.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import threading
+import time
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from ..problem import Problem
+from .database import Database, now, write_log
+from .refused import Refused
+
+MAX_NAME = 64
+USED_EVERY = 60 * 10**6  # microseconds; a token's last use is not written more often, so that requests stay reads
+TRIES = 10  # wrong tokens or logins an address may send ...
+WINDOW_SECONDS = 60.0  # ... in this time
+MAX_ADDRESSES = 10_000  # remembered at once; who has that many can guess anyway, and still not 256 bits
+
+_SCRYPT = {"n": 2**15, "r": 8, "p": 1}  # 32 MiB and some 80 ms a try
+_PBKDF2_ROUNDS = 600_000
+
+
+class AuthProblem(Problem):
+    """A token or user that cannot be made or found."""
+
+
+class Token(NamedTuple):
+    """What is known of a token besides its secret; times are microseconds since 1970."""
+
+    name: str
+    created_at: int
+    last_used_at: Optional[int]
+
+
+# --- tokens -------------------------------------------------------------------------------------
+
+
+def create_token(database: Database, name: str, who: str) -> str:
+    """A new token, which is shown here and never again."""
+    _check_name(name)
+    secret = secrets.token_urlsafe(32)
+    with database.write() as db:
+        if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
+            raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
+        db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, _digest(secret), now()))
+        write_log(db, who, "token_create", name)
+    return secret
+
+
+def revoke_token(database: Database, name: str, who: str) -> None:
+    """End a token at once."""
+    with database.write() as db:
+        if not db.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount:
+            raise AuthProblem("there is no token {name!r}", name=name)
+        write_log(db, who, "token_revoke", name)
+
+
+def list_tokens(database: Database) -> List[Token]:
+    """All tokens by name."""
+    with database.read() as db:
+        return [Token._make(row) for row in db.execute("SELECT name, created_at, last_used_at FROM tokens ORDER BY name").fetchall()]
+
+
+def token_name(database: Database, secret: str) -> Optional[str]:
+    """The name of the token with this secret, whose last use is noted; None when there is none."""
+    digest = _digest(secret)
+    with database.read() as db:
+        row = db.execute("SELECT name, sha256, last_used_at FROM tokens WHERE sha256 = ?", (digest,)).fetchone()
+    if row is None or not hmac.compare_digest(row[1], digest):
+        return None
+    if row[2] is None or now() - row[2] > USED_EVERY:
+        with database.write() as db:
+            db.execute("UPDATE tokens SET last_used_at = ? WHERE name = ?", (now(), row[0]))
+    return str(row[0])
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+# --- users --------------------------------------------------------------------------------------
+
+
+def create_user(database: Database, name: str, password: str, who: str) -> None:
+    """A new user of the admin site."""
+    _check_name(name)
+    if not password:
+        raise AuthProblem("the password is empty")
+    stored = hash_password(password)
+    with database.write() as db:
+        if db.execute("SELECT 1 FROM users WHERE name = ?", (name,)).fetchone():
+            raise AuthProblem("there is a user {name!r} already; choose another name", name=name)
+        db.execute("INSERT INTO users (name, password, created_at) VALUES (?, ?, ?)", (name, stored, now()))
+        write_log(db, who, "user_create", name)
+
+
+def check_password(database: Database, name: str, password: str) -> bool:
+    """Whether this user has this password; takes the same time for an unknown user."""
+    with database.read() as db:
+        row = db.execute("SELECT password FROM users WHERE name = ?", (name,)).fetchone()
+    matches = password_matches(password, row[0] if row else _NOBODY)
+    return matches and row is not None
+
+
+def hash_password(password: str) -> str:
+    """`scheme$parameters$salt$hash`, each password with a salt of its own."""
+    salt = secrets.token_bytes(16)
+    if hasattr(hashlib, "scrypt"):
+        parameters = "{n},{r},{p}".format(**_SCRYPT)
+        return "$".join(["scrypt", parameters, salt.hex(), _scrypt(password, salt, parameters).hex()])
+    return "$".join(["pbkdf2_sha256", str(_PBKDF2_ROUNDS), salt.hex(), _pbkdf2(password, salt, str(_PBKDF2_ROUNDS)).hex()])
+
+
+def password_matches(password: str, stored: str) -> bool:
+    """Whether `stored` is of this password; compared in constant time."""
+    scheme, parameters, salt, expected = stored.split("$")
+    stretch = {"scrypt": _scrypt, "pbkdf2_sha256": _pbkdf2}[scheme]
+    return hmac.compare_digest(stretch(password, bytes.fromhex(salt), parameters), bytes.fromhex(expected))
+
+
+def _scrypt(password: str, salt: bytes, parameters: str) -> bytes:
+    n, r, p = map(int, parameters.split(","))
+    return hashlib.scrypt(_bytes(password), salt=salt, n=n, r=r, p=p, maxmem=2**26, dklen=32)
+
+
+def _pbkdf2(password: str, salt: bytes, rounds: str) -> bytes:
+    return hashlib.pbkdf2_hmac("sha256", _bytes(password), salt, int(rounds))
+
+
+def _bytes(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")
+
+
+def _nobody() -> str:
+    scheme = ["scrypt", "{n},{r},{p}".format(**_SCRYPT)] if hasattr(hashlib, "scrypt") else ["pbkdf2_sha256", str(_PBKDF2_ROUNDS)]
+    return "$".join(scheme + [bytes(16).hex(), bytes(32).hex()])
+
+
+_NOBODY = _nobody()  # no password has this hash; checking against it takes as long as any check
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
+        raise AuthProblem("a name has 1 to 64 printable characters, not {name!r}", name=name[:MAX_NAME])
+
+
+# --- guessing -----------------------------------------------------------------------------------
+
+
+class Brake:
+    """Slows guessing down: counts failures by address, in this process only. What succeeds never comes here."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: Dict[str, List[float]] = {}  # the last failures' times, least recent address first
+
+    def failed(self, address: str) -> None:
+        """Note a failure.
+
+        Raises:
+            Refused: too_many_attempts, with Retry-After, when the address has had its tries.
+        """
+        key, moment = _network(address), self._clock()
+        with self._lock:
+            recent = [at for at in self._failures.pop(key, []) if moment - at < WINDOW_SECONDS]
+            self._failures[key] = recent
+            if len(recent) >= TRIES:
+                wait = int(recent[0] + WINDOW_SECONDS - moment) + 1
+                raise Refused("too_many_attempts", "too many wrong attempts; try again in {seconds} seconds",
+                              headers=(("Retry-After", str(wait)),), seconds=wait)
+            recent.append(moment)
+            if len(self._failures) > MAX_ADDRESSES:
+                del self._failures[next(iter(self._failures))]
+
+
+def _network(address: str) -> str:
+    """Whoever has one IPv6 address has 2**64 of them."""
+    try:
+        parsed = ipaddress.ip_address(address.split("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
+        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+    return address

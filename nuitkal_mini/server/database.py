@@ -1,0 +1,187 @@
+"""The data folder's SQLite file: connections, transactions, and the schema with its migrations.
+
+WAL, so that readers never wait for a writer. `write()` takes SQLite's write lock at once; as that lock holds
+between processes, it is also what orders everything that several servers over one data folder do to its files.
+`MIGRATIONS` only ever grows: `PRAGMA user_version` says how many of its scripts a file has seen.
+"""
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+from ..problem import Problem
+
+BUSY_SECONDS = 30.0  # to wait for another process' write; the longest holds the lock for the placing of one release
+
+MIGRATIONS = (
+    """
+    CREATE TABLE channels (name TEXT PRIMARY KEY, app TEXT NOT NULL);
+
+    -- A deleted release keeps its row: its version can only come back with the same manifest.
+    CREATE TABLE releases (
+        id INTEGER PRIMARY KEY,
+        channel TEXT NOT NULL REFERENCES channels (name),
+        app TEXT NOT NULL,                  -- as its manifest says
+        version TEXT NOT NULL,              -- as first spelled
+        canonical TEXT NOT NULL,            -- the one spelling of its precedence
+        package TEXT NOT NULL,              -- below media/; manifest and signature lie beside it
+        file_hash TEXT NOT NULL,
+        file_size INTEGER NOT NULL,
+        manifest_hash TEXT NOT NULL,
+        signature TEXT,
+        changelog TEXT NOT NULL,
+        is_active INTEGER NOT NULL,
+        uploaded_at INTEGER NOT NULL,       -- microseconds since 1970, no two alike: the order of uploads
+        deleted_at INTEGER,
+        file_count INTEGER NOT NULL,
+        tree_size INTEGER NOT NULL,
+        UNIQUE (channel, canonical),
+        CHECK (NOT is_active OR deleted_at IS NULL)
+    );
+    CREATE UNIQUE INDEX one_active_per_channel ON releases (channel) WHERE is_active;
+    CREATE INDEX releases_by_upload ON releases (channel, uploaded_at);
+
+    -- Which releases' packages hold a content, and as which member. `first_seen` is the uploaded_at of the
+    -- release that first brought it: composed packages put contents in that order.
+    CREATE TABLE contents (
+        sha256 BLOB NOT NULL,
+        release INTEGER NOT NULL REFERENCES releases (id),
+        path TEXT NOT NULL,
+        first_seen INTEGER NOT NULL,
+        PRIMARY KEY (sha256, release)
+    ) WITHOUT ROWID;
+    CREATE INDEX contents_by_release ON contents (release);
+
+    CREATE TABLE tokens (
+        name TEXT PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, created_at INTEGER NOT NULL, last_used_at INTEGER
+    );
+    CREATE TABLE users (
+        name TEXT PRIMARY KEY, password TEXT NOT NULL, created_at INTEGER NOT NULL
+    );
+
+    CREATE TABLE log (
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL
+    );
+    CREATE TRIGGER log_keeps_its_rows BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    CREATE TRIGGER log_keeps_its_words BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    """,
+)
+
+
+class DatabaseProblem(Problem):
+    """The database cannot be used as it is."""
+
+
+class Database:
+    """One SQLite file. Connections are opened when needed, kept for reuse, and belong to nobody in between."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._idle: List[sqlite3.Connection] = []
+        self._watch: Optional[sqlite3.Connection] = None
+        self._watch_lock = threading.Lock()
+        self._write_lock = threading.Lock()  # threads queue here; SQLite's own waiting polls and is unfair
+        self._migrate()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection for some statements."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._idle.append(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that holds the write lock from its start; an exception undoes it."""
+        with self._write_lock, self.read() as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def generation(self) -> int:
+        """A number that changes with every commit of anybody: what was rendered before it is stale.
+
+        `PRAGMA data_version` (4.5 us) tells of other connections' commits only, so one that never writes is asked.
+        """
+        with self._watch_lock:
+            if self._watch is None:
+                self._watch = self._connect()
+            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next statement opens one again."""
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(str(self.path), BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _migrate(self) -> None:
+        try:
+            with self.read() as connection:
+                _switch_to_wal(connection)
+            with self.write() as db:
+                done = db.execute("PRAGMA user_version").fetchone()[0]
+                if done > len(MIGRATIONS):
+                    raise DatabaseProblem("{path} was written by a newer version of this program; install that one", path=str(self.path))
+                for number, script in enumerate(MIGRATIONS[done:], done + 1):
+                    for statement in _statements(script):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {number}")
+        except sqlite3.Error as error:
+            raise DatabaseProblem("{path} cannot be used as a database: {reason}", path=str(self.path), reason=error) from error
+        finally:
+            self.close()  # a connection must not be carried over a fork, and servers fork after this
+
+
+def now() -> int:
+    """Microseconds since 1970, the form of every time in the database."""
+    return time.time_ns() // 1000
+
+
+def write_log(db: sqlite3.Connection, who: str, action: str, detail: str) -> None:
+    """Add a line to the log of who did what; part of the caller's transaction."""
+    db.execute("INSERT INTO log (at, who, action, detail) VALUES (?, ?, ?, ?)", (now(), who, action, detail))
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """The file remembers the mode; SQLite's busy timeout does not cover the moment of switching."""
+    for pause in (0.05, 0.1, 0.2, 0.4, 0.8):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(pause)
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The script's statements (`executescript` would commit before and between them)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,175 @@
+"""What an upload brings, checked against its manifest and made whole.
+
+A ZIP that holds its whole tree is kept as it came. One that leaves out contents which the server already holds is
+composed: every compressed member is copied as it is, from the upload or from an older package, without inflating
+it again. That is safe because each content's SHA-256 was checked when it came, because the copy re-checks where
+the member lies, its size and its CRC in both headers, and because clients check every file against the manifest.
+Contents are ordered by (first upload that brought them, path): what is new lies at the end, beside the central
+directory, so that a client a few versions behind finds all it needs in one range.
+"""
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import sqlite3
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+
+from ..archive import CHUNK, PARTIAL_COMMENT, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tree
+from ..manifest import FileEntry, Manifest, UnsafePath, dumps
+from .refused import Refused
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+NAMES_SHOWN = 3  # of paths in one sentence
+
+
+class Intake(NamedTuple):
+    """A release ready to be placed: a whole package in an unfinished file, and its manifest."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    package: Path
+    file_hash: str
+    file_size: int
+
+
+class Source(NamedTuple):
+    """Where a content can be copied from."""
+
+    package: Path
+    path: str
+    first_seen: int
+
+
+NEW = 2**63 - 1  # the `first_seen` of what no package holds yet
+
+
+def take_whole(path: Path, file_hash: str, app: str, version: str) -> Intake:
+    """A ZIP that came without a manifest: the server writes it."""
+    with open(path, "rb") as package:
+        directory = read_directory(package)
+        if directory.comment == PARTIAL_COMMENT:
+            raise Refused("incomplete", "the ZIP file holds only a part of its release; send its manifest too")
+        if not directory.members:
+            raise ArchiveError("the ZIP file holds no files")
+        manifest = read_tree(package, app, version)
+    return Intake(manifest, dumps(manifest), path, file_hash, path.stat().st_size)
+
+
+def take_with_manifest(store: Store, folder: Path, path: Path, file_hash: str, manifest: Manifest, manifest_bytes: bytes) -> Intake:
+    """A ZIP that came with its manifest, completed from what the server holds."""
+    with open(path, "rb") as package:
+        directory = read_directory(package)
+        brought = _check_members(package, directory, manifest)
+        whole = len(directory.members) == len(manifest.files) and directory.comment != PARTIAL_COMMENT
+    if not whole:
+        sources = _find_sources(store, manifest.files, path, brought)
+        path, file_hash = _compose(store, folder, manifest.files, sources)
+    return Intake(manifest, manifest_bytes, path, file_hash, path.stat().st_size)
+
+
+def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) -> Dict[str, str]:
+    """SHA-256 -> path of what the package holds; every member must be what the manifest says (its mode decides)."""
+    entries = {entry.path: entry for entry in manifest.files}
+    brought: Dict[str, str] = {}
+    for member in directory.members:
+        entry = entries.get(member.path)
+        if entry is None:
+            raise Refused("manifest_mismatch", "{path!r} is in the ZIP file and not in the manifest", path=member.path)
+        if _identity(package, member) != (entry.link, entry.sha256):
+            raise Refused("manifest_mismatch", "{path!r} in the ZIP file is not what the manifest says", path=member.path)
+        if entry.link is None:
+            brought.setdefault(entry.sha256, entry.path)
+    return brought
+
+
+def _identity(package: BinaryIO, member: Member) -> Tuple[Optional[str], str]:
+    if member.is_link:
+        return read_link(package, member), ""
+    digest = hashlib.sha256()
+    for chunk in open_member(package, member):
+        digest.update(chunk)
+    return None, digest.hexdigest()
+
+
+def _find_sources(store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]) -> Dict[str, Source]:
+    """SHA-256 -> where to copy it from, for all the tree's contents."""
+    sources: Dict[str, Source] = {}
+    lacking: List[str] = []
+    with store.database.read() as db:
+        for entry in files:
+            if entry.link is not None or entry.sha256 in sources:
+                continue
+            held = _held(db, store, entry.sha256)
+            if entry.sha256 in brought:
+                sources[entry.sha256] = Source(upload, brought[entry.sha256], held.first_seen if held else NEW)
+            elif held:
+                sources[entry.sha256] = held
+            else:
+                lacking.append(entry.path)
+    if lacking:
+        raise Refused("incomplete", "{count} files have contents that are neither in the ZIP file nor on the server: {paths}",
+                      count=len(lacking), paths=", ".join(lacking[:NAMES_SHOWN]) + (", …" if len(lacking) > NAMES_SHOWN else ""))
+    return sources
+
+
+def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[Source]:
+    row = db.execute(
+        "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE sha256 = ? ORDER BY release DESC LIMIT 1",
+        (bytes.fromhex(sha256),)).fetchone()
+    return Source(store.media / row[0], row[1], row[2]) if row else None
+
+
+class _Shelf(NamedTuple):
+    """An open package to copy from."""
+
+    package: BinaryIO
+    members: Dict[str, Member]
+
+
+def _compose(store: Store, folder: Path, files: Iterable[FileEntry], sources: Dict[str, Source]) -> Tuple[Path, str]:
+    """Write the whole package into the folder; its path and SHA-256."""
+    order = sorted(files, key=lambda entry: (0 if entry.link is not None else sources[entry.sha256].first_seen, entry.path))
+    with ExitStack() as stack:
+        shelves: Dict[Path, _Shelf] = {}
+        for package in {source.package for source in sources.values()}:
+            with _reading(store, package):
+                file = stack.enter_context(open(package, "rb"))
+                shelves[package] = _Shelf(file, {member.path: member for member in read_directory(file).members})
+        members = {sha256: _member(store, source, shelves) for sha256, source in sources.items()}
+        store.need(sum(members[entry.sha256].compressed_size for entry in order if entry.link is None))
+        out = stack.enter_context(open(folder / "composed.zip", "w+b"))
+        writer = PackageWriter(out)
+        for entry in order:
+            if entry.link is not None:
+                writer.add(entry, io.BytesIO(entry.link.encode("utf-8")))
+                continue
+            package = sources[entry.sha256].package
+            with _reading(store, package):
+                writer.copy(entry, members[entry.sha256], shelves[package].package)
+        writer.close()
+        out.seek(0)
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: out.read(CHUNK), b""):
+            digest.update(chunk)
+    return Path(out.name), digest.hexdigest()
+
+
+def _member(store: Store, source: Source, shelves: Dict[Path, _Shelf]) -> Member:
+    with _reading(store, source.package):
+        return shelves[source.package].members[source.path]
+
+
+@contextmanager
+def _reading(store: Store, package: Path) -> Iterator[None]:
+    """A package that proves damaged or gone is no source any more: `missing/` asks for its contents from now on."""
+    try:
+        yield
+    except (ArchiveError, UnsafePath, FileNotFoundError, KeyError) as error:
+        logger.error("%s cannot be copied from: %s", package, error)
+        store.forget_contents(package)
+        raise Refused("incomplete", "the server's copy of some files is damaged or gone; upload again and it will ask for them") from error

@@ -1,0 +1,29 @@
+"""How the server says no: a code of the contract, its HTTP status, and one sentence."""
+from __future__ import annotations
+
+from typing import Tuple
+
+from ..problem import Problem
+
+Headers = Tuple[Tuple[str, str], ...]
+
+STATUS = {
+    "unauthorized": 401, "bad_signature": 403, "not_found": 404, "no_active_version": 404, "no_such_version": 404,
+    "no_such_channel": 404, "method_not_allowed": 405, "version_exists": 409, "version_is_active": 409,
+    "length_required": 411, "too_large": 413, "range_not_satisfiable": 416, "too_many_attempts": 429, "internal_error": 500, "unavailable": 503,
+    "disk_full": 507,
+}  # every other code is the request's own fault: 400
+
+
+class Refused(Problem):
+    """A request that is not granted; `code` is the contract's word for why, `headers` go into the answer."""
+
+    def __init__(self, code: str, template: str, headers: Headers = (), **values: object) -> None:
+        super().__init__(template, **values)
+        self.code = code
+        self.headers = headers
+
+
+def disk_full() -> Refused:
+    """The one sentence for a full disk, wherever it shows."""
+    return Refused("disk_full", "the server's disk is full; nothing was stored")

@@ -1,0 +1,352 @@
+"""Releases: create, promote, activate, edit, delete, and what can be asked about them.
+
+Each verb is one function that the API and the admin site both call: it checks, writes row and files in one
+transaction, and leaves a line in the log. At most one release of a channel is active: a partial unique index makes
+two impossible. What is refused raises `Refused`, or a format's own Problem, with nothing changed.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Iterable, List, NamedTuple, Optional, Tuple
+
+from ..manifest import Manifest, loads
+from ..semver import BadVersion, Version, parse
+from .database import now, write_log
+from .intake import Intake, take_whole, take_with_manifest
+from .refused import Refused
+from .store import PACKS, Store, manifest_name, signature_name
+
+STABLE = "stable"  # the channel of URLs that name none
+MAX_SIGNATURE = 4096  # characters; a .minisig has some 300
+
+
+class Release(NamedTuple):
+    """A row of `releases`; `package` is a path below media/, times are microseconds since 1970."""
+
+    id: int
+    channel: str
+    app: str
+    version: str
+    canonical: str
+    package: str
+    file_hash: str
+    file_size: int
+    manifest_hash: str
+    signature: Optional[str]
+    changelog: str
+    is_active: bool
+    uploaded_at: int
+    deleted_at: Optional[int]
+    file_count: int
+    tree_size: int
+
+
+_COLUMNS = ", ".join(Release._fields)
+
+
+class Offer(NamedTuple):
+    """An upload as it came: the ZIP in its request's scratch folder, and the fields."""
+
+    channel: str
+    version: Version
+    package: Path
+    package_hash: str
+    manifest: Optional[bytes]
+    signature: Optional[str]
+    changelog: str
+    is_active: bool
+
+
+class Changes(NamedTuple):
+    """What an edit sets; None leaves as it is."""
+
+    changelog: Optional[str] = None
+    is_active: Optional[bool] = None
+    signature: Optional[str] = None
+
+
+class _Draft(NamedTuple):
+    """A release that is ready to be published."""
+
+    channel: str
+    version: str
+    intake: Intake
+    signature: Optional[str]
+    changelog: str
+    is_active: bool
+
+
+# --- the verbs ----------------------------------------------------------------------------------
+
+
+def create(store: Store, folder: Path, offer: Offer, who: str) -> Release:
+    """Make a release of an upload; `folder` is its request's scratch folder.
+
+    Raises:
+        Refused: version_exists, manifest_mismatch, incomplete, bad_signature, disk_full.
+        BadVersion, UnsafePath, ManifestError, ArchiveError: the ZIP or the manifest is not what it must be.
+    """
+    with store.database.read() as db:
+        earlier = _refuse_live(db, offer.channel, offer.version)
+        app = earlier.app if earlier else _app_of(db, offer.channel)
+    version = earlier.version if earlier else offer.version.text
+    if offer.manifest is None:
+        intake = take_whole(offer.package, offer.package_hash, app, version)
+    else:
+        manifest = loads(offer.manifest)
+        if parse(manifest.version) != offer.version:
+            raise Refused("manifest_mismatch", "the manifest is of version {other}, the upload of {version}",
+                          other=manifest.version, version=offer.version.text)
+        if offer.signature is not None:
+            check_signature(offer.manifest, offer.signature)
+        intake = take_with_manifest(store, folder, offer.package, offer.package_hash, manifest, offer.manifest)
+    draft = _Draft(offer.channel, version, intake, offer.signature, offer.changelog, offer.is_active)
+    return _publish(store, folder, draft, who, "upload", "")
+
+
+def promote(store: Store, source: str, target: str, version: str, is_active: bool, who: str) -> Release:
+    """Put a channel's release into another channel as it is; its files become hard links.
+
+    Raises:
+        Refused: no_such_version in the source, version_exists or manifest_mismatch in the target.
+    """
+    with store.database.read() as db:
+        release = find(db, source, version)
+        _refuse_live(db, target, parse(release.version))
+    manifest_bytes = read_manifest(store, release)
+    with store.scratch() as folder:
+        package = folder / "package.zip"
+        try:
+            os.link(store.media / release.package, package)
+        except OSError:  # a file system without hard links
+            store.need(release.file_size)
+            shutil.copyfile(store.media / release.package, package)
+        intake = Intake(loads(manifest_bytes), manifest_bytes, package, release.file_hash, release.file_size)
+        draft = _Draft(target, release.version, intake, release.signature, release.changelog, is_active)
+        return _publish(store, folder, draft, who, "promote", f" from {source}")
+
+
+def activate(store: Store, channel: str, version: str, who: str) -> Release:
+    """Make this the one release that the channel offers."""
+    return edit(store, channel, version, Changes(is_active=True), who)
+
+
+def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -> Release:
+    """Change what can change about a release; `is_active=False` leaves the channel without an active one.
+
+    Raises:
+        Refused: no_such_version, bad_signature.
+    """
+    with store.scratch() as folder, store.database.write() as db:
+        release = find(db, channel, version)
+        if changes.changelog is not None:
+            db.execute("UPDATE releases SET changelog = ? WHERE id = ?", (changes.changelog, release.id))
+            write_log(db, who, "edit", f"{channel} {release.version}: changelog")
+        if changes.is_active is not None:
+            _set_active(db, release, changes.is_active, who)
+        if changes.signature is not None:
+            check_signature(read_manifest(store, release), changes.signature)
+            db.execute("UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id))
+            write_log(db, who, "edit", f"{channel} {release.version}: signature")
+            store.place({signature_name(release.package): _write(folder / "signature", changes.signature.encode("utf-8"))})
+        return find(db, channel, version)
+
+
+def delete(store: Store, channel: str, version: str, who: str) -> None:
+    """Delete a release's files; its row stays, so that the version only comes back with the same manifest.
+
+    Raises:
+        Refused: no_such_version, version_is_active.
+    """
+    with store.database.write() as db:
+        release = find(db, channel, version)
+        if release.is_active:
+            raise Refused("version_is_active", "version {version} is active; activate another one first", version=release.version)
+        db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
+        db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
+        write_log(db, who, "delete", f"{channel} {release.version}")
+    store.remove_unowned(_names(release.package))
+
+
+# --- the questions ------------------------------------------------------------------------------
+
+
+def find(db: sqlite3.Connection, channel: str, version: str) -> Release:
+    """The release of any spelling of its version.
+
+    Raises:
+        Refused: no_such_version.
+    """
+    try:
+        release = _row(db, "channel = ? AND canonical = ? AND deleted_at IS NULL", channel, parse(version).canonical)
+    except BadVersion:
+        release = None
+    if release is None:
+        raise Refused("no_such_version", "there is no version {version} in channel {channel}", version=version[:64], channel=channel)
+    return release
+
+
+def active(db: sqlite3.Connection, channel: str) -> Optional[Release]:
+    """The release that the channel offers."""
+    return _row(db, "channel = ? AND is_active", channel)
+
+
+def page(db: sqlite3.Connection, channel: str, limit: int, offset: int) -> Tuple[int, List[Release]]:
+    """How many releases the channel has, and some of them, newest upload first."""
+    live = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
+    count = db.execute(f"SELECT count(*) {live}", (channel,)).fetchone()[0]
+    rows = db.execute(f"SELECT {_COLUMNS} {live} ORDER BY uploaded_at DESC LIMIT ? OFFSET ?", (channel, limit, offset))
+    return count, [_release(row) for row in rows.fetchall()]
+
+
+def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
+    """Those contents that no package of any channel holds, in the order they were asked for, each once."""
+    held = "SELECT 1 FROM contents WHERE sha256 = ? LIMIT 1"
+    return [sha256 for sha256 in dict.fromkeys(hashes) if db.execute(held, (bytes.fromhex(sha256),)).fetchone() is None]
+
+
+def read_manifest(store: Store, release: Release) -> bytes:
+    """The manifest's bytes as they came."""
+    return (store.media / manifest_name(release.package)).read_bytes()
+
+
+def check_signature(manifest_bytes: bytes, signature: str) -> None:
+    """Refuse what cannot be a minisign signature of the manifest.
+
+    Raises:
+        Refused: bad_signature.
+    """
+    if not 0 < len(signature) <= MAX_SIGNATURE:
+        raise Refused("bad_signature", "the signature is empty or too long to be one of minisign's")
+
+
+def rfc3339(moment: int) -> str:
+    """A time of the database as the contract shows it."""
+    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# --- publishing ---------------------------------------------------------------------------------
+
+
+def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, origin: str) -> Release:
+    """Row, contents, active mark, log and files, in one transaction; files that fail to get a row are deleted."""
+    placed: List[str] = []
+    try:
+        with store.database.write() as db:
+            release = _write_row(db, draft)
+            _write_contents(db, release, draft.intake.manifest)
+            write_log(db, who, action, f"{draft.channel} {release.version}{origin}")
+            if draft.is_active:
+                _set_active(db, release, True, who)
+            files = {release.package: draft.intake.package,
+                     manifest_name(release.package): _write(folder / "manifest", draft.intake.manifest_bytes)}
+            if draft.signature is not None:
+                files[signature_name(release.package)] = _write(folder / "signature", draft.signature.encode("utf-8"))
+            _refuse_same_name(db, store, release)
+            placed.extend(files)
+            store.place(files)
+    except BaseException:
+        if placed:
+            store.remove_unowned(placed)
+        raise
+    return release._replace(is_active=draft.is_active)
+
+
+def _write_row(db: sqlite3.Connection, draft: _Draft) -> Release:
+    """The row of a new release, or of a deleted one that comes back; not active yet."""
+    intake, version = draft.intake, parse(draft.version)
+    manifest_hash = hashlib.sha256(intake.manifest_bytes).hexdigest()
+    earlier = _refuse_live(db, draft.channel, version)
+    if earlier and earlier.manifest_hash != manifest_hash:
+        raise Refused("version_exists", "version {version} was deleted and can only come back with the same files; publish them as a new version",
+                      version=earlier.version)
+    _agree_on_app(db, draft.channel, intake.manifest.app)
+    last = db.execute("SELECT max(uploaded_at) FROM releases").fetchone()[0] or 0
+    moment = max(now(), last + 1)  # the clock may have been set back
+    release = Release(
+        id=earlier.id if earlier else db.execute("SELECT coalesce(max(id), 0) + 1 FROM releases").fetchone()[0],
+        channel=draft.channel, app=intake.manifest.app, version=version.text, canonical=version.canonical,
+        package=_package_name(draft.channel, version.text, moment), file_hash=intake.file_hash, file_size=intake.file_size,
+        manifest_hash=manifest_hash, signature=draft.signature, changelog=draft.changelog, is_active=False,
+        uploaded_at=moment, deleted_at=None, file_count=len(intake.manifest.files),
+        tree_size=sum(entry.size for entry in intake.manifest.files),
+    )
+    db.execute(f"INSERT OR REPLACE INTO releases ({_COLUMNS}) VALUES ({', '.join('?' * len(release))})", release)
+    return release
+
+
+def _write_contents(db: sqlite3.Connection, release: Release, manifest: Manifest) -> None:
+    for entry in manifest.files:
+        if entry.link is None:
+            sha256 = bytes.fromhex(entry.sha256)
+            known = db.execute("SELECT first_seen FROM contents WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone()
+            db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)",
+                       (sha256, release.id, entry.path, known[0] if known else release.uploaded_at))
+
+
+def _set_active(db: sqlite3.Connection, release: Release, active: bool, who: str) -> None:
+    """Clear, then set: moving the mark in one UPDATE would violate the index on its way."""
+    if release.is_active != active:
+        db.execute("UPDATE releases SET is_active = 0 WHERE channel = ? AND is_active", (release.channel,))
+        db.execute("UPDATE releases SET is_active = ? WHERE id = ?", (active, release.id))
+        write_log(db, who, "activate" if active else "deactivate", f"{release.channel} {release.version}")
+
+
+def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Optional[Release]:
+    """Refuse a version that the channel has; the row it left when it was deleted."""
+    earlier = _row(db, "channel = ? AND canonical = ?", channel, version.canonical)
+    if earlier and earlier.deleted_at is None:
+        raise Refused("version_exists", "version {version} exists already; publish a new version", version=earlier.version)
+    return earlier
+
+
+def _refuse_same_name(db: sqlite3.Connection, store: Store, release: Release) -> None:
+    """1.0-RC and 1.0-rc are two versions, and one file where the file system folds case."""
+    same = db.execute("SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at IS NULL",
+                      (release.package, release.id)).fetchone()
+    if same and (store.media / release.package).exists():
+        raise Refused("version_exists", "version {version} exists already; publish a new version", version=same[0])
+
+
+def _app_of(db: sqlite3.Connection, channel: str) -> str:
+    row = db.execute("SELECT app FROM channels WHERE name = ?", (channel,)).fetchone()
+    return row[0] if row else ""
+
+
+def _agree_on_app(db: sqlite3.Connection, channel: str, app: str) -> None:
+    """A channel is made by its first release and keeps the first app that is named."""
+    known = _app_of(db, channel)
+    if app and known and app != known:
+        raise Refused("manifest_mismatch", "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}",
+                      channel=channel, known=known, app=app)
+    db.execute("INSERT OR IGNORE INTO channels (name, app) VALUES (?, '')", (channel,))
+    db.execute("UPDATE channels SET app = ? WHERE name = ? AND app = ''", (app, channel))
+
+
+def _row(db: sqlite3.Connection, where: str, *values: str) -> Optional[Release]:
+    row = db.execute(f"SELECT {_COLUMNS} FROM releases WHERE {where}", values).fetchone()
+    return _release(row) if row else None
+
+
+def _release(row: Tuple[object, ...]) -> Release:
+    release = Release._make(row)
+    return release._replace(is_active=bool(release.is_active))
+
+
+def _package_name(channel: str, version: str, moment: int) -> str:
+    folder = PACKS if channel == STABLE else f"{PACKS}/{channel}"
+    return f"{folder}/{rfc3339(moment)[:7].replace('-', '/')}/update_{version}.zip"
+
+
+def _names(package: str) -> List[str]:
+    return [package, manifest_name(package), signature_name(package)]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path

@@ -1,0 +1,185 @@
+"""The data folder: `nuitkal.db`, the published files below `media/`, unfinished ones below `incoming/`.
+
+Files are fsynced, renamed into place and their folder fsynced *inside* the transaction that makes their row,
+whose write lock holds between processes. So, seen under that lock, a file that no live row owns is what a crash
+left, and can be swept however many servers run. Each server keeps its unfinished files in a folder of its own
+below `incoming/`, held locked while it lives; the folder of one that is gone is swept at the next start.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Iterable, Iterator, Mapping, Set
+
+from ..problem import Problem
+from .database import Database
+from .refused import disk_full
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+logger = logging.getLogger(__name__)
+
+DATABASE = "nuitkal.db"
+PACKS = "nuitkal_packs"  # below media/
+SPARE_BYTES = 16 * 2**20  # of disk left over for the database and its log
+
+
+class StoreProblem(Problem):
+    """The data folder cannot be used."""
+
+
+class Store:
+    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.media = root / "media"
+        homes = root / "incoming"
+        try:
+            (self.media / PACKS).mkdir(parents=True, exist_ok=True)
+            homes.mkdir(exist_ok=True)
+            self.database = Database(root / DATABASE)
+            with self.database.write() as db:
+                _sweep_homes(homes)
+                self.incoming = Path(tempfile.mkdtemp(dir=homes))
+                self._lock = open(_lock_path(self.incoming), "wb")
+                _lock(self._lock)
+                self._sweep_media(db)
+        except OSError as error:
+            raise StoreProblem("the data folder {path} cannot be used: {reason}", path=str(root), reason=error.strerror) from error
+        self.database.close()  # a server may fork its workers now
+
+    def close(self) -> None:
+        """Give up the folder of unfinished files and the database's connections."""
+        self.database.close()
+        shutil.rmtree(self.incoming, ignore_errors=True)
+        self._lock.close()
+        _unlink(_lock_path(self.incoming))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for the unfinished files of one request; what was not placed goes with it."""
+        folder = Path(tempfile.mkdtemp(dir=self.incoming))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def need(self, size: int) -> None:
+        """Refuse now what would fill the disk later."""
+        if shutil.disk_usage(str(self.incoming)).free < size + SPARE_BYTES:
+            raise disk_full()
+
+    def place(self, sources: Mapping[str, Path]) -> None:
+        """Move unfinished files to their names below media, durably. Only inside `database.write()`."""
+        for name, source in sources.items():
+            os.chmod(source, 0o644)  # a web server in front may read them itself
+            _sync(source)
+            target = self.media / name
+            _make_folders(target.parent)
+            os.replace(source, target)
+        for folder in {(self.media / name).parent for name in sources}:
+            _sync_folder(folder)
+
+    def remove_unowned(self, names: Iterable[str]) -> None:
+        """Delete those of the named files that no live release owns: after a deletion, or a placing that failed."""
+        with self.database.write() as db:
+            for name in set(names) - _owned(db):
+                _unlink(self.media / name)
+
+    def forget_contents(self, package: Path) -> None:
+        """Take a package's contents for missing: it proved damaged or gone."""
+        with self.database.write() as db:
+            db.execute("DELETE FROM contents WHERE release IN (SELECT id FROM releases WHERE package = ?)",
+                       (package.relative_to(self.media).as_posix(),))
+
+    def _sweep_media(self, db: sqlite3.Connection) -> None:
+        """Delete what a crash left; a release that lost its files is reported, and its contents count as missing."""
+        owned = _owned(db)
+        found = {path.relative_to(self.media).as_posix() for path in (self.media / PACKS).rglob("update_*")}
+        for name in found - owned:
+            logger.warning("deleting %s, which an interrupted upload or deletion left", name)
+            _unlink(self.media / name)
+        for release, package in db.execute("SELECT id, package FROM releases WHERE deleted_at IS NULL").fetchall():
+            if not {package, manifest_name(package)} <= found:
+                logger.error("the files of %s are gone: delete this version and upload it again", package)
+                db.execute("DELETE FROM contents WHERE release = ?", (release,))
+
+
+def manifest_name(package: str) -> str:
+    """The name of the manifest beside a package."""
+    return package[:-len(".zip")] + ".json"
+
+
+def signature_name(package: str) -> str:
+    """The name of the manifest's signature beside a package."""
+    return manifest_name(package) + ".minisig"
+
+
+def _owned(db: sqlite3.Connection) -> Set[str]:
+    names = set()
+    for package, signed in db.execute("SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"):
+        names.update([package, manifest_name(package)] + [signature_name(package)] * signed)
+    return names
+
+
+def _sweep_homes(homes: Path) -> None:
+    for home in [path for path in homes.iterdir() if path.is_dir()]:
+        try:
+            with open(_lock_path(home), "ab") as lock:
+                _lock(lock)
+        except OSError:
+            continue  # its server lives
+        shutil.rmtree(home, ignore_errors=True)
+        _unlink(_lock_path(home))
+
+
+def _lock_path(home: Path) -> Path:
+    return home.with_name(home.name + ".lock")  # beside it: Windows does not delete what is open
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock until the file is closed, also by the end of the process; OSError when another process has it."""
+    if sys.platform == "win32":
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _make_folders(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return  # folders cannot be opened there; NTFS journals the rename
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("could not delete %s (%s); the next start will", path, error.strerror)

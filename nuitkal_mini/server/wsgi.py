@@ -1,0 +1,50 @@
+"""What the API and the admin site share of WSGI: answers, and the address that absolute URLs begin with."""
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple
+from urllib.parse import quote
+
+from .refused import Headers, Refused
+
+Environ = Dict[str, Any]
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+
+class Answer(NamedTuple):
+    """A whole HTTP response."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+
+def send(answer: Answer, environ: Environ, start_response: StartResponse) -> List[bytes]:
+    """Hand an answer to the WSGI server; without its body for HEAD."""
+    headers = list(answer.headers)
+    if answer.status not in (204, 304):
+        headers.append(("Content-Length", str(len(answer.body))))
+    start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]
+
+
+def path_of(environ: Environ) -> str:
+    """The request's path as text (WSGI hands its bytes over as Latin-1)."""
+    path: str = environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode("utf-8", "replace")
+
+
+def base_url(environ: Environ) -> str:
+    """The address that the request was sent to, without a final slash.
+
+    Raises:
+        Refused: bad_host, for a Host that is none: URLs made of it would lead anywhere.
+    """
+    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    if not _HOST.fullmatch(host):
+        raise Refused("bad_host", "the request's Host header is not the name of a host")
+    return f"{environ['wsgi.url_scheme']}://{host}{quote(environ.get('SCRIPT_NAME', '').rstrip('/'), encoding='latin-1')}"
