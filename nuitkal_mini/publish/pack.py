@@ -64,11 +64,21 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
             while ahead:
                 yield ahead.popleft().result()
         finally:
-            for waiting in ahead:
-                waiting.cancel()
+            for unwanted in ahead:  # an error or Ctrl-C came first
+                unwanted.cancel()
+                unwanted.add_done_callback(_close)
 
 
 def _deflate(tree: Tree, entry: FileEntry) -> Deflated:
     package = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))
-    with open(tree.files[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
-        return entry, PackageWriter(package).add(entry, source), package
+    try:
+        with open(tree.files[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
+            return entry, PackageWriter(package).add(entry, source), package
+    except BaseException:
+        package.close()
+        raise
+
+
+def _close(unwanted: Future[Deflated]) -> None:
+    if not unwanted.cancelled() and unwanted.exception() is None:
+        unwanted.result()[2].close()

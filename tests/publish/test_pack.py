@@ -1,0 +1,81 @@
+"""The package: reproducible, complete or partial, true to the manifest."""
+from __future__ import annotations
+
+import io
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Container, Optional
+
+import pytest
+
+from nuitkal_mini.archive import PARTIAL_COMMENT, ArchiveError, PackageWriter, read_directory
+from nuitkal_mini.archive import read_tree as tree_of_package
+from nuitkal_mini.publish import pack
+from nuitkal_mini.publish.pack import Packed, write_package
+from nuitkal_mini.publish.tree import Tree, read_tree
+
+from .conftest import write
+
+
+def package(tree: Tree, wanted: Optional[Container[str]] = None) -> bytes:
+    out = io.BytesIO()
+    write_package(tree, out, wanted)
+    return out.getvalue()
+
+
+@pytest.fixture
+def tree(program: Path) -> Tree:
+    (program / "run").symlink_to("lib/tool.sh")
+    return read_tree(program, "app", "1.0.0")
+
+
+def test_a_package_holds_what_the_manifest_lists(tree: Tree) -> None:
+    content = package(tree)
+    assert tree_of_package(io.BytesIO(content), "app", "1.0.0") == tree.manifest
+    assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None
+
+
+def test_the_same_tree_gives_the_same_bytes_wherever_and_whenever(tree: Tree, tmp_path: Path) -> None:
+    for path, file in random.sample(sorted(tree.files.items()), len(tree.files)):
+        copy = tmp_path / "copy" / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.islink(file):
+            copy.symlink_to(os.readlink(file))
+        else:
+            write(tmp_path / "copy", path, Path(file).read_bytes(), mode=0o700 if os.access(file, os.X_OK) else 0o600, age_seconds=5000)
+    assert package(read_tree(tmp_path / "copy", "app", "1.0.0")) == package(tree)
+
+
+def test_threads_give_the_same_bytes_as_one_after_the_other(program: Path) -> None:
+    generator = random.Random(1)
+    for number in range(60):
+        write(program, f"many/{number}", generator.getrandbits(8 * 5000).to_bytes(5000, "big") * generator.randrange(1, 5))
+    write(program, "many/large", bytes(2 * pack._IN_MEMORY) + generator.getrandbits(16 * pack._IN_MEMORY).to_bytes(2 * pack._IN_MEMORY, "big"))
+    tree = read_tree(program, "app", "1.0.0")
+    out = io.BytesIO()
+    writer = PackageWriter(out)
+    for entry in tree.manifest.files:
+        with open(tree.files[entry.path], "rb") as source:
+            writer.add(entry, source)
+    writer.close()
+    assert package(tree) == out.getvalue()
+
+
+def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
+    wanted = {entry.sha256 for entry in tree.manifest.files if entry.path == "main.py"}
+    out = io.BytesIO()
+    assert write_package(tree, out, wanted) == Packed(1, 15)
+    directory = read_directory(out)
+    assert [member.path for member in directory.members] == ["main.py", "run"]
+    assert directory.comment == PARTIAL_COMMENT
+    assert read_directory(io.BytesIO(package(tree))).comment == b""
+    assert read_directory(io.BytesIO(package(tree, {entry.sha256 for entry in tree.manifest.files}))).comment == b""
+
+
+def test_a_file_that_changes_between_hashing_and_packing_is_noticed_and_forgotten(tree: Tree, program: Path, cache_folder: Path) -> None:
+    write(program, "main.py", b"print('HELLO')\n")
+    with pytest.raises(ArchiveError, match="'main.py' changed while it was being packed; run the command again"):
+        package(tree)
+    assert not list((cache_folder / "nuitkal_mini").iterdir())
