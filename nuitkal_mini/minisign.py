@@ -19,7 +19,7 @@ from .problem import Problem
 MAX_KEY_TEXT = 16 * 1024  # minisign's own limits are 1 KiB for the untrusted and 8 KiB for the trusted comment
 SCRYPT_OPERATIONS, SCRYPT_MEMORY = 2**25, 2**30  # libsodium's "sensitive" limits, which minisign takes: some 4 s
 _UNTRUSTED_PREFIX, _TRUSTED_PREFIX = "untrusted comment: ", "trusted comment: "
-_COMMENT_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_COMMENT_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # and half characters, as in undecodable file names
 _TIMESTAMP = re.compile("0|[1-9][0-9]{0,11}")
 
 
@@ -166,7 +166,7 @@ def parse_signature(text: Union[str, bytes]) -> Signature:
 def _check_comment(comment: str) -> None:
     """C programs end a string at a NUL, terminals obey escapes: neither stands in a comment that people rely on."""
     if _COMMENT_CONTROL.search(comment) or len(comment) > MAX_KEY_TEXT // 2:
-        raise SignatureError("the trusted comment is longer than 8,192 characters or has control characters")
+        raise SignatureError("the trusted comment is longer than 8,192 characters or has control characters in it")
 
 
 def parse_secret_key(text: Union[str, bytes], password: Optional[str] = None) -> SecretKey:

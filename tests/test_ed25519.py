@@ -20,6 +20,7 @@ VECTORS = Path(__file__).parent / "vectors"
 SEED = bytes(range(32))
 PUBLIC = ed25519_public_key(SEED)
 MESSAGE = b'{"format": 1}'
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 
 
 def vectors(name: str) -> List[Any]:
@@ -56,6 +57,13 @@ def test_no_signature_with_a_flipped_bit_is_accepted() -> None:
     signature = ed25519_sign(SEED, MESSAGE)
     assert ed25519_verify(PUBLIC, MESSAGE, signature)
     assert not any(ed25519_verify(PUBLIC, MESSAGE, flip(signature, bit)) for bit in range(512))
+
+
+@pytest.mark.parametrize("number", [P, P + 1, P + 3, P + 3 + 2**255, P + 18, 1 + 2**255, P - 1 + 2**255, 2])
+def test_a_point_has_one_encoding(number: int) -> None:
+    """Nobody knows a secret key for P + 3, so no signature can ask this question; 2 is no point at all."""
+    assert ed25519._decode_point((3).to_bytes(32, "little")) and ed25519._decode_point((1).to_bytes(32, "little"))
+    assert ed25519._decode_point(number.to_bytes(32, "little")) is None
 
 
 def flip(content: bytes, bit: int) -> bytes:
@@ -121,7 +129,6 @@ def test_torsion_in_the_key_and_in_r_is_judged_as_by_libsodium() -> None:
     assert 1 < sum(verdicts) < 64
 
 
-P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 ODD_NUMBERS = st.one_of(
     st.integers(0, 2**256 - 1), st.integers(-20, 20).map(lambda n: n % 2**256), st.integers(P - 20, P + 20), st.integers(L - 3, L + 3),
     st.integers(P - 20, P + 20).map(lambda n: n | 2**255), st.integers(0, 15).map(lambda n: n * L % 2**256))
