@@ -1,1 +1,6 @@
-"""The update system for Python programs that nobody installs."""
+"""Updates for Python programs that nobody installs: what an app imports."""
+from .client import (CheckError, ClientUpdater, DownloadError, InstallError, LaunchError, RollbackError, UpdaterConfig, UpdaterError,
+                     VerificationError)
+
+__all__ = ["CheckError", "ClientUpdater", "DownloadError", "InstallError", "LaunchError", "RollbackError", "UpdaterConfig",
+           "UpdaterError", "VerificationError"]

@@ -1,0 +1,118 @@
+"""The client's command line: one verb, one call, one exit code."""
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from .config import UpdaterConfig
+from .errors import UpdaterError
+from .updater import ClientUpdater
+
+OTHER_VERSION, DAMAGED = 10, 11
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run the command line; its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
+    config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app,
+                           ca_file=options.ca_file, preserve=options.preserve, log_file=options.log_file,
+                           confirm_seconds=options.confirm_seconds, verify_ssl=not options.insecure)
+    if sys.stderr is not None and sys.stderr.isatty():
+        config.progress_callback = ProgressBar()
+    try:
+        with ClientUpdater(config) as updater:
+            return VERBS[options.verb](updater, options)
+    except UpdaterError as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client", description="Keep a program up to date, and start it.")
+    parser.add_argument("verb", choices=sorted(VERBS))
+    parser.add_argument("--url", required=True, help="the server's check/, of the channel to follow")
+    parser.add_argument("--dir", required=True, type=Path, help="the folder that holds the program")
+    parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
+    parser.add_argument("--force", action="store_true", help="install also a version that was rolled back before")
+    parser.add_argument("--app", help="the program's name; another program's release is refused")
+    parser.add_argument("--python", help="the interpreter for a .py")
+    parser.add_argument("--preserve", action="append", default=[], metavar="PATTERN", help="files whose local edits survive")
+    parser.add_argument("--confirm-seconds", type=float, default=0.0, help="how long a new version must live to be kept")
+    parser.add_argument("--ca-file", help="certificates (PEM) to trust beside the system's")
+    parser.add_argument("--insecure", action="store_true", help="accept any certificate")
+    parser.add_argument("--log-file", help="log the update's story there; rotates at 1 MB")
+    parser.add_argument("--verbose", action="store_true", help="log the developer's story too")
+    parser.add_argument("args", nargs="*", metavar="ARGS", help="after --: the program's arguments")
+    return parser
+
+
+def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    release = updater.check()
+    if release is None:
+        print(f"{updater.installed_version} is up to date")
+        return 0
+    print(f"{release.version} is available, {updater.installed_version or 'nothing'} is installed")
+    return OTHER_VERSION
+
+
+def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    changed = updater.update(options.force)
+    print(f"{updater.installed_version} is {'installed' if changed else 'up to date'}")
+    return 0
+
+
+def _run(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    return updater.update_and_run(options.args, options.force)
+
+
+def _rollback(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    print(f"{updater.rollback()} is installed again")
+    return 0
+
+
+def _verify(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    damaged = updater.verify()
+    for path in damaged:
+        print(path)
+    return DAMAGED if damaged else 0
+
+
+def _status(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    for name, value in updater.status():
+        print(f"{name}: {value}")
+    return 0
+
+
+VERBS = {"check": _check, "update": _update, "run": _run, "rollback": _rollback, "verify": _verify, "status": _status}
+
+
+class ProgressBar:
+    """A bar with bytes, speed and remaining time on a terminal; finished when all has arrived."""
+
+    def __init__(self) -> None:
+        self._start = self._shown = 0.0
+        self._first = 0
+
+    def __call__(self, downloaded: int, total: int) -> None:
+        now = time.monotonic()
+        if not self._start:
+            self._start, self._first = now, downloaded
+        if now - self._shown < 0.1 and downloaded < total:
+            return
+        self._shown = now
+        rate = (downloaded - self._first) / max(now - self._start, 0.001)
+        left = f"{(total - downloaded) / rate:.0f} s left" if rate and downloaded < total else ""
+        filled = 30 * downloaded // max(total, 1)
+        print(f"\r{'#' * filled}{'.' * (30 - filled)} {downloaded / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s {left:<12}",
+              end="\n" if downloaded >= total else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

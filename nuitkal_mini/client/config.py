@@ -1,0 +1,60 @@
+"""What an app tells the updater. A plain class and not a dataclass: `dataclasses` would cost a quarter of the import."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Mapping, Optional, Sequence, Union
+
+ProgressCallback = Callable[[int, int], object]
+
+
+class UpdaterConfig:
+    """Settings of a `ClientUpdater`; every one is an attribute that may be set afterwards.
+
+    Args:
+        check_api_url: the server's `check/`, of the channel to follow.
+        client_dir: the folder that holds the program, and that the updater fills.
+        main_script: what to start in it: .py, .sh, .bat, .cmd or an executable.
+        version_file: the updater's own file in it.
+        timeout: seconds for each network operation after the check.
+        chunk_size: bytes between two calls of `progress_callback(downloaded, total)`.
+        verify_ssl: False accepts any certificate, and warns.
+        app: the program's name; None remembers that of the first release installed.
+        allow_downgrade: None follows the server's active version both ways; False never goes to a lower version.
+        preserve: patterns (`config/*.ini`) of files whose local edits survive.
+        retries: attempts after the first, for what another attempt may help.
+        python: the interpreter for a .py; None finds one.
+        ca_file: certificates (PEM) to trust beside the system's.
+        headers: sent to the server of `check_api_url` only.
+        log_file: log the update's story there; it rotates at 1 MB.
+        confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
+        check_seconds: how long a start may wait for the check.
+        lock_seconds: how long to wait for another updater on the same folder.
+    """
+
+    def __init__(
+        self, check_api_url: str, client_dir: Union[str, Path] = Path("client"), main_script: str = "main.py",
+        version_file: str = "local_version.json", timeout: float = 30.0, chunk_size: int = 8192, verify_ssl: bool = True,
+        progress_callback: Optional[ProgressCallback] = None, *, app: Optional[str] = None,
+        allow_downgrade: Optional[bool] = None, preserve: Sequence[str] = (), retries: int = 3, python: Optional[str] = None,
+        ca_file: Optional[str] = None, headers: Optional[Mapping[str, str]] = None, log_file: Union[None, str, Path] = None,
+        confirm_seconds: float = 0.0, check_seconds: float = 5.0, lock_seconds: float = 10.0,
+    ) -> None:
+        self.check_api_url = check_api_url
+        self.client_dir = Path(client_dir)
+        self.main_script = main_script
+        self.version_file = version_file
+        self.timeout = timeout
+        self.chunk_size = chunk_size
+        self.verify_ssl = verify_ssl
+        self.progress_callback = progress_callback
+        self.app = app
+        self.allow_downgrade = allow_downgrade
+        self.preserve = preserve
+        self.retries = retries
+        self.python = python
+        self.ca_file = ca_file
+        self.headers = headers
+        self.log_file = log_file
+        self.confirm_seconds = confirm_seconds
+        self.check_seconds = check_seconds
+        self.lock_seconds = lock_seconds

@@ -1,0 +1,384 @@
+"""The install transaction: an app's folder goes from one tree to another as a whole, whenever the power goes.
+
+Everything new lies verified and fsynced under `.update/`. A journal says what leaves (`out`, to `.backup/<id>/`) and
+what comes (`into`); then there are only renames. The rename of the version file, which holds the journal's id,
+commits. Recovery decides by one table, and can be killed at any point itself:
+
+    version file holds the journal's id          -> committed: clean up
+    the journal is called journal.undo           -> undo
+    all that comes is found, by hash, somewhere  -> go on
+    else                                         -> call the journal journal.undo, durably; undo
+
+Names become durable in this order: staged files and the journal; what left; what came; the version file; only
+then is anything deleted. The journal ends in `.backup/<id>/`, where it tells a rollback what to put back.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from typing import Callable, Iterable, List, Optional, Set, Tuple
+
+from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
+from .arrange import Changes, Move, ancestors, arrange, parent_of
+from .disk import BUSY_SECONDS, Disk, check_owned
+from .errors import InstallError, RollbackError
+from .journal import Journal, dump_journal, parse_journal
+from .state import MAX_STATE_BYTES, State, dump_state, load_state
+from .tree import Tree
+
+logger = logging.getLogger(__name__)
+
+STAGING = UPDATE_FOLDER + "/staging"
+DOWNLOAD = UPDATE_FOLDER + "/download"
+_JOURNAL = UPDATE_FOLDER + "/journal.json"
+_UNDO = UPDATE_FOLDER + "/journal.undo"
+_NEXT = UPDATE_FOLDER + "/next.json"
+_COPY = UPDATE_FOLDER + "/state.json"
+_KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", "journal.undo"])
+_WINDOWS_PATH = 259  # characters, without the switch for long paths that no locked-down machine has set
+
+
+class Installation(Tree):
+    """A client folder, and the only code that changes the app in it."""
+
+    def __init__(self, folder: str, version_file: str, *, disk: Optional[Disk] = None,
+                 preserved: Callable[[str], bool] = lambda path: False, launcher: str = "") -> None:
+        super().__init__(folder)
+        self.disk = disk or Disk()
+        self._version_file = version_file
+        self._preserved = preserved
+        self._launcher = launcher
+
+    def state(self) -> Optional[State]:
+        """What is installed; None before the first install."""
+        return load_state(self.folder, self._version_file)
+
+    def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
+        """The files that are missing or not as they were installed; edited `preserve`d ones are as they should be."""
+        return [entry for entry in files
+                if not self.holds(entry.path, entry) and not (self._preserved(entry.path) and self.look(entry.path))]
+
+    def arrange(self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]) -> Changes:
+        """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
+        return arrange(self, self.installed(), new, identifier, source_of, self._preserved)
+
+    def install(self, changes: Changes, state: State) -> None:
+        """Make the changes, as one transaction, and `state` the installed one.
+
+        Raises:
+            InstallError: everything is as it was, unless the sentence says that the next start will see to it.
+        """
+        journal = Journal(state.id, state, self.state(), self._launcher, _launcher_last(changes, self._launcher))
+        self.disk.patience = BUSY_SECONDS
+        try:
+            self._check_targets(journal)
+            self._write_journal(journal)
+        except OSError as error:
+            raise InstallError(f"{_what(error)}; nothing was installed{self._withdraw()}") from error
+        self._go_on(journal)
+        self._finish(journal)
+
+    def rollback(self, identifier: str, reason: str) -> State:
+        """Put back the release before, as transaction `identifier`, and keep the one that leaves away.
+
+        Raises:
+            RollbackError: there is none, or its backup is damaged; nothing was changed.
+        """
+        state = self.state()
+        past = self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json") if state and state.backup else None
+        if state is None or past is None or past.before is None:
+            raise RollbackError("there is no earlier version to go back to")
+        came = {move.target for move in past.changes.into}
+        target = {entry.path: entry for entry in self.installed() if entry.path not in came}
+        sources = {}
+        for move in past.changes.out:
+            if self.holds(move.target, move.entry):
+                sources[move.source] = move.target
+            elif move.target.startswith(BACKUP_FOLDER + "/"):
+                raise RollbackError(f"the backup of {move.source} is damaged; nothing was changed")
+            else:
+                continue  # the user has taken back what was kept aside
+            target[move.source] = move.entry._replace(path=move.source)
+        changes = self.arrange(target.values(), identifier, lambda entry: sources.get(entry.path, ""))
+        lost = [move.target for move in changes.into if not move.source]
+        if lost:
+            raise RollbackError(f"{lost[0]} is damaged and no backup of it exists; nothing was changed")
+        before = past.before._replace(id=identifier, backup="", trial=-1, app=state.app, highest=state.highest,
+                                      bad=(state.version, state.package))
+        logger.info("going back from %s to %s: %s", state.version, before.version, reason)
+        try:
+            self.install(changes, before)
+        except InstallError as error:
+            raise RollbackError(str(error)) from error
+        return before
+
+    def installed(self) -> Tuple[FileEntry, ...]:
+        """The installed tree, empty when nobody knows it."""
+        state = self.state()
+        tree = state.tree() if state else None
+        return tree.files if tree else ()
+
+    def remember(self, state: State) -> None:
+        """Replace the state without touching the app."""
+        try:
+            self._write_state(_NEXT, state)
+            self._commit()
+            self._write_copy(state)
+        except OSError as error:
+            raise InstallError(f"{_what(error)}; the version file could not be written") from error
+
+    def pending(self) -> bool:
+        """Whether a transaction was begun and not ended."""
+        return os.path.lexists(self.at(_JOURNAL)) or os.path.lexists(self.at(_UNDO))
+
+    def recover(self) -> None:
+        """Finish or undo what was interrupted, and sweep what it left.
+
+        Raises:
+            InstallError: neither was possible; the app must not be started.
+        """
+        if not os.path.isdir(self.at(UPDATE_FOLDER)):
+            return
+        self.disk.patience = BUSY_SECONDS
+        undo = os.path.lexists(self.at(_UNDO))
+        journal = self._load(_UNDO if undo else _JOURNAL)
+        if journal is None:
+            self._sweep()
+            return
+        state = self.state()
+        if not undo and state is not None and state.id == journal.id:
+            self._finish(journal)
+        elif not undo and self._all_found(journal):
+            logger.warning("an interrupted installation of %s is being finished", journal.state.version)
+            self._go_on(journal)
+            self._finish(journal)
+        else:
+            logger.warning("an interrupted installation of %s is being undone", journal.state.version)
+            self._give_up(journal)
+            self._sweep()
+
+    def _all_found(self, journal: Journal) -> bool:
+        return all(self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
+                   for move in journal.changes.into)
+
+    def _check_targets(self, journal: Journal) -> None:
+        for move in journal.changes.into:
+            if not os.path.lexists(self.at(move.source)):
+                raise InstallError(f"{move.target} has changed while the update was prepared; start again")
+            full = os.path.abspath(self.at(move.target))
+            if os.name == "nt" and len(full) > _WINDOWS_PATH:
+                raise InstallError(f"{full} is longer than Windows allows (260 characters); move the program to a shorter path")
+        if os.name == "nt":
+            for move in journal.changes.out:
+                self.disk.rename(self.at(move.source), self.at(move.source))  # fails while somebody holds it open
+
+    def _write_journal(self, journal: Journal) -> None:
+        for folder in (BACKUP_FOLDER, f"{BACKUP_FOLDER}/{journal.id}", STAGING):
+            if not os.path.isdir(self.at(folder)):
+                self.disk.mkdir(self.at(folder))
+        check_owned(self.at(BACKUP_FOLDER))
+        self._write_state(_NEXT, journal.state)
+        self.disk.write(self.at(_JOURNAL + ".new"), [dump_journal(journal)])
+        self._sync(STAGING, BACKUP_FOLDER, "")
+        self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
+        self._sync(UPDATE_FOLDER)
+
+    def _withdraw(self) -> str:
+        """Take back a journal after which nothing has happened yet."""
+        try:
+            self._forget(_JOURNAL)
+        except OSError:
+            return " yet; the next start will do it"
+        self._sweep()
+        return ""
+
+    def _go_on(self, journal: Journal) -> None:
+        """Forward to the commit; whatever fails before it is undone."""
+        try:
+            self._swap(journal)
+            if not os.path.lexists(self.at(_NEXT)):
+                self._write_state(_NEXT, journal.state)
+                self._sync(UPDATE_FOLDER)
+        except OSError as error:
+            self._give_up(journal)
+            self._sweep()
+            raise InstallError(f"{_what(error)}; the installed version stays") from error
+        try:
+            self._commit()
+        except OSError as error:
+            raise InstallError(f"{_what(error)}; the next start will finish the installation") from error
+
+    def _swap(self, journal: Journal) -> None:
+        changes = journal.changes
+        for move in changes.out:
+            if os.path.lexists(self.at(move.target)):
+                continue  # it left before we were interrupted
+            if move.source == journal.launcher and os.name == "posix":
+                self.disk.link(self.at(move.source), self.at(move.target))
+            elif os.path.lexists(self.at(move.source)):
+                self.disk.rename(self.at(move.source), self.at(move.target))
+        self._sync(*_folders(changes.out))  # no arrival may become durable over what has not durably left
+        for move in changes.out:
+            self._drop_bytecode(move.source)
+        for folder in changes.drop:
+            self._drop_folder(folder)
+        for folder in changes.make:
+            if not os.path.isdir(self.at(folder)):
+                self.disk.mkdir(self.at(folder))
+        for move in changes.into:
+            if os.path.lexists(self.at(move.source)):
+                self._keep_stranger(move.target, journal)
+                self.disk.rename(self.at(move.source), self.at(move.target))
+        self._sync(*_folders(changes.into), *map(parent_of, changes.make), *map(parent_of, changes.drop))
+
+    def _give_up(self, journal: Journal) -> None:
+        """Undo the transaction; from its first step on there is no way forward any more."""
+        try:
+            if os.path.lexists(self.at(_JOURNAL)):
+                self.disk.rename(self.at(_JOURNAL), self.at(_UNDO))
+                self._sync(UPDATE_FOLDER)
+            self._swap_back(journal)
+            self.disk.unlink(self.at(_UNDO))
+            self._sync(UPDATE_FOLDER)
+        except OSError as error:
+            raise InstallError(f"{_what(error)}; the next start will undo the installation") from error
+
+    def _swap_back(self, journal: Journal) -> None:
+        changes = journal.changes
+        for move in reversed(changes.into):
+            if move.target == journal.launcher and os.name == "posix":
+                continue  # the old one is renamed over it below
+            if not os.path.lexists(self.at(move.source)) and self.holds(move.target, move.entry):
+                self._make_parents(move.source)
+                self.disk.rename(self.at(move.target), self.at(move.source))
+        for folder in reversed(changes.make):
+            if os.path.isdir(self.at(folder)) and not os.listdir(self.at(folder)):
+                self.disk.rmdir(self.at(folder))
+        for folder in reversed(changes.drop):
+            self._make_parents(folder + "/")
+        for move in reversed(changes.out):
+            if not os.path.lexists(self.at(move.target)):
+                continue
+            if os.path.lexists(self.at(move.source)) and os.path.samestat(os.lstat(self.at(move.source)), os.lstat(self.at(move.target))):
+                self.disk.unlink(self.at(move.target))  # renaming one link of a file over another does nothing
+                continue
+            if move.source != journal.launcher:
+                self._keep_stranger(move.source, journal)
+            self.disk.rename(self.at(move.target), self.at(move.source))
+        self._sync(*_folders(changes.out), *_folders(changes.into), *map(parent_of, changes.make), *map(parent_of, changes.drop))
+
+    def _keep_stranger(self, path: str, journal: Journal) -> None:
+        """Somebody put a file where one of ours goes, after we had looked."""
+        if path != journal.launcher and os.path.lexists(self.at(path)) and not os.path.isdir(self.at(path)):
+            self.disk.rename(self.at(path), self.at(f"{path}.user-{journal.id}"))
+
+    def _make_parents(self, path: str) -> None:
+        for folder in ancestors(path):
+            if not os.path.lexists(self.at(folder)):
+                self.disk.mkdir(self.at(folder))
+
+    def _drop_folder(self, folder: str) -> None:
+        """Remove a folder that the release has left, unless the user has files in it."""
+        full = self.at(folder)
+        if not os.path.isdir(full) or os.path.islink(full):
+            return
+        if os.listdir(full) == ["__pycache__"]:
+            self.disk.remove(os.path.join(full, "__pycache__"))
+        if not os.listdir(full):
+            self.disk.rmdir(full)
+
+    def _drop_bytecode(self, path: str) -> None:
+        """Python trusts cached bytecode when size and time, in seconds, match: drop it with its source."""
+        folder, name = os.path.split(self.at(path))
+        cache = os.path.join(folder, "__pycache__")
+        if name.endswith((".py", ".pyw")) and os.path.isdir(cache) and not os.path.islink(cache):
+            stem = name.rpartition(".")[0] + "."
+            for cached in os.listdir(cache):
+                if cached.startswith(stem) and cached.endswith(".pyc"):
+                    self.disk.unlink(os.path.join(cache, cached))
+
+    def _write_state(self, path: str, state: State) -> None:
+        self.disk.write(self.at(path), [dump_state(state)])
+
+    def _commit(self) -> None:
+        version_file = self.at(self._version_file)
+        self.disk.rename(self.at(_NEXT), version_file)
+        if os.name == "nt":
+            self.disk.sync_file(version_file)
+        self._sync("")
+
+    def _write_copy(self, state: State) -> None:
+        self._write_state(_COPY + ".new", state)
+        self.disk.rename(self.at(_COPY + ".new"), self.at(_COPY))
+
+    def _finish(self, journal: Journal) -> None:
+        """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
+        try:
+            self._sync("")
+            if journal.state.backup == journal.id:
+                self.disk.rename(self.at(_JOURNAL), self.at(f"{BACKUP_FOLDER}/{journal.id}/journal.json"))
+                self._sync(f"{BACKUP_FOLDER}/{journal.id}", UPDATE_FOLDER)
+            else:
+                self._forget(_JOURNAL)
+            for folder in (STAGING, DOWNLOAD):
+                self.disk.remove(self.at(folder))
+        except OSError as error:
+            logger.warning("%s; the next start will clean up", _what(error))
+            return
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what nothing refers to, and refresh the copy of the state."""
+        state = self.state()
+        try:
+            for name in os.listdir(self.at(UPDATE_FOLDER)):
+                if name not in _KEPT:
+                    self.disk.remove(self.at(f"{UPDATE_FOLDER}/{name}"))
+            if os.path.isdir(self.at(BACKUP_FOLDER)) and not os.path.islink(self.at(BACKUP_FOLDER)):
+                for name in os.listdir(self.at(BACKUP_FOLDER)):
+                    if state is None or name != state.backup:
+                        self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
+            if state is not None and load_state(self.at(UPDATE_FOLDER), "state.json") != state:
+                self._write_copy(state)
+        except OSError as error:
+            logger.warning("%s; the next start will clean up", _what(error))
+
+    def clear_staging(self) -> None:
+        """Forget what was downloaded and not installed."""
+        for folder in (STAGING, DOWNLOAD):
+            self.disk.remove(self.at(folder))
+
+    def _forget(self, path: str) -> None:
+        if os.path.lexists(self.at(path)):
+            self.disk.unlink(self.at(path))
+            self._sync(parent_of(path))
+
+    def _sync(self, *folders: str) -> None:
+        for folder in sorted(set(folders)):
+            full = self.at(folder) if folder else self.folder
+            if os.path.isdir(full):
+                self.disk.sync_folder(full)
+
+    def _load(self, path: str) -> Optional[Journal]:
+        try:
+            with open(self.at(path), "rb") as file:
+                return parse_journal(file.read(2 * MAX_STATE_BYTES))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise InstallError(f"{self.at(path)} cannot be read ({error}); remove it and run update") from error
+
+
+def _folders(moves: Iterable[Move]) -> Set[str]:
+    return {parent_of(path) for move in moves for path in (move.source, move.target)}
+
+
+def _launcher_last(changes: Changes, launcher: str) -> Changes:
+    """The launcher is one file, and swapped last: until then the old one starts and recovers."""
+    return changes._replace(out=tuple(sorted(changes.out, key=lambda move: move.source == launcher)),
+                            into=tuple(sorted(changes.into, key=lambda move: move.target == launcher)))
+
+
+def _what(error: OSError) -> str:
+    name = error.filename if error.filename is not None else "the disk"
+    return f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: {error.strerror or error}"

@@ -1,0 +1,51 @@
+"""The journal of a transaction: what it is, and its file. It is input like any other when it is read back."""
+from __future__ import annotations
+
+import json
+from typing import Any, Iterator, List, NamedTuple, Optional
+
+from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry, check_path, json_object
+from .arrange import Changes, Move
+from .state import State, state_from
+
+
+class Journal(NamedTuple):
+    """A transaction that has begun; `launcher` is the path that must never be without a file."""
+
+    id: str
+    state: State
+    before: Optional[State]
+    launcher: str
+    changes: Changes
+
+
+def dump_journal(journal: Journal) -> bytes:
+    """The journal file's bytes."""
+    values = {"id": journal.id, "state": journal.state._asdict(), "before": journal.before and journal.before._asdict(),
+              "launcher": journal.launcher, "changes": journal.changes}
+    return json.dumps(values, ensure_ascii=False).encode("utf-8")
+
+
+def parse_journal(data: bytes) -> Journal:
+    """The journal in a file, its paths checked; the files it speaks of are still to be hashed.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is not one.
+    """
+    values = json_object(data)
+    out, into, drop, make = values["changes"]
+    identifier = str(values["id"])
+    for path in [*drop, *make, identifier]:
+        check_path(path)
+    before = values["before"]
+    return Journal(identifier, state_from(values["state"]), state_from(before) if before else None, str(values["launcher"]),
+                   Changes(tuple(_journal_moves(out)), tuple(_journal_moves(into)), tuple(drop), tuple(make)))
+
+
+def _journal_moves(items: List[Any]) -> Iterator[Move]:
+    for source, target, fields in items:
+        entry = FileEntry(*fields)
+        for path in (source, target):
+            folder, _, rest = path.partition("/")
+            check_path(rest if folder in (UPDATE_FOLDER, BACKUP_FOLDER) else path)
+        yield Move(source, target, entry)

@@ -1,0 +1,65 @@
+"""What `check/` says: which version is active, and where to look for it. It is trusted for no more than that."""
+from __future__ import annotations
+
+from typing import Any, Dict, NamedTuple, Optional
+
+from ..manifest import ManifestError, json_object
+from ..problem import Problem
+from ..semver import Version, parse
+from .errors import CheckError, DownloadError
+from .transport import resolve
+
+MAX_CHECK_BYTES = 2**20
+
+
+class Release(NamedTuple):
+    """A release that a server offers; `manifest_url` is empty, `file_size` 0 and `signature` None where it says none."""
+
+    version: str
+    download_url: str
+    file_hash: str
+    file_size: int
+    manifest_url: str
+    signature: Optional[str]
+    changelog: str
+
+    @property
+    def precedence(self) -> Version:
+        """The version as a value that compares."""
+        return parse(self.version)
+
+
+def parse_release(body: bytes, url: str) -> Release:
+    """The release that `check/` at `url` describes; its URLs may be relative to that.
+
+    Raises:
+        CheckError: it lacks what even a basic server says: version, download_url, file_hash.
+    """
+    try:
+        values = json_object(body)
+        parse(_text(values, "version", 64))
+        release = Release(
+            values["version"], resolve(url, _text(values, "download_url", 8192)), _text(values, "file_hash", 64).lower(),
+            _size(values.get("file_size")), _text(values, "manifest_url", 8192), values.get("signature"), _text(values, "changelog", 2**20))
+        if release.manifest_url:
+            release = release._replace(manifest_url=resolve(url, release.manifest_url))
+    except (Problem, DownloadError) as error:
+        raise CheckError(f"{url} did not describe a release: {error}") from error
+    if not values.get("download_url") or (not release.file_hash and not release.manifest_url):
+        raise CheckError(f"{url} did not describe a release: download_url or file_hash is missing")
+    if release.signature is not None and not isinstance(release.signature, str):
+        raise CheckError(f"{url} did not describe a release: its signature is no text")
+    return release
+
+
+def _text(values: Dict[str, Any], key: str, limit: int) -> str:
+    value = values.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > limit:
+        raise ManifestError("{key} is not a text of at most {limit} characters", key=key, limit=limit)
+    return value
+
+
+def _size(value: object) -> int:
+    return value if type(value) is int and 0 < value < 2**40 else 0

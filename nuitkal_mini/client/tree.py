@@ -1,0 +1,62 @@
+"""Reading an app's folder: what lies at a path, and whether it is what a release has there."""
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import Dict, Optional, Tuple
+
+from ..manifest import FileEntry, link_entry
+
+IN_RELEASES = ("644", "755")
+
+
+class Tree:
+    """A client folder, looked at by the paths of a manifest; each file is hashed once while it does not change."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._digests: Dict[Tuple[str, int, int, int], str] = {}
+
+    def at(self, path: str) -> str:
+        """The file system's name of a path of the tree."""
+        return os.path.join(self.folder, *path.split("/"))
+
+    def look(self, path: str) -> Optional[FileEntry]:
+        """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there."""
+        full = self.at(path)
+        try:
+            found = os.lstat(full)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            return link_entry(path, os.readlink(full).replace(os.sep, "/"))
+        if not stat.S_ISREG(found.st_mode):
+            return FileEntry(path, 0, "", "folder" if stat.S_ISDIR(found.st_mode) else "special")
+        return FileEntry(path, found.st_size, self._digest(full, found), "755" if found.st_mode & 0o100 else "644")
+
+    def holds(self, path: str, entry: FileEntry) -> bool:
+        """Whether exactly `entry` lies at a path (Windows has no executable bits)."""
+        try:
+            found = os.lstat(self.at(path))
+        except OSError:
+            return False
+        if entry.link is None and found.st_size != entry.size:
+            return False  # saves the hashing
+        seen = self.look(path)
+        return seen is not None and seen.mode in IN_RELEASES and same(seen, entry)
+
+    def _digest(self, full: str, found: os.stat_result) -> str:
+        key = (full, found.st_size, found.st_mtime_ns, found.st_ino)
+        if key not in self._digests:
+            digest = hashlib.sha256()
+            with open(full, "rb") as file:
+                for chunk in iter(lambda: file.read(2**18), b""):
+                    digest.update(chunk)
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
+
+
+def same(found: FileEntry, entry: FileEntry) -> bool:
+    mode = entry.mode if os.name == "nt" and found.mode in IN_RELEASES else found.mode
+    return found._replace(path=entry.path, mode=mode) == entry
