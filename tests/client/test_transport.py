@@ -12,12 +12,12 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, List
 
 import pytest
 from hypothesis import given, strategies as st
 
-from nuitkal_mini.client import transport
+
 from nuitkal_mini.client.errors import DownloadError
 from nuitkal_mini.client.transport import Document, Piece, Transport, content_range, resolve, retry_after
 
