@@ -167,12 +167,13 @@ def _pack(arguments: argparse.Namespace) -> None:
     if arguments.server:
         if not arguments.token:
             raise PublishError("--server needs --token, or NUITKAL_TOKEN")
-        wanted = _server(arguments).missing(sorted({entry.sha256 for entry in tree.manifest.files if entry.link is None}))
+        wanted = _server(arguments).missing(tree)
     with _replacing(output) as package, _replacing(beside) as manifest:
         manifest.write(dumps(tree.manifest))
-        packed = write_package(tree, package, wanted)
+        write_package(tree, package, wanted)
         size = package.tell()
-    print(f"packed {tree.manifest.version}: {packed.files} files, {megabytes(packed.size)}, in {output} ({megabytes(size)}) and {beside}")
+    packed = [entry.size for entry in tree.contents() if wanted is None or entry.sha256 in wanted]
+    print(f"packed {tree.manifest.version}: {len(packed)} files, {megabytes(sum(packed))}, in {output} ({megabytes(size)}) and {beside}")
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Union
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Set, Union
 from urllib.parse import quote, urljoin, urlsplit
 
 from ..manifest import MAX_BYTES
 from ..semver import Version, parse
-from .tree import PublishError
+from .tree import PublishError, Tree
 
 TIMEOUT_SECONDS = 30.0
 COMPOSE_SECONDS = 900.0  # the server composes and fsyncs the whole package before it answers an upload
@@ -63,8 +63,9 @@ class Server:
         self._sleep = sleep
         self._opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects)
 
-    def missing(self, hashes: List[str]) -> Set[str]:
-        """Those of the contents that the server does not hold."""
+    def missing(self, tree: Tree) -> Set[str]:
+        """The SHA-256 of those of the tree's contents that the server does not hold."""
+        hashes = sorted({entry.sha256 for entry in tree.contents()})
         missing: Set[str] = set()
         for start in range(0, len(hashes), _HASHES):
             answer = self._call("POST", "missing/", {"hashes": hashes[start:start + _HASHES]})

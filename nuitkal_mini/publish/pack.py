@@ -9,7 +9,7 @@ import io
 from collections import deque
 from concurrent.futures import Future
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, Container, Deque, Iterator, List, NamedTuple, Optional, Tuple, cast
+from typing import BinaryIO, Container, Deque, Iterator, List, Optional, Tuple, cast
 
 from ..archive import PARTIAL_COMMENT, ArchiveError, Member, PackageWriter
 from ..manifest import FileEntry
@@ -20,14 +20,7 @@ _IN_MEMORY = 2**20  # larger results wait for their turn on disk
 Deflated = Tuple[FileEntry, Member, BinaryIO]
 
 
-class Packed(NamedTuple):
-    """How many files, and bytes of them before compression, went into a package."""
-
-    files: int
-    size: int
-
-
-def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = None) -> Packed:
+def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = None) -> None:
     """Write the tree's package, or with `wanted` one that holds the contents with these SHA-256 only.
 
     Links are always in it: they have no contents that a server could know.
@@ -37,9 +30,8 @@ def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = 
     """
     entries = tree.manifest.files
     chosen = [entry for entry in entries if entry.link is not None or wanted is None or entry.sha256 in wanted]
-    packed = Packed(sum(entry.link is None for entry in chosen), sum(entry.size for entry in chosen))
     writer = PackageWriter(out, b"" if len(chosen) == len(entries) else PARTIAL_COMMENT)
-    with Progress("packing", packed.size) as progress:
+    with Progress("packing", sum(entry.size for entry in chosen)) as progress:
         try:
             for entry, member, package in _deflate_all(tree, chosen):
                 with package:
@@ -49,7 +41,6 @@ def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = 
             forget(tree.folder)
             raise
     writer.close()
-    return packed
 
 
 def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
@@ -72,7 +63,7 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
 def _deflate(tree: Tree, entry: FileEntry) -> Deflated:
     package = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))
     try:
-        with open(tree.files[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
+        with open(tree.sources[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
             return entry, PackageWriter(package).add(entry, source), package
     except BaseException:
         package.close()

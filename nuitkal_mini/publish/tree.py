@@ -47,7 +47,11 @@ class Tree(NamedTuple):
 
     folder: Path
     manifest: Manifest
-    files: Dict[str, str]
+    sources: Dict[str, str]
+
+    def contents(self) -> List[FileEntry]:
+        """Its files, without its links."""
+        return [entry for entry in self.manifest.files if entry.link is None]
 
 
 def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset()) -> Tree:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import secrets
 from tempfile import TemporaryFile
-from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 from ..manifest import dumps, loads
 from ..minisign import PublicKey, verify
 from ..semver import Version, parse
 from .api import PAUSES, ApiError, Body, Release, Server
-from .pack import Packed, write_package
+from .pack import write_package
 from .progress import Progress, megabytes
 from .tree import PublishError, Tree
 
@@ -37,27 +37,29 @@ def upload(tree: Tree, server: Server, fields: Dict[str, str], sign: Optional[Si
     if sign is not None:
         files.append(("signature", "update.json.minisig", sign(manifest).encode()))
     for seconds in (*PAUSES[:2], None):
+        missing = server.missing(tree)
         try:
-            return _uploaded(tree, _send_missing(tree, server, fields, files))
+            _send(tree, server, missing, fields, files)
+            return _uploaded(tree, missing)
         except ApiError as error:
-            release = server.find(version)  # the answer was lost, or somebody else was faster
-            if release is not None:
+            release = server.find(version)
+            if release is not None and error.passing:  # only the answer was lost
+                _check_same(tree, server, release)
+                return _uploaded(tree, missing)
+            if release is not None:  # somebody else was faster
                 return _already_there(tree, server, release, sign)
-            # incomplete: contents that the server held a moment ago are gone
-            if seconds is None or not (error.passing or error.code == "incomplete"):
+            if seconds is None or not (error.passing or error.code == "incomplete"):  # incomplete: contents went away meanwhile
                 raise
             server.pause(seconds, error)
     raise AssertionError("the last try returns or raises")
 
 
-def _send_missing(tree: Tree, server: Server, fields: Dict[str, str], files: List[Tuple[str, str, Part]]) -> Packed:
-    missing = server.missing(sorted({entry.sha256 for entry in tree.manifest.files if entry.link is None}))
+def _send(tree: Tree, server: Server, missing: Set[str], fields: Dict[str, str], files: List[Tuple[str, str, Part]]) -> None:
     with TemporaryFile() as package:
-        packed = write_package(tree, package, missing)
+        write_package(tree, package, missing)
         content_type, size, parts = form(fields, [*files, ("file", "update.zip", package)])
         with Progress("sending", size) as progress:
             server.upload(Body(content_type, size, lambda: _counted(_chunks(parts), progress)))
-    return packed
 
 
 def _counted(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
@@ -66,19 +68,26 @@ def _counted(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
         progress.advance(len(chunk))
 
 
-def _uploaded(tree: Tree, packed: Packed) -> str:
-    files = [entry for entry in tree.manifest.files if entry.link is None]
-    total = sum(entry.size for entry in files)
-    return (f"uploaded {tree.manifest.version}: {packed.files} of {len(files)} files sent, "
-            f"{megabytes(packed.size)} of {megabytes(total)}")
+def _uploaded(tree: Tree, missing: Set[str]) -> str:
+    contents = tree.contents()
+    sent = [entry.size for entry in contents if entry.sha256 in missing]
+    return (f"uploaded {tree.manifest.version}: {len(sent)} of {len(contents)} files sent, "
+            f"{megabytes(sum(sent))} of {megabytes(sum(entry.size for entry in contents))}")
+
+
+def _check_same(tree: Tree, server: Server, release: Release) -> bytes:
+    """The manifest of a release that must be what we publish."""
+    manifest = server.manifest(release)
+    theirs = loads(manifest)
+    if theirs.files != tree.manifest.files or theirs.app not in ("", tree.manifest.app):
+        version = release.version.text
+        raise PublishError(f"{version} is on the server with other content; a published version never changes, so choose a new version number")
+    return manifest
 
 
 def _already_there(tree: Tree, server: Server, release: Release, sign: Optional[Signer]) -> str:
     """Nothing to send for the same content. It is not activated: an old build job that runs again must not move the fleet back."""
-    version, manifest = release.version.text, server.manifest(release)
-    theirs = loads(manifest)
-    if theirs.files != tree.manifest.files or theirs.app not in ("", tree.manifest.app):
-        raise PublishError(f"{version} is on the server with other content; a published version never changes, so choose a new version number")
+    version, manifest = release.version.text, _check_same(tree, server, release)
     line = f"{version} is on the server with the same content; nothing to send"
     if sign is not None and manifest == dumps(tree.manifest):  # never sign bytes that only the server vouches for
         server.replace_signature(release.version, sign(manifest))

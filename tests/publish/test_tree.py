@@ -7,7 +7,7 @@ import socket
 import sys
 import unicodedata
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 import pytest
 
@@ -98,7 +98,7 @@ def test_a_decomposed_name_is_composed_in_the_manifest_and_read_under_its_real_o
     write(program, name, b"12")
     read = read_tree(program, "app", "1.0.0")
     assert "größe.txt" in [entry.path for entry in read.manifest.files]
-    assert Path(read.files["größe.txt"]).name == name
+    assert Path(read.sources["größe.txt"]).name == name
 
 
 def test_an_unchanged_tree_is_not_read_again(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,14 @@ def test_a_changed_file_is_read_again(program: Path, same_mtime: bool) -> None:
 def test_a_file_that_was_just_written_is_read_again(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(program, "young", b"1", age_seconds=None)
     read_tree(program, "app", "1.0.0")
-    read = []
+    read: List[str] = []
     real = tree._hash
-    monkeypatch.setattr(tree, "_hash", lambda source, advance: read.append(source.path) or real(source, advance))
+
+    def hash_and_note(source: tree.Source, advance: Callable[[int], None]) -> str:
+        read.append(source.path)
+        return real(source, advance)
+
+    monkeypatch.setattr(tree, "_hash", hash_and_note)
     read_tree(program, "app", "1.0.0")
     assert read == ["young"]
 
@@ -158,6 +163,6 @@ def test_a_file_that_changes_while_it_is_hashed_is_noticed(program: Path, monkey
         write(program, "main.py", b"print('changed')\n", age_seconds=None)
         return real(descriptor)
 
-    monkeypatch.setattr(tree.os, "fstat", slow_fstat)
+    monkeypatch.setattr(os, "fstat", slow_fstat)
     with pytest.raises(PublishError, match="'main.py' changed while it was being packed; run the command again"):
         paths(program)
