@@ -16,7 +16,7 @@ import unicodedata
 import zlib
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .manifest import MAX_FILES, FileEntry, Manifest, UnsafePath, check_path, check_tree, fold, link_entry
+from .manifest import MAX_FILES, MAX_PATH_BYTES, FileEntry, Manifest, UnsafePath, check_path, check_tree, link_entry
 from .problem import Problem
 
 PARTIAL_COMMENT = b"nuitkal-partial"  # of a ZIP that holds only the contents which a server lacked
@@ -29,8 +29,10 @@ _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _MAX_COMMENT = 2**16 - 1
-_MAX_DIRECTORY = 2**28  # 200,000 entries with names of 1,024 bytes
-_ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
+_MAX_TAIL = _END64.size + _LOCATOR64.size + _END.size + _MAX_COMMENT
+_MAX_DIRECTORY = 2**26  # 200,000 entries of 300 bytes
+_DESCRIPTOR, _UTF8 = 0x8, 0x800
+_KNOWN_FLAGS = _DESCRIPTOR | _UTF8 | 0x6  # bits 1 and 2: how hard deflate tried. The others encrypt, mask or patch
 _DATE = (1980 - 1980) << 9 | 1 << 5 | 1  # 1980-01-01, the earliest there is: packages do not depend on when
 _UNIX = 3
 _LIMIT32, _LIMIT16 = 0xFFFFFFFF, 0xFFFF
@@ -86,14 +88,15 @@ def read_directory(package: BinaryIO) -> Directory:
         UnsafePath: a name that `manifest.check_path` refuses, or names that collide.
     """
     size = package.seek(0, 2)
-    tail_size = min(size, _END64.size + _LOCATOR64.size + _END.size + _MAX_COMMENT)
-    package.seek(size - tail_size)
-    end = _read_end(package.read(tail_size), size)
+    package.seek(max(0, size - _MAX_TAIL))
+    end = _read_end(package.read(), size)
+    if end is None:
+        raise ArchiveError("the ZIP file was cut short while it was read")
     package.seek(end.start)
-    directory = _read_central(package.read(min(size - end.start, _MAX_DIRECTORY)), size, end)
-    for member in directory.members:
+    members = _read_central(package.read(), size, end)
+    for member in members:
         _local_data(package, member, 0)
-    return directory
+    return _directory(members, end)
 
 
 def read_tail(tail: bytes, package_size: int) -> Optional[Directory]:
@@ -102,11 +105,22 @@ def read_tail(tail: bytes, package_size: int) -> Optional[Directory]:
     The local headers are out of sight here; `open_member` still checks all that it inflates.
     """
     end = _read_end(tail, package_size)
-    return None if end.start < package_size - len(tail) else _read_central(tail, package_size, end)
+    if end is None or end.start < package_size - len(tail):
+        return None
+    return _directory(_read_central(tail, package_size, end), end)
 
 
-def _read_end(tail: bytes, package_size: int) -> _End:
+def _directory(members: List[Member], end: _End) -> Directory:
+    return Directory(tuple(member for member in members if not member.path.endswith("/")), end.comment, end.start)
+
+
+def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
+    """The end record, with the values of its ZIP64 form where there is one; None when `tail` may begin behind it."""
+    cut = len(tail) < min(package_size, _MAX_TAIL)
     at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT), len(tail) - _END.size + 4)
+    at64 = at - _LOCATOR64.size - _END64.size
+    if cut and (at < 0 or at64 < 0):
+        return None
     if at < 0:
         raise ArchiveError("this is not a ZIP file, or it was cut short")
     _, disk, disk2, here, entries, size, start, comment_size = _END.unpack_from(tail, at)
@@ -117,21 +131,19 @@ def _read_end(tail: bytes, package_size: int) -> _End:
     locator = at - _LOCATOR64.size
     if locator >= 0 and tail.startswith(b"PK\6\7", locator):
         _, _, end64, _ = _LOCATOR64.unpack_from(tail, locator)
-        offset += locator - at - _END64.size
-        at64 = locator - _END64.size
+        offset += at64 - at
         if at64 < 0 or end64 != offset or not tail.startswith(b"PK\6\6", at64):
             raise ArchiveError("the ZIP file's ZIP64 end record is not where it should be")
+        narrow = (here, _LIMIT16), (entries, _LIMIT16), (size, _LIMIT32), (start, _LIMIT32)
         _, length, _, _, disk, disk2, here, entries, size, start = _END64.unpack_from(tail, at64)
-        if length != _END64.size - 12:
-            raise ArchiveError("the ZIP file's ZIP64 end record is not where it should be")
-    if disk or disk2 or here != entries or start + size != offset or entries > MAX_FILES:
-        raise ArchiveError("the ZIP file's end record has a false count, size or offset, or more than 200,000 entries")
+        if length != _END64.size - 12 or any(value not in (wide, limit) for (value, limit), wide in zip(narrow, (here, entries, size, start))):
+            raise ArchiveError("the ZIP file's two end records contradict each other")
+    if disk or disk2 or here != entries or start + size != offset or entries > MAX_FILES or size > _MAX_DIRECTORY:
+        raise ArchiveError("the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB")
     return _End(entries, size, start, comment, offset)
 
 
-def _read_central(tail: bytes, package_size: int, end: _End) -> Directory:
-    if end.size > _MAX_DIRECTORY:
-        raise ArchiveError("the ZIP file's central directory is larger than 256 MiB")
+def _read_central(tail: bytes, package_size: int, end: _End) -> List[Member]:
     at = end.start - (package_size - len(tail))
     stop = at + end.size
     members: List[Member] = []
@@ -146,7 +158,7 @@ def _read_central(tail: bytes, package_size: int, end: _End) -> Directory:
         at = comment_at + fields[12]
     if at != stop:
         raise ArchiveError("the ZIP file's central directory has more in it than it says")
-    return Directory(_check_members(members, end.start), end.comment, end.start)
+    return _placed(members, end.start)
 
 
 def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
@@ -155,7 +167,7 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
     path = _name(raw_name)
     size, compressed, offset = _zip64(extra, (size, compressed, offset), path)
     kind = attributes >> 16 if made_by >> 8 == _UNIX else 0
-    if flags & _ENCRYPTED or method not in (STORED, DEFLATED) or disk:
+    if flags & ~_KNOWN_FLAGS or method not in (STORED, DEFLATED) or disk:
         raise ArchiveError("{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read", path=path, method=method)
     if stat.S_IFMT(kind) not in (0, stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR) or (stat.S_ISDIR(kind) and not path.endswith("/")):
         raise ArchiveError("{path!r} is a device, a socket or another special file", path=path)
@@ -167,6 +179,8 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
 
 def _name(raw: bytes) -> str:
     """The member's path. UTF-8 whether flagged or not: guessing a code page would install names nobody chose."""
+    if len(raw) > MAX_PATH_BYTES:  # before normalising, which takes quadratic time for combining characters
+        raise UnsafePath("{path!r} is longer than 1,024 bytes", path=raw[:100])
     try:
         name = unicodedata.normalize("NFC", raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -194,37 +208,26 @@ def _zip64(extra: bytes, values: Tuple[int, int, int], path: str) -> Tuple[int, 
     return result[0], result[1], result[2]
 
 
-def _check_members(members: List[Member], start: int) -> Tuple[Member, ...]:
-    """The files and links, each with its `end`; the rules that hold between members are checked here."""
+def _placed(members: List[Member], start: int) -> List[Member]:
+    """The members in the file's order, each with its `end`; the rules that hold between members are checked here."""
     ordered = sorted(members, key=lambda member: member.offset)
     ends = [member.offset for member in ordered[1:]] + [start]
-    placed = []
-    for member, end in zip(ordered, ends):
-        if member.offset + _LOCAL.size + member.compressed_size > end:
+    placed = [member._replace(end=end) for member, end in zip(ordered, ends)]
+    for member in placed:
+        if member.offset + _LOCAL.size + member.compressed_size > member.end:
             raise ArchiveError("{path!r} overlaps what comes after it", path=member.path)
-        placed.append(member._replace(end=end))
-    if sum(member.size for member in members) > MAX_TOTAL:
-        raise ArchiveError("the ZIP file claims more than 1 TiB of contents")
-    if any(member.size for member in placed if member.path.endswith("/")):
-        raise ArchiveError("a folder in the ZIP file has contents")
-    files = tuple(member for member in placed if not member.path.endswith("/"))
-    check_tree([FileEntry(member.path, 0, "", member.mode) for member in files])
-    _check_folders(members)
-    return files
-
-
-def _check_folders(members: List[Member]) -> None:
-    """Folders are no part of a release, but the ZIP's must not contradict its files."""
-    spelling: Dict[str, str] = {}
-    for member in members:
-        parts = member.path.split("/")
-        for depth in range(1, len(parts)):  # of `a/b/` too: its last part is empty
-            folder = "/".join(parts[:depth])
-            if spelling.setdefault(fold(folder), folder) != folder:
-                raise UnsafePath("{path!r} and {other!r} are one folder on Windows and macOS", path=folder, other=spelling[fold(folder)])
-    for member in members:
-        if fold(member.path) in spelling:
-            raise UnsafePath("{path!r} is both a file and a folder", path=member.path)
+        if member.size and member.path.endswith("/"):
+            raise ArchiveError("the folder {path!r} has contents", path=member.path)
+    if (ordered[0].offset if ordered else start) != 0:
+        raise ArchiveError("something stands before the first entry of the ZIP file")
+    total, compressed = sum(member.size for member in members), sum(member.compressed_size for member in members)
+    if total > MAX_TOTAL or total > BOMB_SIZE and total > compressed * BOMB_RATIO:
+        raise ArchiveError("the ZIP file claims {size} bytes in {compressed}: a bomb, or false sizes", size=total, compressed=compressed)
+    check_tree(
+        [FileEntry(member.path, 0, "", member.mode) for member in members if not member.path.endswith("/")],
+        [member.path[:-1] for member in members if member.path.endswith("/")],
+    )
+    return placed
 
 
 def _local_data(package: BinaryIO, member: Member, base: int) -> int:
@@ -235,14 +238,27 @@ def _local_data(package: BinaryIO, member: Member, base: int) -> int:
         raise ArchiveError("{path!r} is not where the ZIP file's directory says", path=member.path)
     _, _, flags, method, _, _, crc, compressed, size, name_size, extra_size = _LOCAL.unpack(header)
     name, extra = package.read(name_size), package.read(extra_size)
-    start = member.offset + _LOCAL.size + name_size + extra_size
+    start: int = member.offset + _LOCAL.size + name_size + extra_size
     if _LIMIT32 in (size, compressed):
         size, compressed, _ = _zip64(extra, (size, compressed, 0), member.path)
     told = (crc, compressed, size)
     same = told == (member.crc, member.compressed_size, member.size) or (flags & _DESCRIPTOR and told == (0, 0, 0))
-    if not same or method != member.method or flags & _ENCRYPTED or _name(name) != member.path or start + member.compressed_size > member.end:
+    if not same or method != member.method or flags & ~_KNOWN_FLAGS or _name(name) != member.path or not _fills(package, member, flags, start + member.compressed_size, base):
         raise ArchiveError("{path!r} has a local header that contradicts the ZIP file's directory", path=member.path)
     return start - base
+
+
+def _fills(package: BinaryIO, member: Member, flags: int, after: int, base: int) -> bool:
+    """Is the member's end right after its data, or after a true descriptor (APPNOTE 4.3.9), which a streaming writer adds?"""
+    gap = member.end - after
+    if gap == 0 or not flags & _DESCRIPTOR or gap not in (12, 16, 20, 24):
+        return gap == 0
+    package.seek(after - base)
+    told = package.read(gap)
+    numbers = struct.pack("<I2Q", member.crc, member.compressed_size, member.size)
+    if gap < 20:
+        numbers = numbers[:8] + numbers[12:16]
+    return told in (numbers, b"PK\7\b" + numbers)
 
 
 def open_member(package: BinaryIO, member: Member, base: int = 0) -> Iterator[bytes]:
@@ -264,23 +280,32 @@ def open_member(package: BinaryIO, member: Member, base: int = 0) -> Iterator[by
 
 
 def _inflated(package: BinaryIO, member: Member, inflate: Optional[zlib._Decompress]) -> Iterator[bytes]:
+    for data in _compressed(package, member):
+        if inflate is None:
+            yield data
+            continue
+        if inflate.eof:
+            raise ArchiveError("the contents of {path!r} are damaged", path=member.path)
+        pending = True
+        while pending:
+            try:
+                chunk = inflate.decompress(data, CHUNK)
+            except zlib.error as error:
+                raise ArchiveError("the contents of {path!r} are damaged", path=member.path) from error
+            data = inflate.unconsumed_tail
+            pending = not inflate.eof and (data != b"" or len(chunk) == CHUNK)  # zlib may hold output back when all input is taken
+            if chunk:
+                yield chunk
+
+
+def _compressed(package: BinaryIO, member: Member) -> Iterator[bytes]:
     left = member.compressed_size
     while left:
         data = package.read(min(CHUNK, left))
         if not data:
             raise ArchiveError("the ZIP file ends in the middle of {path!r}", path=member.path)
         left -= len(data)
-        if inflate is None:
-            yield data
-            continue
-        while data and not inflate.eof:
-            try:
-                chunk = inflate.decompress(data, CHUNK)
-            except zlib.error as error:
-                raise ArchiveError("the contents of {path!r} are damaged", path=member.path) from error
-            data = inflate.unconsumed_tail
-            if chunk:
-                yield chunk
+        yield data
 
 
 def read_tree(package: BinaryIO, app: str, version: str) -> Manifest:
@@ -365,13 +390,8 @@ class PackageWriter:
         package.seek(_local_data(package, member, 0))
         copied = member._replace(path=entry.path, mode=entry.mode, is_link=entry.link is not None, offset=self._out.tell())
         self._out.write(_local_header(copied))
-        left = member.compressed_size
-        while left:
-            chunk = package.read(min(CHUNK, left))
-            if not chunk:
-                raise ArchiveError("the ZIP file ends in the middle of {path!r}", path=member.path)
+        for chunk in _compressed(package, member):
             self._out.write(chunk)
-            left -= len(chunk)
         copied = copied._replace(end=self._out.tell())
         self._members.append(copied)
         return copied
@@ -397,7 +417,8 @@ def _content_size(entry: FileEntry) -> int:
 
 def _local_header(member: Member) -> bytes:
     name = member.path.encode("utf-8")
-    wide = max(member.size, member.compressed_size) >= _LIMIT32 - 2**24  # decided before compressing, which may grow a little
+    # Decided by the size, before deflate has had its chance to make it a little larger: the header is written twice.
+    wide = member.size >= _LIMIT32 - 2**24 or member.compressed_size >= _LIMIT32
     extra = struct.pack("<2H2Q", 1, 16, member.size, member.compressed_size) if wide else b""
     size, compressed = (_LIMIT32, _LIMIT32) if wide else (member.size, member.compressed_size)
     return _LOCAL.pack(b"PK\3\4", 45 if wide else 20, _UTF8, member.method, 0, _DATE, member.crc, compressed, size, len(name), len(extra)) + name + extra

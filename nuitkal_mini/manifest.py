@@ -15,7 +15,10 @@ from .problem import Problem
 from .semver import parse
 
 FORMAT = 1
-MAX_FILES = 200_000  # PySide6's whole wheel has 4,000 files; the rest is headroom
+MAX_FILES = 200_000  # PySide6's whole wheel has 4,000 files; the rest is headroom. Of folders too
+MAX_LINKS = 20_000  # each is walked; a Qt framework has dozens
+MAX_STEPS = 100  # of one such walk: Linux follows 40 links
+MAX_COMMAS = 10 * MAX_FILES  # in JSON: they bound its values, and 64 MiB of `[],[],...` would take 1.5 GB
 MAX_BYTES = 64 * 2**20  # of a manifest: 200,000 entries of 300 bytes
 MAX_FILE_SIZE = 2**40
 MAX_PATH_BYTES = 1024  # macOS's PATH_MAX; Windows' 260 characters depend on the folder and are the client's matter
@@ -33,7 +36,7 @@ _FORBIDDEN = frozenset('<>:"|?*\\')  # Windows' own list; a backslash separates 
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE | re.DOTALL)
 _SHORT_NAME = re.compile(r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?")  # `UPDATE~1` is another name of `.update` on FAT and NTFS
 # Default_Ignorable_Code_Point outside category Cf: HFS+ and people's eyes skip them
-_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 _UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -98,8 +101,7 @@ def check_path(path: str) -> None:
         raise UnsafePath("{path!r} is not in Unicode's normal form C", path=path)
     for component in path.split("/"):
         _check_component(component, path)
-    top = fold(path.split("/", 1)[0])
-    if top in _OWNED and (top != VERSION_FILE or "/" not in path):
+    if fold(path.split("/", 1)[0]) in _OWNED:
         raise UnsafePath("{path!r} belongs to the updater; leave it out of the release", path=path)
 
 
@@ -118,63 +120,78 @@ def _check_component(component: str, path: str) -> None:
         raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
 
 
-def check_tree(files: Iterable[FileEntry]) -> None:
-    """Refuse a tree whose paths collide on some system or whose links lead out of it.
+def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
+    """Refuse a tree whose paths collide on some system or whose links lead out of it; `folders` are further ones.
 
     Raises:
         UnsafePath: two paths are one file after case folding, a folder is spelt two ways, a file is also a
-            folder (so nothing lies behind a link), or a link's target is outside.
+            folder (so nothing lies behind a link), a link's target is outside, or there is too much of it.
     """
-    spelling: Dict[str, str] = {}  # fold of each path and each of its folders -> how it is spelt
-    entries: Dict[str, FileEntry] = {}
+    entries: Dict[str, FileEntry] = {}  # by fold, as the folders
+    spelling: Dict[str, str] = {}
     for entry in files:
         check_path(entry.path)
         key = fold(entry.path)
         if key in entries:
             raise UnsafePath("{path!r} and {other!r} are one file on Windows and macOS", path=entry.path, other=entries[key].path)
         entries[key] = entry
-        parts = entry.path.split("/")
-        for depth in range(1, len(parts) + 1):
-            name = "/".join(parts[:depth])
-            if spelling.setdefault(fold(name), name) != name:
-                raise UnsafePath("{path!r} and {other!r} are one folder on Windows and macOS", path=name, other=spelling[fold(name)])
-    for key, entry in entries.items():
-        parents = key.split("/")[:-1]
-        for depth in range(1, len(parents) + 1):
-            parent = entries.get("/".join(parents[:depth]))
-            if parent is not None:
-                raise UnsafePath("{path!r} lies below {other!r}, which is not a folder", path=entry.path, other=parent.path)
-    for entry in entries.values():
-        if entry.link is not None:
-            _check_link(entry, entries)
+        _note_folder(entry.path.rpartition("/")[0], spelling)
+    for folder in folders:
+        _note_folder(folder, spelling)
+    for key in entries.keys() & spelling.keys():
+        raise UnsafePath("{path!r} is both a file and a folder", path=entries[key].path)
+    links = [entry for entry in entries.values() if entry.link is not None]
+    if len(links) > MAX_LINKS:
+        raise UnsafePath("the release has more than 20,000 links")
+    spelling.update((key, entry.path) for key, entry in entries.items())
+    for entry in links:
+        _check_link(entry, entries, spelling)
 
 
-def _check_link(entry: FileEntry, entries: Dict[str, FileEntry]) -> None:
+def _note_folder(folder: str, spelling: Dict[str, str]) -> None:
+    """Note a folder and those above it, up to the first known one: work and memory grow with the folders, not the depth."""
+    while folder:
+        key = fold(folder)
+        other = spelling.get(key)
+        if other == folder:
+            return
+        if other is not None:
+            raise UnsafePath("{path!r} and {other!r} are one folder on Windows and macOS", path=folder, other=other)
+        if len(spelling) == MAX_FILES:
+            raise UnsafePath("the release has more than 200,000 folders")
+        spelling[key] = folder
+        folder = folder.rpartition("/")[0]
+
+
+def _check_link(entry: FileEntry, entries: Dict[str, FileEntry], spelling: Dict[str, str]) -> None:
     """Walk the target as the file system would, through the tree's other links, and stay inside."""
-    place = fold(entry.path).split("/")[:-1]
+    place = entry.path.rpartition("/")[0]
     todo = _target_parts(entry)
-    for _ in range(1000):  # a loop of links, or a chain no tree needs; Linux stops at 40 links
+    for _ in range(MAX_STEPS):  # a loop of links does not end
         if not todo:
             return
         part = todo.pop(0)
+        if part == ".." and not place:
+            raise UnsafePath("the link {path!r} leads out of the release", path=entry.path)
         if part == "..":
-            if not place:
-                raise UnsafePath("the link {path!r} leads out of the release", path=entry.path)
-            place.pop()
+            place = place.rpartition("/")[0]
         elif part not in ("", "."):
-            place.append(fold(part))
-            through = entries.get("/".join(place))
-            if through is not None and through.link is not None:
-                place.pop()
-                todo = _target_parts(through) + todo
+            step = f"{place}/{part}" if place else part
+            key = fold(step)
+            if spelling.get(key, step) != step:  # it would lead to different places on Linux and Windows
+                raise UnsafePath("the link {path!r} spells {other!r} in another way", path=entry.path, other=spelling[key])
+            if key in entries and entries[key].link is not None:
+                todo = _target_parts(entries[key]) + todo
+            else:
+                place = step
     raise UnsafePath("the link {path!r} leads through too many links", path=entry.path)
 
 
 def _target_parts(entry: FileEntry) -> List[str]:
     target = entry.link or ""
-    parts = target.split("/")
-    if not target or target.startswith("/") or len(target) > MAX_PATH_BYTES:
+    if not target or target.startswith("/") or len(target.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         raise UnsafePath("the link {path!r} has an empty, absolute or too long target", path=entry.path)
+    parts = target.split("/")
     for part in parts:
         if part not in ("", ".", ".."):
             _check_component(part, entry.path)
@@ -192,7 +209,7 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError("the manifest is larger than 64 MiB")
     document = json_object(data)
     if document.get("format") != FORMAT:
-        raise ManifestError("the manifest's format is {format}, this program reads 1; a newer one is needed", format=str(document.get("format"))[:20])
+        raise ManifestError("the manifest's format is {format!r}, this program reads 1; a newer one is needed", format=_brief(document.get("format")))
     app, version, items = (document.get(key) for key in ("app", "version", "files"))
     if not isinstance(version, str) or not isinstance(items, list) or len(items) > MAX_FILES:
         raise ManifestError("the manifest lacks a version or a list of at most 200,000 files")
@@ -207,12 +224,14 @@ def loads(data: bytes) -> Manifest:
 def check_app(app: object) -> str:
     """The app's name, if it is one: at most 64 printable characters (a trusted comment holds it on one line)."""
     if not isinstance(app, str) or len(app) > MAX_APP_LENGTH or not app.isprintable() or app != app.strip():
-        raise ManifestError("the app's name must be at most 64 printable characters, not {app!r}", app=str(app)[:MAX_APP_LENGTH])
+        raise ManifestError("the app's name must be at most 64 printable characters, not {app!r}", app=_brief(app))
     return app
 
 
 def json_object(data: bytes) -> Dict[str, Any]:
     """The JSON object in `data`, from whoever: any depth and any number of digits ends in a ManifestError."""
+    if data.count(b",") > MAX_COMMAS:
+        raise ManifestError("this JSON has more than 2,000,000 values")
     try:
         document = json.loads(data.decode("utf-8"), parse_int=_integer)
     except (ValueError, RecursionError) as error:
@@ -228,6 +247,11 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _brief(value: object) -> object:
+    """A JSON value as a sentence may show it: str() of a deeply nested one would overflow the stack."""
+    return value[:100] if isinstance(value, str) else value if value is None or isinstance(value, (int, float)) else type(value).__name__
+
+
 def _entry(item: object) -> FileEntry:
     values = item if isinstance(item, dict) else {}
     path, link, size, sha256, mode = (values.get(key) for key in ("path", "link", "size", "sha256", "mode"))
@@ -236,7 +260,7 @@ def _entry(item: object) -> FileEntry:
     if (isinstance(path, str) and link is None and type(size) is int and 0 <= size <= MAX_FILE_SIZE
             and isinstance(sha256, str) and _SHA256.fullmatch(sha256) and mode in ("644", "755")):
         return FileEntry(path, size, sha256, mode)
-    raise ManifestError("the manifest's entry {path!r} lacks a field or has a wrong one", path=str(path)[:100])
+    raise ManifestError("the manifest's entry {path!r} lacks a field or has a wrong one", path=_brief(path))
 
 
 def dumps(manifest: Manifest) -> bytes:
