@@ -42,11 +42,11 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.media = root / "media"
+        self.database = open_database(root)
         homes = root / "incoming"
         try:
             (self.media / PACKS).mkdir(parents=True, exist_ok=True)
             homes.mkdir(exist_ok=True)
-            self.database = Database(root / DATABASE)
             with self.database.write() as db:
                 _sweep_homes(homes)
                 self.incoming = Path(tempfile.mkdtemp(dir=homes))
@@ -54,7 +54,7 @@ class Store:
                 _lock(self._lock)
                 self._sweep_media(db)
         except OSError as error:
-            raise StoreProblem("the data folder {path} cannot be used: {reason}", path=str(root), reason=error.strerror) from error
+            raise _unusable(root, error) from error
         self.database.close()  # a server may fork its workers now
 
     def close(self) -> None:
@@ -112,6 +112,24 @@ class Store:
             if not {package, manifest_name(package)} <= found:
                 logger.error("the files of %s are gone: delete this version and upload it again", package)
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
+
+
+def open_database(root: Path) -> Database:
+    """The database of a data folder; both are made when they are missing.
+
+    Raises:
+        StoreProblem, DatabaseProblem: it cannot be used, or is of a newer version.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / DATABASE).touch(mode=0o600)  # for its owner only, whoever else may read the media
+    except OSError as error:
+        raise _unusable(root, error) from error
+    return Database(root / DATABASE)
+
+
+def _unusable(root: Path, error: OSError) -> StoreProblem:
+    return StoreProblem("the data folder {path} cannot be used: {reason}", path=str(root), reason=error.strerror or error)
 
 
 def manifest_name(package: str) -> str:

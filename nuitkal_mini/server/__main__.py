@@ -1,0 +1,164 @@
+"""`python -m nuitkal_mini.server`: serve a data folder, and what an operator does to it from a shell."""
+from __future__ import annotations
+
+import argparse
+import getpass
+import ipaddress
+import logging
+import secrets
+import signal
+import ssl
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+from urllib.parse import urlsplit
+
+from ..problem import Problem
+from . import auth
+from .api import MAX_UPLOAD, Settings
+from .application import Application
+from .database import Database
+from .httpd import Server
+from .releases import rfc3339
+from .store import open_database
+
+GRACE_SECONDS = 10.0  # for running requests after SIGTERM
+ADMIN = "admin"
+SHELL = "command line"  # as whom the log names whoever may write the data folder anyway
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; its exit code."""
+    args = _parser().parse_args(argv)
+    commands: Dict[str, Callable[[argparse.Namespace], None]] = {
+        "serve": serve, "createsuperuser": create_superuser, "token": token,
+    }
+    try:
+        commands[args.command](args)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.server", description="Serve releases to clients. Without a command: serve.")
+    parser.set_defaults(command="serve")
+    _add_data(parser, Path("nuitkal_data"))
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--public-url", type=_public_url, metavar="URL", help="what URLs begin with (default: the address of each request)")
+    parser.add_argument("--max-upload", type=int, default=MAX_UPLOAD, metavar="BYTES", help="default: 4 GiB")
+    parser.add_argument("--certfile", help="serve HTTPS with this certificate chain (PEM)")
+    parser.add_argument("--keyfile", help="its private key, when it is not in the same file")
+    parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
+                        help="believe its X-Forwarded-* headers; loopback is trusted anyway")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    user = commands.add_parser("createsuperuser", help="make a user of the admin site")
+    _add_data(user)
+    user.add_argument("--username", required=True)
+    user.add_argument("--password-stdin", action="store_true", help="read the password from the first line of standard input")
+    verbs = commands.add_parser("token", help="make, list and revoke the tokens that publish").add_subparsers(dest="verb", required=True)
+    for verb, text in (("create", "print a new token"), ("list", "name, created, last used"), ("revoke", "end a token")):
+        command = verbs.add_parser(verb, help=text)
+        _add_data(command)
+        if verb != "list":
+            command.add_argument("name")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
+    """A command's own default would overwrite what stands before the command."""
+    parser.add_argument("--data", type=Path, default=default, metavar="FOLDER",
+                        help="database and releases; made when missing (default: ./nuitkal_data)")
+
+
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://updates.example.com")
+    return text.rstrip("/")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+# --- the commands -------------------------------------------------------------------------------
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Serve until SIGTERM, SIGINT or Ctrl-Break; then finish what is running."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    application = Application(args.data, Settings(args.public_url, args.max_upload))
+    try:
+        server = _listen(application, args)
+        welcome(application.store.database)
+        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: server.shutdown(GRACE_SECONDS))
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(f"Serving on {'https' if args.certfile else 'http'}://{host}:{server.port}/", flush=True)
+        server.serve_forever()
+    finally:
+        application.close()
+
+
+def _listen(application: Application, args: argparse.Namespace) -> Server:
+    try:
+        return Server(application, args.host, args.port, args.certfile, args.keyfile, args.trusted_proxy)
+    except ssl.SSLError as error:
+        raise Problem("{file} and its key cannot be used for HTTPS: {reason}", file=args.certfile, reason=error.reason) from error
+    except (OSError, OverflowError) as error:
+        if args.certfile and isinstance(error, FileNotFoundError):
+            raise Problem("the certificate {file} or its key is missing", file=args.certfile) from error
+        raise Problem("cannot listen on {host}, port {port}: {reason}", host=args.host, port=args.port,
+                      reason=getattr(error, "strerror", None) or error) from error
+
+
+def welcome(database: Database) -> None:
+    """On the first start over an empty data folder: make a user and a token, and show them this once."""
+    with database.read() as db:
+        if db.execute("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM log)").fetchone()[0]:
+            return
+    password = secrets.token_urlsafe(12)
+    auth.create_user(database, ADMIN, password, SHELL)
+    secret = auth.create_token(database, "first", SHELL)
+    print(f"This data folder is new. Shown only this once:\n  admin user: {ADMIN}\n  password: {password}\n  token: {secret}",
+          file=sys.stderr, flush=True)
+
+
+def create_superuser(args: argparse.Namespace) -> None:
+    """Make a user of the admin site."""
+    database = open_database(args.data)
+    if args.password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = getpass.getpass(f"Password of {args.username}: ")
+        if getpass.getpass("The same again: ") != password:
+            raise Problem("the two passwords differ; no user was made")
+    auth.create_user(database, args.username, password, SHELL)
+    database.close()
+
+
+def token(args: argparse.Namespace) -> None:
+    """Make, list and revoke tokens."""
+    database = open_database(args.data)
+    if args.verb == "create":
+        print(auth.create_token(database, args.name, SHELL))
+    elif args.verb == "revoke":
+        auth.revoke_token(database, args.name, SHELL)
+    else:
+        for known in auth.list_tokens(database):
+            used = "never used" if known.last_used_at is None else f"last used {rfc3339(known.last_used_at)}"
+            print(f"{known.name}\tcreated {rfc3339(known.created_at)}\t{used}")
+    database.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
