@@ -4,18 +4,19 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import time
 import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, NoReturn, Optional
+from typing import Any, BinaryIO, Callable, Iterator, List, NoReturn, Optional
 from urllib.parse import urlsplit
 
 from ..manifest import check_app, dumps
 from ..minisign import SecretKey, public_key, sign
 from ..problem import Problem
-from ..semver import Version, parse
+from ..semver import parse
 from .api import Server
 from .keys import keygen, load_secret_key, new_password, password_for, public_path, refuse_existing, trusted_comment
 from .pack import write_package
@@ -70,19 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     send.set_defaults(run=_upload)
 
     activate = commands.add_parser("activate", help="make a release the active one")
-    activate.add_argument("version", type=_version)
+    activate.add_argument("version", type=_argument(parse))
     _server_arguments(activate)
     activate.set_defaults(run=_activate)
 
     promote = commands.add_parser("promote", help="take a release over from another channel")
-    promote.add_argument("version", type=_version)
+    promote.add_argument("version", type=_argument(parse))
     promote.add_argument("--from", required=True, dest="channel", metavar="CHANNEL")
     promote.add_argument("--inactive", action="store_true", help="leave the active release as it is")
     _server_arguments(promote)
     promote.set_defaults(run=_promote)
 
     resign = commands.add_parser("resign", help="sign a published release again: the same content, a newer time")
-    resign.add_argument("version", type=_version)
+    resign.add_argument("version", type=_argument(parse))
     _server_arguments(resign)
     _key_arguments(resign)
     resign.set_defaults(run=_resign)
@@ -101,15 +102,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--app", required=True, type=_app, metavar="NAME", help="the program's name, the same for all its releases")
-    parser.add_argument("--version", required=True, type=_version)
+    parser.add_argument("--app", required=True, type=_argument(check_app), metavar="NAME", help="the program's name, the same for all its releases")
+    parser.add_argument("--version", required=True, type=_argument(parse))
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
 
 
 def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     token = os.environ.get("NUITKAL_TOKEN")
-    parser.add_argument("--server", required=required, type=_base_url, metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's …/channels/beta/")
-    parser.add_argument("--token", required=required and not token, default=token, type=_token, help="else NUITKAL_TOKEN")
+    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's …/channels/beta/")
+    parser.add_argument("--token", required=required and not token, default=token, type=_argument(_token), help="else NUITKAL_TOKEN")
 
 
 def _key_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -117,36 +118,30 @@ def _key_arguments(parser: argparse.ArgumentParser, required: bool = True) -> No
     parser.add_argument("--password-stdin", action="store_true", help="the key's password is a line of standard input")
 
 
-def _version(text: str) -> Version:
-    try:
-        return parse(text)
-    except Problem as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _argument(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What argparse calls: the sentence of a refusal becomes its message."""
 
+    def convert(text: str) -> Any:
+        try:
+            return parse_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
-def _app(text: str) -> str:
-    try:
-        return check_app(text)
-    except Problem as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return convert
 
 
 def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query + parts.fragment
-    except ValueError:  # a port that is no number
-        usable = False
-    if not usable or not text.isascii() or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://host/api/nuitkal_pack/")
+    parts = urlsplit(text)
+    known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
+    if not known or not re.fullmatch("[!-~]+", text):
+        raise ValueError(f"{text!r} is not an address such as https://host/api/nuitkal_pack/")
     return text
 
 
 def _token(text: str) -> str:
-    token = text.strip()
-    if not token or not token.isascii() or not token.isprintable():
-        raise argparse.ArgumentTypeError("the token is empty or has characters that no token has")  # and is not shown
-    return token
+    if not re.fullmatch("[!-~]+", text.strip()):
+        raise ValueError("the token is empty or has characters that no token has")  # and is not shown
+    return text.strip()
 
 
 def _server(arguments: argparse.Namespace) -> Server:

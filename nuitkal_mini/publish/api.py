@@ -10,6 +10,7 @@ import http.client
 import json
 import random
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,17 +25,17 @@ TIMEOUT_SECONDS = 30.0
 COMPOSE_SECONDS = 900.0  # the server composes and fsyncs the whole package before it answers an upload
 PAUSES = (0.5, 2.0, 5.0)  # seconds between the tries
 MAX_PAUSE = 60.0  # of a Retry-After
-_PASSING = frozenset([408, 429, 500, 502, 503, 504])
 _HASHES = 1000  # asked for in one call: 67 kB
 _PAGE = 100
 
 
 class ApiError(PublishError):
-    """The server refused, or did not answer (then `status` is 0); `passing` when a later try may succeed."""
+    """The server refused, or (`status` 0) did not answer; a later try may succeed when it is `passing`."""
 
-    def __init__(self, sentence: str, status: int = 0, code: str = "", passing: bool = False, retry_after: float = 0.0) -> None:
+    def __init__(self, sentence: str, status: int = 0, code: str = "", retry_after: float = 0.0) -> None:
         super().__init__(sentence)
-        self.status, self.code, self.passing, self.retry_after = status, code, passing, retry_after
+        self.status, self.code, self.retry_after = status, code, retry_after
+        self.passing = status in (0, 408, 429, 500, 502, 503, 504)
 
 
 class Body(NamedTuple):
@@ -108,7 +109,9 @@ class Server:
 
     def pause(self, seconds: float, error: ApiError) -> None:
         """Wait before the next try: as long as the server asks, else about `seconds`."""
-        self._sleep(min(error.retry_after, MAX_PAUSE) or seconds * random.uniform(0.75, 1.25))
+        wait = min(error.retry_after, MAX_PAUSE) or seconds * random.uniform(0.75, 1.25)
+        print(f"{error}; trying again in {wait:.1f} s", file=sys.stderr)
+        self._sleep(wait)
 
     def _call(self, method: str, path: str, document: Optional[Dict[str, Any]] = None) -> Any:
         return _json(self._tried(method, urljoin(self.base, path), None if document is None else _json_body(document)))
@@ -188,15 +191,14 @@ def _refusal(response: urllib.error.HTTPError) -> ApiError:
     elif status in (404, 405) and not code:
         sentence += f"; {_BASE_HINT}"
     wait = response.headers.get("Retry-After") or ""
-    return ApiError(f"the server refused: {sentence}", status, code, status in _PASSING, float(wait) if wait.isdecimal() else 0.0)
+    return ApiError(f"the server refused: {sentence}", status, code, float(wait) if wait.isdecimal() else 0.0)
 
 
-def _no_answer(url: str, error: Exception) -> ApiError:
+def _no_answer(url: str, error: Exception) -> PublishError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    passing = not isinstance(reason, ssl.SSLCertVerificationError)
-    parts = urlsplit(url)
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return ApiError(f"no answer from {parts.scheme}://{parts.hostname}:{parts.port or parts.scheme}: {text}", passing=passing)
+    sentence = f"no answer from {urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}: {text}"
+    return PublishError(sentence) if isinstance(reason, ssl.SSLCertVerificationError) else ApiError(sentence)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

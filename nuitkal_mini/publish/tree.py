@@ -78,7 +78,7 @@ def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = ()
 def _ignore_lines(folder: Path) -> List[str]:
     try:
         return (folder / IGNORE_FILE).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except UnicodeDecodeError as error:
         raise PublishError(f"{folder / IGNORE_FILE} is not UTF-8; save it as UTF-8") from error
