@@ -36,12 +36,12 @@ def start(main_script: str, client_dir: Path, args: Sequence[str] = (), *, pytho
     """Starts client_dir's program; `pass_fds` are file descriptors that it inherits (POSIX). Raises LaunchError."""
     client_dir = Path(os.path.abspath(client_dir))
     main = client_dir / main_script
-    if not main.exists():
-        raise LaunchError(f"{main} is not there: is the program installed, and is this its name?")
+    if not main.is_file():
+        raise LaunchError(f"there is no program {main}: is it installed, and is this its name?")
     if main.suffix.lower() in PYTHON_SUFFIXES:
         python = find_python(python, client_dir)
     line = command(main, args, python=python)
-    if not os.access(main if isinstance(line, list) and line[0] == str(main) else client_dir, os.X_OK):
+    if line == [str(main), *args] and not os.access(main, os.X_OK):
         raise LaunchError(f"{main} is not executable: publish it with its executable bit set")
     environ = child_environment(os.environ, _bundle()) if is_frozen() else dict(os.environ)
     return Child(line, main, environ, client_dir, pass_fds)

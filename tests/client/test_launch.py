@@ -178,10 +178,10 @@ def test_scripts_and_programs_run(tmp_path, main, mode, code):
 @posix_only
 @pytest.mark.parametrize("main, text, mode, word", [
     ("run", "#!/bin/sh", 0o644, "not executable"), ("run", "no program", 0o755, "Exec format"), ("run", "#!/no/such", 0o755, "cannot be started"),
-    ("run.bat", "", 0o644, "not Windows"), ("other", "", 0o644, "is not there"),
+    ("run.bat", "", 0o644, "not Windows"), ("other", "", 0o644, "no program"),
 ])
 def test_what_does_not_start_is_a_launch_error(tmp_path, main, text, mode, word):
-    write(tmp_path / (main if word != "is not there" else "x"), text, mode)
+    write(tmp_path / (main if word != "no program" else "x"), text, mode)
     with pytest.raises(LaunchError, match=word):
         launch.run(main, tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,6 +1,7 @@
 """The transport against real servers that break, lie, drip, redirect and never end."""
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import gc
 import gzip
@@ -9,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import Any, Callable, List
 import pytest
 from hypothesis import given, strategies as st
 
-
 from nuitkal_mini.client.errors import DownloadError
-from nuitkal_mini.client.transport import Document, Piece, Transport, content_range, resolve, retry_after
+from nuitkal_mini.client.transport import Document, Piece, Transport, content_range
+from nuitkal_mini.client.wire import resolve, retry_after
 
 CONTENT = bytes(i * 7 % 251 for i in range(100_000))
 
@@ -130,7 +132,7 @@ def test_other_refusals_are_final(serve, connect, status):
 @pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"[" * 4000, b"x" * 100_000, b'{"error": 1}'])
 def test_an_error_page_of_any_kind_is_no_problem(serve, connect, body):
     origin = serve(lambda e: e.reply(404, body))
-    assert str(refused(lambda: connect(origin.url).read(origin.url, 10))).endswith("HTTP 404")
+    assert str(refused(lambda: connect(origin.url).read(origin.url, 10))).endswith("HTTP 404: is the address right?")
 
 
 @pytest.mark.parametrize("header, seconds", [
@@ -183,6 +185,20 @@ def test_a_name_service_that_hangs_costs_no_more_than_the_deadline(connect, monk
     refused(lambda: connect("http://up.example/", timeout_seconds=0.05, retries=0).read("http://up.example/", 10), "up.example did not answer")
     assert time.monotonic() - began < 1
     gone.set()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux drops what does not fit into a full backlog")
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(serve, connect, monkeypatch):
+    origin = serve(lambda e: e.reply(200, b"{}"))
+    with contextlib.ExitStack() as stack:
+        hole = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(hole.getsockname())
+        both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (hole.getsockname(), ("127.0.0.1", origin.server_port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+        assert connect(origin.url).read(origin.url, 10, deadline_seconds=1, retry=False).body == b"{}"
 
 
 def test_retries_end_at_the_deadline(serve, connect, pauses):
@@ -333,7 +349,7 @@ def test_requests_go_through_the_proxy_with_its_password(serve, connect, monkeyp
 def test_a_proxy_that_wants_a_password_says_so(serve, connect, monkeypatch, scheme):
     proxy = serve(lambda e: e.reply(407, Proxy_Authenticate="Basic"))
     monkeypatch.setenv(f"{scheme}_proxy", proxy.url)
-    error = refused(lambda: connect(f"{scheme}://up.example/").read(f"{scheme}://up.example/", 10), f"set {scheme}_proxy to http://user:password@")
+    error = refused(lambda: connect(f"{scheme}://up.example/").read(f"{scheme}://up.example/", 10), f"as in {scheme}_proxy=http://user:password@")
     assert error.status == 407 and len(proxy.asked) == 1
     del error
     gc.collect()
@@ -547,7 +563,7 @@ def test_a_file_that_became_shorter_starts_the_download_over(serve, connect, tar
 
 def test_a_folder_that_is_away_is_the_disks_error(serve, connect, pauses, tmp_path):
     origin = serve(lambda e: e.reply_file(CONTENT))
-    refused(lambda: connect(origin.url).download(origin.url, tmp_path / "no" / "a", None, silent), str(tmp_path / "no" / "a"), "cannot write")
+    refused(lambda: connect(origin.url).download(origin.url, tmp_path / "no" / "a", None, silent), str(tmp_path / "no" / "a"), "cannot be written")
     assert len(origin.asked) == 1 and not pauses
 
 
