@@ -34,7 +34,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         "serve": serve, "createsuperuser": create_superuser, "token": token,
     }
     try:
-        commands[args.command](args)
+        commands[args.command or "serve"](args)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -45,7 +45,6 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.server", description="Serve releases to clients. Without a command: serve.")
-    parser.set_defaults(command="serve")
     _add_data(parser, Path("nuitkal_data"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
