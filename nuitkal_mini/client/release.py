@@ -7,7 +7,7 @@ from ..manifest import ManifestError, json_object
 from ..problem import Problem
 from ..semver import Version, parse
 from .errors import CheckError, DownloadError
-from .transport import resolve
+from .wire import resolve
 
 MAX_CHECK_BYTES = 2**20
 

@@ -22,7 +22,7 @@ from .errors import DownloadError
 from .wire import MINIMUM_RATE, Interrupted, Wire, host_of, resolve, within
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
+Outcome = TypeVar("Outcome")
 
 MAX_DOWNLOAD_BYTES = 4 << 30  # ends an endless body when nobody said how long it is; no program is that large
 FIRST_PAUSE_SECONDS = 0.5
@@ -66,7 +66,7 @@ class Transport:
 
         def attempt() -> Document:
             with self._wire.get(url, {"Accept-Encoding": "gzip"}, (200,), deadline_seconds) as response:
-                body = _inflated(self._wire.body(response), response, max_bytes)
+                body = _whole_body(self._wire.body(response), response, max_bytes)
                 return Document(response.url, body, response.headers.get("Content-Type", "").lower())
 
         def attempt_in_time() -> Document:
@@ -107,7 +107,7 @@ class Transport:
 
         self._persist(attempt, self._retries, lambda: partial.furthest, None)
 
-    def _persist(self, attempt: Callable[[], T], retries: int, reached: Callable[[], int], ends: Optional[float]) -> T:
+    def _persist(self, attempt: Callable[[], Outcome], retries: int, reached: Callable[[], int], ends: Optional[float]) -> Outcome:
         """Tries until it works, or fails `retries` times more than is forgiven for the bytes that it brought."""
         failures, since, ground = 0, self._clock(), reached()
         while True:
@@ -236,7 +236,7 @@ def _disk(target: Path) -> Iterator[None]:
         raise DownloadError(f"{target}: " + ("the disk is full" if full else f"cannot be written: {error.strerror}")) from error
 
 
-def _inflated(body: Iterator[bytes], response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+def _whole_body(body: Iterator[bytes], response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """The whole body, unpacked if it came as gzip, and never more than `max_bytes` of it."""
     encoding, host = response.headers.get("Content-Encoding", "identity").lower(), host_of(response.url)
     if encoding not in ("gzip", "identity"):

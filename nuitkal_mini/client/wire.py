@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 from .errors import DownloadError
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 MAX_REDIRECTS = 10  # browsers and curl follow 20 to 50, a CDN needs two
 MINIMUM_RATE = 1000  # bytes per second; GPRS managed 4,000. A server that stays below it is holding us up
@@ -146,12 +146,12 @@ def retry_after(header: str, now: float) -> Optional[float]:
     return None if seconds is None else min(max(seconds, 0), LONGEST_RETRY_AFTER_SECONDS)
 
 
-def within(seconds: float, url: str, call: Callable[..., T], *arguments: object) -> T:
+def within(seconds: float, url: str, call: Callable[..., Answer], *arguments: object) -> Answer:
     """What `call` gives back if it takes no longer than that; else it is left behind in its daemon thread.
 
     A look-up in DNS that hangs cannot be cancelled, and an executor would wait for it when the program ends.
     """
-    outcome: List[Tuple[Optional[T], Optional[BaseException]]] = []
+    outcome: List[Tuple[Optional[Answer], Optional[BaseException]]] = []
 
     def work() -> None:
         try:
@@ -169,7 +169,7 @@ def within(seconds: float, url: str, call: Callable[..., T], *arguments: object)
     result, error = outcome[0]
     if error is not None:
         raise error
-    return cast(T, result)
+    return cast(Answer, result)
 
 
 def resolve(base: str, reference: str) -> str:
