@@ -199,8 +199,7 @@ def _secret(arguments: argparse.Namespace) -> SecretKey:
 
 
 def _activate(arguments: argparse.Namespace) -> None:
-    _server(arguments).activate(arguments.version)
-    print(f"{arguments.version.text} is active")
+    print(f"{_server(arguments).activate(arguments.version)} is active")
 
 
 def _promote(arguments: argparse.Namespace) -> None:

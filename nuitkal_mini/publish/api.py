@@ -94,9 +94,9 @@ class Server:
         """Send an upload's form, once: whoever calls knows whether it pays to send it again."""
         return self._release(_json(self._once("POST", urljoin(self.base, "upload/"), body)))
 
-    def activate(self, version: Version) -> None:
-        """Make the release the one that `check/` offers."""
-        self._call("POST", f"set_active/{_quoted(version)}/", {})
+    def activate(self, version: Version) -> str:
+        """Make the release the one that `check/` offers; gives back the version as it was published."""
+        return str(self._field(self._call("POST", f"set_active/{_quoted(version)}/", {}), "version", str))
 
     def promote(self, version: Version, channel: str, is_active: bool) -> Release:
         """Take the release over from another channel. Once: a second time would meet the first (409)."""
@@ -188,7 +188,7 @@ def _refusal(response: urllib.error.HTTPError) -> ApiError:
         sentence = f"it redirects to {response.headers.get('Location')!r}; give the address behind that as --server"
     elif status == 401:
         sentence += "; check --token or NUITKAL_TOKEN"
-    elif status in (404, 405) and not code:
+    elif status in (404, 405) and code in ("", "not_found"):
         sentence += f"; {_BASE_HINT}"
     wait = response.headers.get("Retry-After") or ""
     return ApiError(f"the server refused: {sentence}", status, code, float(wait) if wait.isdecimal() else 0.0)
