@@ -39,6 +39,8 @@ _SHORT_NAME = re.compile(r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?")  # `UPDATE~1` is
 _IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 _UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
 _SHA256 = re.compile("[0-9a-f]{64}")
+_KEY_ID = re.compile("[0-9A-Fa-f]{16}")
+_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<) ?([0-9]+(?:\.[0-9]+){0,2})")
 
 
 class ManifestError(Problem):
@@ -59,12 +61,26 @@ class FileEntry(NamedTuple):
     link: Optional[str] = None
 
 
+class Terms(NamedTuple):
+    """What the developer asks of clients, all optional.
+
+    `minimum`: versions below it are refused for ever; `revoked`: ids of keys that count no more;
+    `python`: comma-separated comparisons such as `>=3.9`; `platforms`: names or patterns such as `linux-*`.
+    """
+
+    minimum: str = ""
+    python: str = ""
+    platforms: Tuple[str, ...] = ()
+    revoked: Tuple[str, ...] = ()
+
+
 class Manifest(NamedTuple):
     """A release's tree; `files` are sorted by path, `app` is empty while nobody has named it."""
 
     app: str
     version: str
     files: Tuple[FileEntry, ...]
+    terms: Terms = Terms()
 
 
 class Diff(NamedTuple):
@@ -218,7 +234,26 @@ def loads(data: bytes) -> Manifest:
     if any(a.path >= b.path for a, b in zip(files, files[1:])):
         raise ManifestError("the manifest's files are not sorted by path, each once")
     check_tree(files)
-    return Manifest(check_app(app), version, files)
+    return Manifest(check_app(app), version, files, _terms(document, version))
+
+
+def _terms(document: Dict[str, Any], version: str) -> Terms:
+    requires = document.get("requires", {})
+    requires = requires if isinstance(requires, dict) else {"python": None}
+    minimum, python = document.get("minimum", ""), requires.get("python", "")
+    platforms, revoked = requires.get("platform", []), document.get("revoked", [])
+    if not (isinstance(minimum, str) and isinstance(python, str) and all(
+            isinstance(items, list) and len(items) <= 100 and all(isinstance(item, str) for item in items) for items in (platforms, revoked))):
+        raise ManifestError("the manifest's minimum, requires or revoked is not what it should be")
+    if minimum and parse(minimum) > parse(version):
+        raise ManifestError("the manifest's minimum {minimum} is above its own version", minimum=minimum)
+    for comparison in python.split(",") if python else ():
+        if not _COMPARISON.fullmatch(comparison.strip()):
+            raise ManifestError("the manifest requires the Python {comparison!r}; write it as >=3.9", comparison=_brief(comparison))
+    for key in revoked:
+        if not _KEY_ID.fullmatch(key):
+            raise ManifestError("the manifest revokes {key!r}, which is no key id of 16 hex digits", key=_brief(key))
+    return Terms(minimum, python, tuple(platforms), tuple(key.upper() for key in revoked))
 
 
 def check_app(app: object) -> str:
@@ -265,7 +300,10 @@ def _entry(item: object) -> FileEntry:
 
 def dumps(manifest: Manifest) -> bytes:
     """The manifest's bytes: one entry a line, the same for the same tree everywhere."""
-    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version}, ensure_ascii=False)
+    terms = manifest.terms
+    requires = {name: value for name, value in (("python", terms.python), ("platform", terms.platforms)) if value}
+    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version, **{
+        name: value for name, value in (("minimum", terms.minimum), ("requires", requires), ("revoked", terms.revoked)) if value}}, ensure_ascii=False)
     lines = []
     for entry in sorted(manifest.files):
         fields: Dict[str, Any] = {"path": entry.path}
@@ -275,6 +313,16 @@ def dumps(manifest: Manifest) -> bytes:
             fields.update(link=entry.link, mode=entry.mode)
         lines.append(json.dumps(fields, ensure_ascii=False))
     return (head[:-1] + ', "files": [\n' + ",\n".join(lines) + "\n]}\n").encode("utf-8")
+
+
+def python_fits(python: str, running: Tuple[int, ...]) -> bool:
+    """Whether the Python version `running` meets a `Terms.python` that `loads` has accepted."""
+    for operator, version in _COMPARISON.findall(python):
+        wanted = tuple(map(int, version.split(".")))
+        order = (running[:len(wanted)] > wanted) - (running[:len(wanted)] < wanted)
+        if not {">=": order >= 0, "<=": order <= 0, "==": order == 0, "!=": order != 0, ">": order > 0, "<": order < 0}[operator]:
+            return False
+    return True
 
 
 def diff(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Diff:

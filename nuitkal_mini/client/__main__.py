@@ -17,9 +17,12 @@ OTHER_VERSION, DAMAGED = 10, 11
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line; its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.verb in ASKING and not options.url:
+        parser.error(f"{options.verb} needs --url")
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
-    config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app,
+    config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app, public_keys=options.public_key,
                            ca_file=options.ca_file, preserve=options.preserve, log_file=options.log_file,
                            confirm_seconds=options.confirm_seconds, verify_ssl=not options.insecure)
     if sys.stderr is not None and sys.stderr.isatty():
@@ -37,10 +40,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client", description="Keep a program up to date, and start it.")
     parser.add_argument("verb", choices=sorted(VERBS))
-    parser.add_argument("--url", required=True, help="the server's check/, of the channel to follow")
+    parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")
     parser.add_argument("--dir", required=True, type=Path, help="the folder that holds the program")
     parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
     parser.add_argument("--force", action="store_true", help="install also a version that was rolled back before")
+    parser.add_argument("--public-key", action="append", default=[], metavar="KEY", help="install only what this minisign key signed; repeatable, oldest first")
     parser.add_argument("--app", help="the program's name; another program's release is refused")
     parser.add_argument("--python", help="the interpreter for a .py")
     parser.add_argument("--preserve", action="append", default=[], metavar="PATTERN", help="files whose local edits survive")
@@ -90,7 +94,19 @@ def _status(updater: ClientUpdater, options: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {"check": _check, "update": _update, "run": _run, "rollback": _rollback, "verify": _verify, "status": _status}
+def _confirm(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    updater.confirm()
+    return 0
+
+
+def _adopt(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    print(f"what is in {options.dir} is taken for version {updater.adopt()}")
+    return 0
+
+
+ASKING = frozenset(["adopt", "check", "run", "update"])
+VERBS = {"adopt": _adopt, "check": _check, "confirm": _confirm, "rollback": _rollback, "run": _run, "status": _status,
+         "update": _update, "verify": _verify}
 
 
 class ProgressBar:

@@ -19,7 +19,9 @@ class UpdaterConfig:
         chunk_size: bytes between two calls of `progress_callback(downloaded, total)`.
         verify_ssl: False accepts any certificate, and warns.
         app: the program's name; None remembers that of the first release installed.
-        allow_downgrade: None follows the server's active version both ways; False never goes to a lower version.
+        public_keys: minisign public keys, oldest first; any at all mean that only releases signed by one of them are installed.
+        allow_downgrade: None follows the server's active version both ways, but never downwards with `public_keys`;
+            False never goes to a lower version; True goes below the highest version seen, never below a signed minimum.
         preserve: patterns (`config/*.ini`) of files whose local edits survive.
         retries: attempts after the first, for what another attempt may help.
         python: the interpreter for a .py; None finds one.
@@ -29,15 +31,18 @@ class UpdaterConfig:
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
         check_seconds: how long a start may wait for the check.
         lock_seconds: how long to wait for another updater on the same folder.
+        max_age_days: how old the signature of the active release may be before a check fails; None asks nothing.
+        minimum_version: versions below it are refused.
     """
 
     def __init__(
         self, check_api_url: str, client_dir: Union[str, Path] = Path("client"), main_script: str = "main.py",
         version_file: str = "local_version.json", timeout: float = 30.0, chunk_size: int = 8192, verify_ssl: bool = True,
         progress_callback: Optional[ProgressCallback] = None, *, app: Optional[str] = None,
-        allow_downgrade: Optional[bool] = None, preserve: Sequence[str] = (), retries: int = 3, python: Optional[str] = None,
-        ca_file: Optional[str] = None, headers: Optional[Mapping[str, str]] = None, log_file: Union[None, str, Path] = None,
+        public_keys: Sequence[str] = (), allow_downgrade: Optional[bool] = None, preserve: Sequence[str] = (), retries: int = 3,
+        python: Optional[str] = None, ca_file: Optional[str] = None, headers: Optional[Mapping[str, str]] = None, log_file: Union[None, str, Path] = None,
         confirm_seconds: float = 0.0, check_seconds: float = 5.0, lock_seconds: float = 10.0,
+        max_age_days: Optional[float] = None, minimum_version: Optional[str] = None,
     ) -> None:
         self.check_api_url = check_api_url
         self.client_dir = Path(client_dir)
@@ -48,6 +53,7 @@ class UpdaterConfig:
         self.verify_ssl = verify_ssl
         self.progress_callback = progress_callback
         self.app = app
+        self.public_keys = public_keys
         self.allow_downgrade = allow_downgrade
         self.preserve = preserve
         self.retries = retries
@@ -58,3 +64,5 @@ class UpdaterConfig:
         self.confirm_seconds = confirm_seconds
         self.check_seconds = check_seconds
         self.lock_seconds = lock_seconds
+        self.max_age_days = max_age_days
+        self.minimum_version = minimum_version

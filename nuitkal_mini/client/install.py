@@ -84,12 +84,12 @@ class Installation(Tree):
         Raises:
             RollbackError: there is none, or its backup is damaged; nothing was changed.
         """
-        state = self.state()
-        past = self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json") if state and state.backup else None
+        state, past = self.state(), self._past()
         if state is None or past is None or past.before is None:
             raise RollbackError("there is no earlier version to go back to")
         came = {move.target for move in past.changes.into}
-        target = {entry.path: entry for entry in self.installed() if entry.path not in came}
+        stay = [self.look(entry.path) for entry in self.installed() if entry.path not in came]
+        target = {entry.path: entry for entry in stay if entry is not None}  # as they are: an edit is no reason to refuse
         sources = {}
         for move in past.changes.out:
             if self.holds(move.target, move.entry):
@@ -99,11 +99,8 @@ class Installation(Tree):
             else:
                 continue  # the user has taken back what was kept aside
             target[move.source] = move.entry._replace(path=move.source)
-        changes = self.arrange(target.values(), identifier, lambda entry: sources.get(entry.path, ""))
-        lost = [move.target for move in changes.into if not move.source]
-        if lost:
-            raise RollbackError(f"{lost[0]} is damaged and no backup of it exists; nothing was changed")
-        before = past.before._replace(id=identifier, backup="", trial=-1, app=state.app, highest=state.highest,
+        changes = self.arrange(target.values(), identifier, lambda entry: sources[entry.path])
+        before = past.before._replace(id=identifier, backup="", trial=-1, trust=state.trust,
                                       bad=(state.version, state.package))
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
@@ -111,6 +108,22 @@ class Installation(Tree):
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
+
+    def _past(self) -> Optional[Journal]:
+        state = self.state()
+        try:
+            return self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json") if state and state.backup else None
+        except InstallError as error:
+            raise RollbackError(str(error)) from error
+
+    def past(self) -> Optional[State]:
+        """What a rollback would go back to.
+
+        Raises:
+            RollbackError: its record is damaged.
+        """
+        journal = self._past()
+        return journal.before if journal else None
 
     def installed(self) -> Tuple[FileEntry, ...]:
         """The installed tree, empty when nobody knows it."""

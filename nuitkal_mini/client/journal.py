@@ -6,7 +6,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry, check_path, json_object
 from .arrange import Changes, Move
-from .state import State, state_from
+from .state import State, state_from, state_values
 
 
 class Journal(NamedTuple):
@@ -21,7 +21,7 @@ class Journal(NamedTuple):
 
 def dump_journal(journal: Journal) -> bytes:
     """The journal file's bytes."""
-    values = {"id": journal.id, "state": journal.state._asdict(), "before": journal.before and journal.before._asdict(),
+    values = {"id": journal.id, "state": state_values(journal.state), "before": journal.before and state_values(journal.before),
               "launcher": journal.launcher, "changes": journal.changes}
     return json.dumps(values, ensure_ascii=False).encode("utf-8")
 

@@ -18,7 +18,7 @@ from ..problem import Problem
 from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer
-from .transport import Transport
+from .transport import MAX_DOWNLOAD_BYTES, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,6 @@ class Staging:
         self._folder = Path(place.at(DOWNLOAD))
         self.fetched = 0  #: bytes that travelled for contents
 
-    def source_of(self, manifest: Manifest) -> Callable[[FileEntry], str]:
-        """The name of an entry's staged file."""
-        number = {entry.path: index for index, entry in enumerate(manifest.files)}
-        return lambda entry: f"{STAGING}/{number[entry.path]}"
-
     def open(self, text: bytes) -> None:
         """Make the staging folder that of this manifest; what another one left there goes."""
         disk, owner = self._place.disk, self._place.at(STAGING + "/manifest.json")
@@ -71,7 +66,7 @@ class Staging:
         disk.mkdir(self._place.at(STAGING))
         disk.write(owner, [text])
 
-    def whole_package(self) -> Path:
+    def whole_package(self, max_bytes: int = MAX_DOWNLOAD_BYTES) -> Path:
         """The whole package, its hash checked.
 
         Raises:
@@ -79,8 +74,8 @@ class Staging:
         """
         path = self._download_folder() / "package.zip"
         size = self._package.size or None
-        self._transport.download(self._package.url, path, size, lambda have: self._progress(have, size or have))
-        self.fetched = path.stat().st_size
+        self._transport.download(self._package.url, path, size, lambda have: self._progress(have, size or have), max_bytes=max_bytes)
+        self.fetched += path.stat().st_size
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             for chunk in iter(lambda: file.read(2**18), b""):
@@ -133,10 +128,12 @@ class Staging:
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:
         needed = [entry for _, entry in files]
         found: Optional[Tuple[Directory, List[_Piece]]] = None
+        if self._package.size > _largest_package(manifest):
+            raise VerificationError(f"the server announces a package of {self._package.size} bytes, more than its files can need; nothing was installed")
         if self._package.size and not whole_is_fewer(needed, manifest.files):
             found = self._fetch_ranges(manifest, needed)
         if found is None:
-            path = self.whole_package()
+            path = self.whole_package(_largest_package(manifest))
             with open(path, "rb") as file:
                 found = _checked(lambda: read_directory(file)), [_Piece(path, Range(0, path.stat().st_size))]
         directory, pieces = found
@@ -210,6 +207,11 @@ def _verified(entry: FileEntry, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
     if size != entry.size or digest.hexdigest() != entry.sha256:
         raise VerificationError(f"{entry.path}: SHA-256 is {digest.hexdigest()[:12]}…, the manifest says {entry.sha256[:12]}…; nothing was installed")
+
+
+def _largest_package(manifest: Manifest) -> int:
+    """What a package of these files may weigh: an unsigned size must not make us fetch without end."""
+    return 2**20 + sum(entry.size + entry.size // 100 + 2 * len(entry.path.encode("utf-8")) + 512 for entry in manifest.files)
 
 
 def _checked(read: Callable[[], Result]) -> Result:

@@ -13,10 +13,12 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 from ..manifest import UPDATE_FOLDER, Manifest, ManifestError, json_object, loads
 from ..problem import Problem
 from ..semver import parse
+from .trust import Mark, Trust
 
 logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 2**28
+_TYPES = {"bad": tuple, "trial": int, "trust": Trust, "keys": tuple, "marks": tuple, "revoked": tuple, "time": int}
 
 
 class State(NamedTuple):
@@ -26,11 +28,10 @@ class State(NamedTuple):
     id: str = ""  # of the transaction that installed it
     backup: str = ""  # the transaction whose `.backup/` folder a rollback uses
     manifest: str = ""  # the manifest's text, byte for byte
-    app: str = ""  # pinned by the first install
     package: str = ""  # SHA-256 of the package, as check/ said
-    highest: str = ""  # version ever installed here
     bad: Tuple[str, ...] = ()  # (version, package) that was rolled back and stays away until the server changes it
     trial: int = -1  # starts of a release that has not confirmed itself; -1: none is on trial
+    trust: Trust = Trust()  # what no update and no rollback takes back
 
     def tree(self) -> Optional[Manifest]:
         """The installed manifest, or None when the files were put there by somebody else."""
@@ -43,7 +44,12 @@ class State(NamedTuple):
 
 def dump_state(state: State) -> bytes:
     """The version file's bytes."""
-    return json.dumps(state._asdict(), ensure_ascii=False, indent=1).encode("utf-8")
+    return json.dumps(state_values(state), ensure_ascii=False, indent=1).encode("utf-8")
+
+
+def state_values(state: State) -> Dict[str, Any]:
+    """The state as JSON has it; `state_from` reads it."""
+    return {**state._asdict(), "trust": state.trust._asdict()}
 
 
 def parse_state(data: bytes) -> State:
@@ -57,16 +63,24 @@ def parse_state(data: bytes) -> State:
 
 def state_from(values: Dict[str, Any]) -> State:
     """The state in a JSON object, each field of its own type."""
-    known: Dict[str, Any] = {}
-    for name in State._fields:
-        value = values.get(name, State._field_defaults.get(name))
-        if name == "bad" and isinstance(value, list):
-            value = tuple(map(str, value))
-        if type(value) is not type(State._field_defaults.get(name, "")):
+    trust = _fields(Trust, values.get("trust", {}))
+    marks = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in trust.get("marks", ()))
+    known = _fields(State, {**values, "trust": Trust(**{**trust, "marks": marks})})
+    for version in [known["version"], *(mark.version for mark in marks)]:
+        parse(version)
+    return State(**known)
+
+
+def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
+    """The named tuple's fields that are there, each checked against the type of its default; the first one is required."""
+    known = {}
+    for name in kind._fields:
+        value = values.get(name, kind._field_defaults.get(name))
+        value = tuple(value) if isinstance(value, list) else value
+        if type(value) is not _TYPES.get(name, str):
             raise ManifestError("the version file's {name!r} is missing or of the wrong type", name=name)
         known[name] = value
-    parse(known["version"])
-    return State(**known)
+    return known
 
 
 def load_state(folder: str, version_file: str) -> Optional[State]:
@@ -78,6 +92,6 @@ def load_state(folder: str, version_file: str) -> Optional[State]:
                 return parse_state(file.read(MAX_STATE_BYTES))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             logger.warning("%s cannot be read (%s); going by its copy", path, error)
     return None

@@ -10,29 +10,34 @@ import fnmatch
 import logging
 import os
 import sys
+import time
 import urllib.parse
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..archive import read_tree
-from ..manifest import MAX_BYTES, UPDATE_FOLDER, Manifest, dumps, loads
+from ..manifest import MAX_BYTES, UPDATE_FOLDER, Manifest, Terms, dumps, fold
 from ..problem import Problem
 from ..semver import parse
 from .arrange import Changes
 from .config import UpdaterConfig
 from .disk import Disk, Held, Lock, check_owned
 from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
-from .install import Installation
+from .install import STAGING, Installation
 from .launch import start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .staging import Package, Staging
-from .state import State
+from .state import State, dump_state, load_state
 from .transport import Transport
+from .tree import IN_RELEASES
+from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, platform_name, with_keys
 
 logger = logging.getLogger(__name__)
 
 LOG_BYTES = 10**6
 MAX_STARTS = 3  # of a release on trial that never lived long enough to confirm itself
+# Exit codes of a program that somebody ended: SIGHUP, SIGINT, SIGTERM; on Windows Ctrl-C and logging off
+NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
 
 
 class ClientUpdater:
@@ -66,12 +71,17 @@ class ClientUpdater:
         """The server's active release, or None when the installed version is the active one.
 
         Raises:
-            CheckError: the server cannot be reached, or does not say.
+            CheckError: the server cannot be reached, does not say, or shows nothing newer than `max_age_days`.
+            VerificationError: it has no proof that the installed version is the active one.
         """
-        with self._working():
-            release = self._ask()
-            state = self._place().state()
-            return release if self._wanted(release, state) else None
+        with self._working() as place:
+            release, state = self._ask(), place.state()
+            trust = self._current(place, release, state)
+            age_days = self._age_days(trust)
+            if age_days is not None:
+                raise CheckError(f"the newest signature here is {age_days:.0f} days old, {self.config.max_age_days:g} are allowed; "
+                                 "somebody may be holding updates back")
+            return release if self._wanted(release, state, trust) else None
 
     def update(self, force: bool = False) -> bool:
         """Install the active release, or repair the installed one; whether any file came.
@@ -93,7 +103,13 @@ class ClientUpdater:
         """
         try:
             with self._working() as place:
-                self._update(place, self._ask(self.config.check_seconds), force)
+                try:
+                    release = self._ask(self.config.check_seconds)
+                except CheckError as error:
+                    logger.warning("%s; starting what is here", error)
+                    self._install_staged(place)
+                else:
+                    self._update(place, release, force)
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
         return self.run(args)
@@ -101,17 +117,30 @@ class ClientUpdater:
     def run(self, args: Optional[Sequence[str]] = None) -> int:
         """Start the program and wait for it; its exit code. `args` are its arguments, None: those of this process.
 
+        A new version on trial that crashes is rolled back, and the one before is started.
+
         Raises:
             LaunchError: it cannot be started.
         """
         arguments = list(sys.argv[1:] if args is None else args)
         place = self._place()
-        with contextlib.closing(self._right_to_run(place)) as held:
+        held, judges = self._right_to_run(place)
+        with contextlib.closing(held):
             logger.info("starting %s", self.config.main_script)
             child = start(self.config.main_script, Path(place.folder), arguments, python=self.config.python, pass_fds=held.descriptors)
-            code = child.wait()
+            code = child.wait(self.config.confirm_seconds) if judges else child.wait()
+            if code is None:
+                self._judge(confirmed=True)
+                code = child.wait()
+                judges = False
             assert code is not None
-            return code
+        if judges and self._crashed(code):
+            return self.run(arguments)
+        return code
+
+    def confirm(self) -> None:
+        """Called by a program that is up: the version on trial is kept."""
+        self._judge(confirmed=True)
 
     def rollback(self) -> str:
         """Go back to the version before, and keep the one that leaves away; the version that is installed now.
@@ -121,6 +150,29 @@ class ClientUpdater:
         """
         with self._working() as place, self._swap(place, RollbackError):
             return place.rollback(_identifier(), "asked for").version
+
+    def adopt(self) -> str:
+        """Take a folder that was filled by hand, or by another updater, for an installed release; the version it is taken for.
+
+        What lies at the paths of the server's active release counts as the program from now on, so that an update replaces
+        it, keeps it for a rollback, and fetches only what differs. All other files stay the user's.
+
+        Raises:
+            InstallError: a release is installed already.
+        """
+        with self._working() as place:
+            state = place.state()
+            if state is not None and state.manifest:
+                raise InstallError(f"{state.version} is installed in {place.folder} already; there is nothing to adopt")
+            release = self._ask()
+            staging = self._staging(place, release)
+            accepted, _ = self._accept(release, self._trust(state), staging)
+            found = [place.look(entry.path) for entry in accepted.manifest.files]
+            files = tuple(entry for entry in found if entry is not None and entry.mode in IN_RELEASES)
+            version = state.version if state else "0"
+            manifest = dumps(accepted.manifest._replace(version=version, files=files, terms=Terms()))
+            place.remember(State(version, manifest=manifest.decode("utf-8"), trust=self._trust(state)))
+            return version
 
     def verify(self) -> List[str]:
         """The paths of the installed release that are missing or not as they were installed.
@@ -140,7 +192,9 @@ class ClientUpdater:
             state = place.state()
             if state is None:
                 return [("installed", "nothing")]
-            lines = [("installed", state.version), ("files", str(len(place.installed()))), ("app", state.app or "not named")]
+            lines = [("installed", state.version), ("files", str(len(place.installed()))), ("app", state.trust.app or "not named"), ("signed", "only" if state.trust.keys else "not asked for")]
+            if state.trial >= 0:
+                lines.append(("on trial", f"{state.trial} starts so far"))
             if state.backup:
                 lines.append(("rollback", "possible"))
             if state.bad:
@@ -220,34 +274,53 @@ class ClientUpdater:
             raise CheckError(f"{self.config.check_api_url} answered with a web page; the network may want a login in the browser first")
         return parse_release(document.body, document.url)
 
-    def _wanted(self, release: Release, state: Optional[State]) -> bool:
+    def _trust(self, state: Optional[State]) -> Trust:
+        return with_keys(state.trust if state else Trust(), self.config.public_keys)
+
+    def _current(self, place: Installation, release: Release, state: Optional[State]) -> Trust:
+        """The memory, after the server has proved that it means what is installed, if it does; a newer proof is remembered."""
+        trust = self._trust(state)
+        if trust.keys and state is not None and release.precedence == parse(state.version):
+            trust = current(state.manifest.encode("utf-8"), release.signature, trust, time.time())
+            if trust != state.trust:
+                place.remember(state._replace(trust=trust))
+        return trust
+
+    def _age_days(self, trust: Trust) -> Optional[float]:
+        """The age of the newest signature, if it is more than the configuration allows."""
+        age = (time.time() - trust.newest()) / DAY_SECONDS
+        return age if self.config.max_age_days is not None and trust.newest() and age > self.config.max_age_days else None
+
+    def _wanted(self, release: Release, state: Optional[State], trust: Trust) -> bool:
         """Whether the active release is another one that this client may go to."""
         if state is None:
             return True
         installed, offered = parse(state.version), release.precedence
-        if offered < installed and self.config.allow_downgrade is False:
-            logger.info("the server's active version %s is lower than %s; staying", release.version, state.version)
+        highest = trust.highest()
+        lowest = max(installed, parse(highest.version)) if trust.keys and highest else installed
+        down = self.config.allow_downgrade is False or bool(trust.keys) and self.config.allow_downgrade is not True
+        if offered != installed and offered < lowest and down:
+            logger.info("the server's active version %s is lower than %s; staying", release.version, lowest.text)
             return False
         return offered != installed
 
     def _update(self, place: Installation, release: Release, force: bool) -> bool:
         state = place.state()
-        if not self._wanted(release, state) and state is not None:
-            return self._repair(place, release, state)
-        if state is not None and state.bad == _bad(release) and not force:
+        trust = self._current(place, release, state)
+        age_days = self._age_days(trust)
+        if age_days is not None:
+            logger.warning("the newest signature here is %.0f days old; somebody may be holding updates back", age_days)
+        if state is not None and not self._wanted(release, state, trust):
+            return self._repair(place, release, place.state() or state)
+        if state is not None and state.bad == (release.version, release.file_hash) and not force:
             logger.warning("%s was rolled back here before; staying with %s until the server offers another", release.version, state.version)
             return False
-        transport = self._transport()
-        package = Package(release.download_url, release.file_hash, release.file_size)
-        staging = Staging(place, transport, package, self._progress)
-        text, manifest = self._manifest(release, state, transport, staging, place)
+        staging = self._staging(place, release)
+        accepted, text = self._accept(release, trust, staging)
         identifier = _identifier()
-        new = State(
+        return self._bring(place, staging, accepted.manifest, State(
             version=release.version, id=identifier, backup=identifier if state else "", manifest=text.decode("utf-8"),
-            app=manifest.app or (state.app if state else ""), package=release.file_hash,
-            highest=_higher(state.highest or state.version if state else "", release.version),
-            trial=0 if state and self.config.confirm_seconds > 0 else -1)
-        return self._bring(place, staging, manifest, new)
+            package=release.file_hash, trial=0 if state and self.config.confirm_seconds > 0 else -1, trust=accepted.trust))
 
     def _repair(self, place: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
@@ -260,50 +333,60 @@ class ClientUpdater:
         if release.precedence != parse(state.version):
             raise VerificationError(f"{damaged[0].path} is damaged, and the server offers {release.version} only; roll back or allow it")
         logger.warning("%d files of %s are damaged or missing (%s); repairing", len(damaged), state.version, damaged[0].path)
-        staging = Staging(place, self._transport(), Package(release.download_url, release.file_hash, release.file_size), self._progress)
+        staging = self._staging(place, release)
         staging.open(state.manifest.encode("utf-8"))
         return self._bring(place, staging, manifest, state._replace(id=_identifier()))
 
-    def _manifest(self, release: Release, state: Optional[State], transport: Transport, staging: Staging,
-                  place: Installation) -> Tuple[bytes, Manifest]:
-        """The manifest's bytes and meaning; a server that has none sends the package, and its tree is the manifest."""
+    def _staging(self, place: Installation, release: Release) -> Staging:
+        return Staging(place, self._transport(), Package(release.download_url, release.file_hash, release.file_size), self._progress)
+
+    def _accept(self, release: Release, trust: Trust, staging: Staging) -> Tuple[Accepted, bytes]:
+        """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
             if release.manifest_url:
-                text = transport.read(release.manifest_url, MAX_BYTES).body
-                manifest = loads(text)
-                staging.open(text)
+                text = self._transport().read(release.manifest_url, MAX_BYTES).body
+            elif trust.keys:
+                raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
             else:
                 staging.open(f"{release.version} {release.file_hash}".encode())
                 with open(staging.whole_package(), "rb") as file:
-                    manifest = read_tree(file, "", release.version)
-                text = dumps(manifest)
+                    text = dumps(read_tree(file, "", release.version))
+            accepted = accept(text, release.signature, trust, app=self.config.app, now=time.time(),
+                              floor=self.config.minimum_version or "", downgrade=self.config.allow_downgrade is True)
         except Problem as error:
             raise VerificationError(f"release {release.version}: {error}; nothing was installed") from error
-        self._check_manifest(manifest, release, state)
-        return text, manifest
-
-    def _check_manifest(self, manifest: Manifest, release: Release, state: Optional[State]) -> None:
+        manifest = accepted.manifest
         if parse(manifest.version) != release.precedence:
             raise VerificationError(f"the server offers {release.version} with the manifest of {manifest.version}; nothing was installed")
-        known = self.config.app or (state.app if state else "")
-        if known and manifest.app and manifest.app != known:
-            raise VerificationError(f"the release is one of {manifest.app}, this is {known}; nothing was installed")
-        if any(entry.path == self.config.version_file for entry in manifest.files):
+        if any(fold(entry.path).split("/")[0] == fold(self.config.version_file) for entry in manifest.files):
             raise VerificationError(f"the release brings {self.config.version_file}, which is the updater's own; nothing was installed")
+        check_requirements(manifest.terms, sys.version_info[:3], platform_name(sys.platform, _machine()))
+        if release.manifest_url:
+            staging.open(text)
+        return accepted, text
 
-    def _bring(self, place: Installation, staging: Staging, manifest: Manifest, state: State) -> bool:
+    def _install_staged(self, place: Installation) -> None:
+        """Without a server: what was staged, complete, while the program ran is installed now."""
+        state = load_state(place.at(STAGING), "next.json")
+        manifest = state.tree() if state else None
+        if state is not None and manifest is not None:
+            self._bring(place, None, manifest, state)
+
+    def _bring(self, place: Installation, staging: Optional[Staging], manifest: Manifest, state: State) -> bool:
         """Stage what is missing, and swap; False when the program runs and the update has to wait, staged."""
-        source_of = staging.source_of(manifest)
+        number = {entry.path: index for index, entry in enumerate(manifest.files)}
 
         def arrange() -> Changes:
-            return place.arrange(manifest.files, state.id, source_of)
+            return place.arrange(manifest.files, state.id, lambda entry: f"{STAGING}/{number[entry.path]}")
 
-        into = arrange().into
-        logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
-        staging.fill(manifest, [(move.source, move.entry) for move in into])
-        logger.info("%s is downloaded and verified, %.1f kB travelled", state.version, staging.fetched / 1e3)
+        if staging is not None:
+            into = arrange().into
+            logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
+            staging.fill(manifest, [(move.source, move.entry) for move in into])
+            logger.info("%s is downloaded and verified, %.1f kB travelled", state.version, staging.fetched / 1e3)
         held = self._lock(place).swap(0)
         if held is None:
+            place.disk.write(place.at(STAGING + "/next.json"), [dump_state(state)])
             logger.info("the program is running; %s will be installed at the next start", state.version)
             return False
         with held:
@@ -312,14 +395,29 @@ class ClientUpdater:
         logger.info("%s is installed: %d files came, %d left", state.version, len(changes.into), len(changes.out))
         return True
 
-    def _right_to_run(self, place: Installation) -> Held:
-        """A lock under which no file of the program changes; what was interrupted is finished or undone first."""
+    def _right_to_run(self, place: Installation) -> Tuple[Held, bool]:
+        """A lock under which no file of the program changes, and whether this start judges a version on trial.
+
+        What was interrupted is finished or undone first. Only a start that finds no other instance running judges.
+        """
+        state = place.state()
         try:
-            if place.pending():
-                with self._working():
-                    pass
+            if not place.pending() and (state is None or state.trial < 0):
+                return self._run_lock(place), False
+            with self._working():
+                alone = self._lock(place).swap(0)
+                if alone is None:
+                    return self._run_lock(place), False
+                with alone:
+                    judges = self._count_start(place)
+                return self._run_lock(place), judges
         except InstallError as error:
-            raise LaunchError(f"the program is between two versions and cannot start: {error}") from error
+            if place.pending():
+                raise LaunchError(f"the program is between two versions and cannot start: {error}") from error
+            logger.warning("%s; this start is not judged", error)
+            return self._run_lock(place), False
+
+    def _run_lock(self, place: Installation) -> Held:
         try:
             held = self._lock(place).run(self.config.lock_seconds)
         except OSError as error:
@@ -328,6 +426,55 @@ class ClientUpdater:
         if held is None or place.pending():
             raise LaunchError(f"an update of {place.folder} is being installed; start again when it is done")
         return held
+
+    def _count_start(self, place: Installation) -> bool:
+        """One more start of a version on trial; after three that never confirmed themselves it is rolled back."""
+        state = place.state()
+        if state is None or state.trial < 0:
+            return False
+        if state.trial >= MAX_STARTS:
+            self._go_back(place, state, f"{MAX_STARTS} starts without confirmation")
+            return False
+        place.remember(state._replace(trial=state.trial + 1))
+        return True
+
+    def _go_back(self, place: Installation, state: State, reason: str) -> bool:
+        """Roll a version on trial back, if the developer's `minimum` and the backup allow it."""
+        minimum = state.trust.minimum()
+        try:
+            past = place.past()
+            if past is not None and minimum is not None and parse(past.version) < minimum:
+                raise RollbackError(f"{past.version} is below {minimum.text}, the lowest version that the developer still allows")
+            place.rollback(_identifier(), reason)
+            return True
+        except RollbackError as error:
+            logger.error("%s cannot be rolled back: %s", state.version, error)
+            place.remember(state._replace(trial=-1))
+            return False
+
+    def _crashed(self, code: int) -> bool:
+        """Judge a program that ended within its trial; True when it was rolled back and the one before should start."""
+        if code == 0 or code in NO_CRASH:
+            self._judge(confirmed=code == 0)
+            return False
+        try:
+            with self._working() as place, self._swap(place, InstallError):
+                state = place.state()
+                return state is not None and state.trial >= 0 and self._go_back(place, state, f"it ended with exit code {code} while on trial")
+        except InstallError as error:
+            logger.warning("%s; the trial goes on", error)
+            return False
+
+    def _judge(self, confirmed: bool) -> None:
+        """End the trial, or take back the start that was counted for it."""
+        try:
+            with self._working() as place:
+                state = place.state()
+                if state is not None and state.trial >= 0:
+                    place.remember(state._replace(trial=-1 if confirmed else max(0, state.trial - 1)))
+                    logger.info("%s %s", state.version, "is confirmed" if confirmed else "stays on trial")
+        except InstallError as error:
+            logger.warning("%s; the trial goes on", error)
 
     def _progress(self, downloaded: int, total: int) -> None:
         if self.config.progress_callback is not None:
@@ -353,12 +500,8 @@ def _identifier() -> str:
     return os.urandom(8).hex()
 
 
-def _bad(release: Release) -> Tuple[str, str]:
-    return release.version, release.file_hash
-
-
-def _higher(one: str, other: str) -> str:
-    return one if one and parse(one) >= parse(other) else other
+def _machine() -> str:
+    return os.uname().machine if os.name == "posix" else os.environ.get("PROCESSOR_ARCHITECTURE", "")
 
 
 def _launcher_in(folder: str) -> str:
