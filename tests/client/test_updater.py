@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import pytest
+
+from nuitkal_mini import (CheckError, ClientUpdater, InstallError, LaunchError, RollbackError, UpdaterConfig, UpdaterError,
+                          VerificationError)
+from nuitkal_mini.client.disk import Lock
+
+from ..trees import Tree, read_tree
+from .conftest import Serve
+from .site import Site
+
+OURS = (".update", ".backup", "local_version.json")
+
+
+def program(name: str, code: str = "0") -> Tuple[bytes, str]:
+    """A main.py that says its name in `ran`, and ends with an exit code."""
+    return f"import sys\nopen('ran', 'a').write({name!r} + ' ')\nsys.exit({code})\n".encode(), "644"
+
+
+ONE: Tree = {"main.py": program("one"), "lib/a.py": (b"a = 1\n", "644"), "tool": (b"#!/bin/sh\n", "755"), "gone": (b"g", "644"),
+             "d/x": (b"x", "644"), "f": (b"file", "644"), "link": "lib/a.py"}
+TWO: Tree = {"main.py": program("two"), "lib/a.py": (b"a = 1\n", "644"), "tool": (b"#!/bin/sh\n", "644"), "d": (b"now a file", "644"),
+             "f/deep": (b"a folder now", "644"), "link": "main.py", "copy": (b"a = 1\n", "755")}
+
+
+@pytest.fixture
+def site(serve: Serve) -> Site:
+    return Site(serve)
+
+
+@pytest.fixture
+def config(site: Site, tmp_path: Path) -> UpdaterConfig:
+    return UpdaterConfig(site.url, tmp_path / "client", python=sys.executable, retries=0, lock_seconds=0.2)
+
+
+@pytest.fixture
+def updater(config: UpdaterConfig) -> ClientUpdater:
+    return ClientUpdater(config)
+
+
+def app_of(config: UpdaterConfig) -> Tree:
+    return {path: item for path, item in read_tree(config.client_dir).items() if path.split("/")[0] not in (*OURS, "ran")}
+
+
+def ran(config: UpdaterConfig) -> List[str]:
+    path = config.client_dir / "ran"
+    return path.read_text().split() if path.exists() else []
+
+
+def left_over(config: UpdaterConfig) -> List[str]:
+    return sorted(path.name for path in (config.client_dir / ".update").iterdir())
+
+
+def test_a_first_install_takes_three_requests_and_starts(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    assert updater.installed_version is None
+    assert updater.update_and_run([]) == 0
+    assert updater.installed_version == "1.0.0"
+    assert app_of(config) == ONE and ran(config) == ["one"]
+    assert len(site.requests()) == 3
+    assert left_over(config) == ["lock", "state.json"]
+
+
+def test_an_update_a_rollback_and_the_way_back_are_exact(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    assert updater.check() is not None and updater.update() and updater.check() is None
+    assert app_of(config) == TWO
+    assert updater.rollback() == "1.0.0" and app_of(config) == ONE
+    assert not updater.update(), "what was rolled back by hand stays away"
+    with pytest.raises(RollbackError, match="no earlier version"):
+        updater.rollback()
+    assert updater.update(force=True) and app_of(config) == TWO
+
+
+def test_a_version_that_was_rolled_back_comes_again_when_the_server_changes_it(site: Site, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    updater.update()
+    updater.rollback()
+    assert not updater.update()
+    site.publish("1.0.2", TWO)
+    assert updater.update() and updater.installed_version == "1.0.2"
+
+
+def test_the_servers_active_version_is_followed_down_unless_forbidden(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.1", TWO)
+    updater.update()
+    site.publish("1.0.0", ONE)
+    config.allow_downgrade = False
+    assert updater.check() is None and not updater.update()
+    config.allow_downgrade = None
+    assert updater.check() is not None and updater.update() and updater.installed_version == "1.0.0"
+
+
+def test_a_check_that_finds_nothing_is_one_request(site: Site, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.requests()
+    assert not updater.update()
+    assert site.requests() == ["/check?version=1.0.0"]
+
+
+def test_a_small_change_comes_with_the_packages_tail_in_three_requests(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    noise = random.Random(1)
+    tree: Tree = {f"lib/module_{number:03}.bin": (noise.getrandbits(8 * 50_000).to_bytes(50_000, "big"), "644") for number in range(100)}
+    site.publish("1.0.0", {**tree, "main.py": program("one")})
+    updater.update()
+    new = {**tree, "main.py": program("two"), "lib/module_007.bin": (noise.getrandbits(8 * 30_000).to_bytes(30_000, "big"), "644")}
+    newest_last = sorted(new, key=lambda path: (path in ("main.py", "lib/module_007.bin"), path))
+    site.publish("1.0.1", new, order=newest_last)
+    site.requests()
+    seen: List[Tuple[int, int]] = []
+    config.progress_callback = lambda have, total: seen.append((have, total))
+    assert updater.update() and app_of(config) == new
+    assert site.requests() == ["/check?version=1.0.0", "/1.0.1.json", "/1.0.1.zip"]
+    assert seen[-1][0] == seen[-1][1] < 60_000
+
+
+def test_changes_in_the_middle_of_a_package_come_by_ranges(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    noise = random.Random(2)
+    tree: Tree = {f"{number:03}.bin": (noise.getrandbits(8 * 50_000).to_bytes(50_000, "big"), "644") for number in range(100)}
+    site.publish("1.0.0", tree)
+    updater.update()
+    new = {**tree, **{f"{number:03}.bin": (noise.getrandbits(8 * 50_000).to_bytes(50_000, "big"), "644") for number in (3, 4, 50)}}
+    site.publish("1.0.1", new)
+    site.requests()
+    seen: List[int] = []
+    config.progress_callback = lambda have, total: seen.append(have)
+    assert updater.update() and app_of(config) == new
+    assert len(site.requests()) == 5, "check, manifest, directory, two ranges"
+    assert seen[-1] < 170_000
+
+
+def test_a_moved_file_is_not_fetched_again(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    big = (os.urandom(300_000), "644")
+    site.publish("1.0.0", {"old/name": big, "main.py": program("one")})
+    updater.update()
+    site.publish("1.0.1", {"new/name": big, "main.py": program("one")})
+    site.requests()
+    assert updater.update() and app_of(config) == {"new/name": big, "main.py": program("one")}
+    assert site.requests() == ["/check?version=1.0.0", "/1.0.1.json"]
+
+
+def test_a_server_that_knows_only_the_basic_fields_works(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE, basic=True)
+    assert updater.update() and app_of(config) == ONE
+    site.publish("1.0.1", TWO, basic=True)
+    assert updater.update() and app_of(config) == TWO
+    assert updater.rollback() == "1.0.0" and app_of(config) == ONE
+
+
+def test_a_package_with_another_hash_than_announced_is_not_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO, basic=True)
+    site.files["1.0.1.zip"] += b"x"
+    with pytest.raises(VerificationError, match="SHA-256"):
+        updater.update()
+    assert app_of(config) == ONE and updater.run([]) == 0 and ran(config) == ["one"]
+
+
+def test_damage_is_found_and_repaired_with_only_what_is_damaged(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    updater.update()
+    (config.client_dir / "lib/a.py").write_text("a = 2\n")
+    (config.client_dir / "f/deep").unlink()
+    assert updater.verify() == ["f/deep", "lib/a.py"]
+    assert updater.update() and updater.verify() == [] and app_of(config) == TWO
+    assert updater.rollback() == "1.0.0" and app_of(config) == ONE, "a repair does not cost the way back"
+
+
+def test_an_edited_file_that_is_preserved_stays_and_the_shipped_one_comes_beside(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    config.preserve = ["*.ini"]
+    site.publish("1.0.0", {"main.py": program("one"), "app.ini": (b"default 1", "644"), "other.ini": (b"other", "644")})
+    updater.update()
+    (config.client_dir / "app.ini").write_bytes(b"mine")
+    (config.client_dir / "other.ini").write_bytes(b"mine too")
+    assert updater.verify() == [] and not updater.update()
+    site.publish("1.0.1", {"main.py": program("one"), "app.ini": (b"default 2", "644"), "other.ini": (b"other", "644")})
+    assert updater.update()
+    assert app_of(config) == {"main.py": program("one"), "app.ini": (b"mine", "644"), "app.ini.new": (b"default 2", "644"),
+                              "other.ini": (b"mine too", "644")}
+
+
+def test_the_users_own_files_survive_even_where_the_release_wants_their_place(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    (config.client_dir / "copy").write_bytes(b"my own copy")
+    (config.client_dir / "d/notes.txt").write_bytes(b"notes")
+    site.publish("1.0.1", TWO)
+    with pytest.raises(InstallError, match="notes.txt"):
+        updater.update()
+    assert app_of(config) == {**ONE, "copy": (b"my own copy", "644"), "d/notes.txt": (b"notes", "644")}
+    (config.client_dir / "d/notes.txt").unlink()
+    assert updater.update()
+    kept = {path: item for path, item in app_of(config).items() if path not in TWO}
+    assert list(kept.values()) == [(b"my own copy", "644")] and list(kept)[0].startswith("copy.user-")
+
+
+def test_a_start_without_a_server_starts_what_is_installed_at_once(site: Site, config: UpdaterConfig, updater: ClientUpdater,
+                                                                   caplog: pytest.LogCaptureFixture) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    config.check_api_url = "http://127.0.0.1:9/check"
+    config.retries = 3
+    began = time.monotonic()
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+    assert time.monotonic() - began < 5
+    assert "starting what is" in caplog.text
+
+
+def test_nothing_installed_and_no_server_is_a_launch_error(config: UpdaterConfig, updater: ClientUpdater) -> None:
+    config.check_api_url = "http://127.0.0.1:9/check"
+    with pytest.raises(LaunchError, match="main.py"):
+        updater.update_and_run([])
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b'{"version": 1}', b'{"version": "x", "download_url": "a", "file_hash": "b"}',
+                                  b'{"version": "1.0", "download_url": "file:///etc/passwd", "file_hash": "b"}', b"\xff", b"[" * 100_000,
+                                  b'{"version": "1.0", "file_hash": "b"}', b'{"version": "1.0", "download_url": "x"}'])
+def test_an_answer_that_describes_no_release_is_a_check_error(serve: Serve, tmp_path: Path, body: bytes) -> None:
+    origin = serve(lambda exchange: exchange.reply(200, body))
+    with pytest.raises(CheckError):
+        ClientUpdater(UpdaterConfig(origin.url, tmp_path / "client", retries=0)).update()
+
+
+def test_another_apps_release_is_refused(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE, app="mine")
+    updater.update()
+    site.publish("1.0.1", TWO, app="other")
+    with pytest.raises(VerificationError, match="other"):
+        updater.update()
+    assert app_of(config) == ONE
+
+
+def test_a_second_updater_waits_and_then_starts_what_is_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    held = Lock(str(config.client_dir / ".update")).update(0)
+    assert held is not None
+    with held:
+        with pytest.raises(InstallError, match="another updater"):
+            updater.update()
+        assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+    assert updater.update()
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_an_update_waits_staged_while_the_program_runs(site: Site, config: UpdaterConfig, updater: ClientUpdater, online: bool) -> None:
+    waiting = b"import sys, time\nopen('ran', 'a').write('one ')\nsys.stdin.read()\n"
+    site.publish("1.0.0", {**ONE, "main.py": (waiting, "644")})
+    updater.update()
+    command = [sys.executable, "-m", "nuitkal_mini.client", "run", "--url", site.url, "--dir", str(config.client_dir)]
+    running = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        while not ran(config):
+            time.sleep(0.01)
+        site.publish("1.0.1", TWO)
+        assert not updater.update() and updater.installed_version == "1.0.0"
+        running.send_signal(signal.SIGKILL)  # the launcher dies, the program lives on and keeps its lock
+        running.wait()
+        assert not updater.update()
+    finally:
+        assert running.stdin is not None
+        running.stdin.close()
+    lock = Lock(str(config.client_dir / ".update"))
+    held = lock.swap(10)
+    assert held is not None
+    held.close()
+    site.requests()
+    if not online:
+        config.check_api_url = "http://127.0.0.1:9/check"
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one", "two"]
+    assert "/1.0.1.zip" not in site.requests()
+    assert app_of(config) == TWO and left_over(config) == ["lock", "state.json"]
+
+
+class TestTrial:
+    @pytest.fixture(autouse=True)
+    def one_installed(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.0", ONE)
+        updater.update()
+        config.confirm_seconds = 5.0
+
+    def test_a_crash_rolls_back_starts_the_old_one_and_keeps_the_bad_one_away(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.1", {**TWO, "main.py": program("bad", "3")})
+        assert updater.update_and_run([]) == 0
+        assert ran(config) == ["bad", "one"] and app_of(config) == ONE
+        assert updater.update_and_run([]) == 0 and ran(config) == ["bad", "one", "one"]
+
+    def test_exit_code_zero_confirms(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.1", TWO)
+        assert updater.update_and_run([]) == 0
+        site.files["1.0.1.zip"] = b""
+        (config.client_dir / "main.py").write_bytes(program("later", "1")[0])
+        assert updater.run([]) == 1 and updater.installed_version == "1.0.1", "a crash after the trial is no reason to go back"
+
+    def test_living_long_enough_confirms(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        config.confirm_seconds = 0.05
+        site.publish("1.0.1", {**TWO, "main.py": (b"import sys, time\ntime.sleep(0.4)\nsys.exit(7)\n", "644")})
+        assert updater.update_and_run([]) == 7 and updater.installed_version == "1.0.1"
+        assert updater.run([]) == 7 and updater.installed_version == "1.0.1"
+
+    def test_the_program_confirms_itself(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        code = (f"import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'nuitkal_mini.client', 'confirm', '--dir', '.'],"
+                f" env={{'PYTHONPATH': {str(Path.cwd())!r}}}, check=True)\nsys.exit(9)\n")
+        site.publish("1.0.1", {**TWO, "main.py": (code.encode(), "644")})
+        assert updater.update_and_run([]) == 9 and updater.installed_version == "1.0.1"
+
+    def test_ctrl_c_is_no_crash_and_not_held_against_it(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.1", {**TWO, "main.py": program("two", "130")})
+        for _ in range(5):
+            assert updater.update_and_run([]) == 130
+        assert updater.installed_version == "1.0.1"
+
+    def test_three_starts_without_confirmation_roll_back(self, site: Site, config: UpdaterConfig, updater: ClientUpdater,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+        site.publish("1.0.1", TWO)
+        updater.update()
+        with monkeypatch.context() as power_cut:  # nobody is left to judge
+            power_cut.setattr(updater, "_crashed", lambda code: False)
+            for _ in range(3):
+                updater.run([])
+        assert updater.installed_version == "1.0.1"
+        assert updater.run([]) == 0 and updater.installed_version == "1.0.0" and ran(config) == ["two"] * 3 + ["one"]
+
+    def test_a_second_instance_never_judges(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.1", {**TWO, "main.py": program("bad", "3")})
+        updater.update()
+        first = Lock(str(config.client_dir / ".update")).run(0)
+        assert first is not None
+        with first:
+            assert updater.run([]) == 3 and updater.installed_version == "1.0.1"
+        assert updater.run([]) == 0 and updater.installed_version == "1.0.0"
+
+    def test_a_damaged_way_back_leaves_the_new_version(self, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        site.publish("1.0.1", {**TWO, "main.py": program("bad", "3")})
+        updater.update()
+        for path in (config.client_dir / ".backup").glob("*/[0-9]"):
+            if not path.is_symlink():
+                path.write_bytes(b"damaged")
+        assert updater.run([]) == 3
+        assert updater.installed_version == "1.0.1" and app_of(config) == {**TWO, "main.py": program("bad", "3")}
+
+
+def test_a_folder_filled_by_hand_is_adopted_and_only_what_differs_is_fetched(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    big = (os.urandom(300_000), "644")
+    config.client_dir.mkdir()
+    for name, content in (("main.py", program("old")[0]), ("big", big[0]), ("notes.txt", b"mine")):
+        (config.client_dir / name).write_bytes(content)
+    (config.client_dir / "local_version.json").write_text('{"version": "0.9"}')
+    site.publish("1.0.0", {"main.py": program("one"), "big": big})
+    assert updater.adopt() == "0.9"
+    site.requests()
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+    assert app_of(config) == {"main.py": program("one"), "big": big, "notes.txt": (b"mine", "644")}
+    assert updater.rollback() == "0.9" and app_of(config)["main.py"] == program("old")
+    with pytest.raises(InstallError, match="nothing to adopt"):
+        updater.adopt()
+
+
+def test_the_version_file_is_restored_and_never_taken_for_a_first_install(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    (config.client_dir / "local_version.json").write_bytes(b'{"version": "1.0')
+    assert updater.installed_version == "1.0.0" and not updater.update() and app_of(config) == ONE
+
+
+def test_the_log_tells_an_updates_story_in_five_lines(site: Site, config: UpdaterConfig, tmp_path: Path) -> None:
+    config.log_file = tmp_path / "log" / "update.log"
+    config.log_file.parent.mkdir()
+    site.publish("1.0.0", ONE)
+    with ClientUpdater(config) as updater:
+        updater.update_and_run([])
+    story = [line.split(" INFO ")[1] for line in config.log_file.read_text().splitlines()]
+    assert len(story) == 5 and story[0].startswith("nothing is installed") and story[-1] == "starting main.py"
+    assert not logging.getLogger("nuitkal_mini.client").handlers
+
+
+def test_a_folder_that_cannot_be_written_still_starts(site: Site, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+
+    def read_only(*args: Any, **kwargs: Any) -> int:
+        raise OSError(30, "Read-only file system", args[0])
+
+    monkeypatch.setattr("nuitkal_mini.client.disk.os.open", read_only)
+    with pytest.raises(UpdaterError, match="Read-only file system"):
+        updater.update()
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
