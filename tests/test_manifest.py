@@ -1,0 +1,470 @@
+"""Manifests: what is legal comes through unchanged, everything else is refused with a sentence, cheaply."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import tempfile
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nuitkal_mini import manifest
+from nuitkal_mini.manifest import Diff, FileEntry, Manifest, ManifestError, UnsafePath, check_path, check_tree, diff, dumps, fold, link_entry, loads
+from nuitkal_mini.semver import BadVersion
+
+from .trees import Tree, entries_of, manifest_of, read_tree, trees, write_tree
+
+HASH = "0123456789abcdef" * 4
+ENTRY = {"path": "a", "size": 1, "sha256": HASH, "mode": "644"}
+
+
+def file_entry(path: str) -> FileEntry:
+    return FileEntry(path, 1, HASH, "644")
+
+
+def document(**changes: Any) -> Dict[str, Any]:
+    return {"format": 1, "app": "app", "version": "1.0", "files": [ENTRY], **changes}
+
+
+def encoded(value: object) -> bytes:
+    return json.dumps(value).encode("ascii")  # escapes: lone surrogates come through as well
+
+
+def refused(data: bytes) -> str:
+    """The sentence with which a manifest is refused; it can be printed and is short."""
+    with pytest.raises((ManifestError, BadVersion)) as caught:
+        loads(data)
+    sentence = str(caught.value)
+    assert len(sentence.encode("utf-8")) < 9000
+    return sentence
+
+
+# --- the codec ----------------------------------------------------------------------------------
+
+
+@given(trees(), st.sampled_from(["", "app", "我的 应用"]), st.sampled_from(["1", "v1.0.0-rc.1+b"]))
+def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(tree: Tree, app: str, version: str) -> None:
+    written = manifest_of(tree, app, version)
+    assert loads(dumps(written)) == written
+    assert dumps(written._replace(files=tuple(reversed(written.files)))) == dumps(written)
+
+
+def test_the_bytes_are_the_contracts_json_with_one_entry_a_line() -> None:
+    files = (FileEntry("lib/a.so", 123, HASH, "755"), link_entry("lib/ä", "a.so"))
+    data = dumps(Manifest("app", "1.0.1", files))
+    assert data.decode("utf-8").splitlines() == [
+        '{"format": 1, "app": "app", "version": "1.0.1", "files": [',
+        f'{{"path": "lib/a.so", "size": 123, "sha256": "{HASH}", "mode": "755"}},',
+        '{"path": "lib/ä", "link": "a.so", "mode": "755"}',
+        "]}",
+    ]
+
+
+def test_a_release_without_files_and_keys_of_later_programs_are_read() -> None:
+    assert loads(encoded(document(files=[], later={"x": [1]}))) == Manifest("app", "1.0", ())
+    assert loads(encoded(document(files=[{**ENTRY, "later": 1}]))).files == (FileEntry("a", 1, HASH, "644"),)
+
+
+DEEP: List[Any] = []
+for _ in range(400):
+    DEEP = [DEEP]
+
+DOCUMENTS = {
+    "no object": [1],
+    "a newer format": document(format=2),
+    "a format of surrogates": document(format="\ud800"),
+    "a deep format": document(format=DEEP),
+    "no format": {"app": "a"},
+    "no version": document(version=None),
+    "a number for a version": document(version=1),
+    "a bad version": document(version="latest"),
+    "a surrogate for a version": document(version="\udcff"),
+    "a very long version": document(version="1" * 100_000),
+    "no app": document(app=None),
+    "a deep app": document(app=DEEP),
+    "a long app": document(app="a" * 65),
+    "an app of two lines": document(app="a\nb"),
+    "an app with spaces around": document(app=" a"),
+    "a surrogate in the app": document(app="\ud83d"),
+    "an invisible character in the app": document(app="a\u200b"),
+    "files that are no list": document(files={"a": 1}),
+    "files that are no objects": document(files=["a", 1, None]),
+    "unsorted files": document(files=[{**ENTRY, "path": "b"}, ENTRY]),
+    "the same file twice": document(files=[ENTRY, ENTRY]),
+    "a deep path": document(files=[{**ENTRY, "path": DEEP}]),
+    "a surrogate in a path": document(files=[{**ENTRY, "path": "a\ud800"}]),
+    "no size": document(files=[{**ENTRY, "size": None}]),
+    "true for a size": document(files=[{**ENTRY, "size": True}]),
+    "a float for a size": document(files=[{**ENTRY, "size": 1.0}]),
+    "a negative size": document(files=[{**ENTRY, "size": -1}]),
+    "a size over 1 TiB": document(files=[{**ENTRY, "size": 2**40 + 1}]),
+    "an upper-case hash": document(files=[{**ENTRY, "sha256": HASH.upper()}]),
+    "a short hash": document(files=[{**ENTRY, "sha256": HASH[1:]}]),
+    "a hash and a newline": document(files=[{**ENTRY, "sha256": HASH + "\n"}]),
+    "a hash of other digits": document(files=[{**ENTRY, "sha256": "٣" * 64}]),
+    "no mode": document(files=[{"path": "a", "size": 1, "sha256": HASH}]),
+    "a number for a mode": document(files=[{**ENTRY, "mode": 644}]),
+    "a setuid mode": document(files=[{**ENTRY, "mode": "4755"}]),
+    "a list for a mode": document(files=[{**ENTRY, "mode": ["644"]}]),
+    "a file and link in one": document(files=[{**ENTRY, "link": "b"}]),
+    "a link with a size": document(files=[{"path": "a", "link": "b", "size": 0}]),
+    "a link to nothing": document(files=[{"path": "a", "link": ""}]),
+    "a link to a surrogate": document(files=[{"path": "a", "link": "b\ud800"}]),
+    "a link to a NUL": document(files=[{"path": "a", "link": "b\0"}]),
+    "a long link": document(files=[{"path": "a", "link": "b/" * 600}]),
+    "a number for a link": document(files=[{"path": "a", "link": 1}]),
+}
+
+
+@pytest.mark.parametrize("value", DOCUMENTS.values(), ids=DOCUMENTS.keys())
+def test_a_document_that_breaks_a_rule_is_refused(value: object) -> None:
+    refused(encoded(value))
+
+
+TEXTS = {
+    "nothing": b"",
+    "no JSON": b"<html>",
+    "a byte order mark": b"\xef\xbb\xbf" + encoded(document()),
+    "UTF-16": json.dumps(document()).encode("utf-16"),
+    "Latin-1": json.dumps(document(app="ä"), ensure_ascii=False).encode("latin-1"),
+    "an overlong slash": encoded(document()).replace(b'"a"', b'"\xc0\xaf"'),
+    "a surrogate in UTF-8": encoded(document()).replace(b'"app"', b'"\xed\xa0\x80"'),
+    "cut short": dumps(manifest_of({"a": (b"", "644")}))[:-5],
+    "something behind": dumps(manifest_of({})) + b"x",
+    "deep lists": b"[" * 100_000,
+    "deep lists that end": b'{"format": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep objects": b'{"a":' * 100_000,
+    "NaN": b'{"format": NaN}',
+    "an infinite size": encoded(document()).replace(b'"size": 1', b'"size": 1e999'),
+    "a size of a million digits": encoded(document()).replace(b'"size": 1', b'"size": ' + b"9" * 1_000_000),
+    "a million digits and a point": encoded(document()).replace(b'"size": 1', b'"size": 0.' + b"9" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("data", TEXTS.values(), ids=TEXTS.keys())
+def test_bytes_that_are_no_such_json_are_refused_at_once(data: bytes) -> None:
+    started = time.process_time()
+    refused(data)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("depth", range(5, 1005, 5))
+def test_no_depth_of_nesting_overflows_the_stack_in_reading_or_in_the_sentence(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    for place in (b'{"format": %s}', b'{"format": 1, "version": "1", "files": [], "app": %s}', b'{"format": 1, "version": "1", "app": "", "files": [{"path": %s}]}'):
+        refused(place % nested)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["1.0", HASH, "644", "../a", "a/b", "\ud800", "CON"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(ENTRY) + ["link"]), inner, max_size=5),
+    max_leaves=12,
+)
+entries = st.fixed_dictionaries({}, optional={
+    "path": st.sampled_from(["a", "A", "a/b", "b", "..", "c"]) | json_values,
+    "link": st.sampled_from(["a", "..", "b/../..", "."]) | json_values,
+    "size": st.integers(0, 9) | json_values,
+    "sha256": st.just(HASH) | json_values,
+    "mode": st.sampled_from(["644", "755"]) | json_values,
+})
+documents = st.fixed_dictionaries({
+    "format": st.just(1) | json_values,
+    "app": st.just("app") | json_values,
+    "version": st.just("1.0") | json_values,
+    "files": st.lists(entries | json_values, max_size=4) | json_values,
+})
+
+
+@given(json_values | documents)
+@settings(max_examples=400)
+def test_any_json_is_a_manifest_or_refused(value: object) -> None:
+    data = encoded(value)
+    try:
+        manifest_read = loads(data)
+    except (ManifestError, BadVersion) as error:
+        str(error).encode("utf-8")
+    else:
+        assert loads(dumps(manifest_read)) == manifest_read
+
+
+@given(st.data(), trees(max_size=4))
+@settings(max_examples=300)
+def test_any_bytes_are_a_manifest_or_refused(data: st.DataObject, tree: Tree) -> None:
+    damaged = bytearray(dumps(manifest_of(tree)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged)))
+        damaged[at:at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    try:
+        loads(bytes(damaged))
+    except (ManifestError, BadVersion) as error:
+        str(error).encode("utf-8")
+
+
+# --- the cost of hostile ones -------------------------------------------------------------------
+
+
+def numbered(number: int, path: str) -> FileEntry:
+    return FileEntry(f"{number:06}/{path}", 0, HASH, "644")
+
+
+def hostile_trees() -> Dict[str, bytes]:
+    """Manifests of some MB each; every one took minutes or gigabytes with rules that looked at all prefixes, or all values."""
+    links = "/".join(["s"] * 45)
+    return {
+        "deep folders": dumps(Manifest("", "1", tuple(numbered(i, "a/" * 490 + "a") for i in range(3000)))),
+        "small values": b'{"format": 1, "files": [' + b"[]," * 3_000_000 + b"[]]}",
+        "too many files": encoded(document(files=[0] * (manifest.MAX_FILES + 1))),
+        "links that multiply": dumps(Manifest("", "1", (link_entry("a", "/".join(["b"] * 400)), link_entry("b", "/".join(["a"] * 400))))),
+        "links through links": dumps(Manifest("", "1", (*(link_entry(f"{i:06}", links) for i in range(19_999)), link_entry("s", ".")))),
+        "too many links": dumps(Manifest("", "1", tuple(link_entry(f"{i:06}", ".") for i in range(20_001)))),
+        "combining marks": dumps(Manifest("", "1", tuple(numbered(i, "a" + "\u0301\u0323" * 60 + "/" + "\u0301\u0323" * 60) for i in range(3000)))),
+        "one endless path": encoded(document(files=[{**ENTRY, "path": "a\u0301\u0323" * 1_000_000}])),
+        "no JSON, large": b" " * (manifest.MAX_BYTES + 1),
+    }
+
+
+def test_hostile_manifests_cost_seconds_and_megabytes_only() -> None:
+    for name, data in hostile_trees().items():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.process_time()
+        try:
+            loads(data)
+        except ManifestError:
+            pass
+        assert time.process_time() - started < 6, name
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, name  # kilobytes
+
+
+@pytest.mark.slow
+def test_a_manifest_of_the_largest_size_is_read() -> None:
+    files = tuple(FileEntry(f"lib/folder{i // 100}/a file with a name{i:06}", i, HASH, "644") for i in range(manifest.MAX_FILES))
+    largest = Manifest("app", "1", tuple(sorted(files)))
+    assert loads(dumps(largest)) == largest
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [
+    "a", "a/b/c", "main.py", ".hidden", "..a", "a..b", "...a", "a b", " a", "-rf", "~", "~1x", "a~b", "longname~1", "config", "console.py",
+    "com", "com10", "com1x", "lpt", "aux1", "nulls", "a.con", "con-1", "CONTEXT", "名字/文件", "ä", "straße", "İ", "ı", "ſ", "😀",
+    "\u00a0a", "update", "x/.update", "x/local_version.json", ".update2", "$Recycle", "a'b", "a;b", "a&b", "{0}", "%s",
+    "é" * 127, "/".join(["a" * 255] * 4),
+], ids=ascii)
+def test_a_path_that_every_system_can_name_is_allowed(path: str) -> None:
+    check_path(path)
+
+
+@pytest.mark.parametrize("path", [
+    "", "/", "/a", "//a", "a/", "a//b", ".", "..", "./a", "../a", "a/.", "a/..", "a/../b", "a/./b",
+    "a\\b", "\\a", "..\\a", "C:", "C:a", "C:/a", "C:\\a", "\\\\server\\share", "\\\\?\\C:\\a", "a:stream", "a::$DATA",
+    "a<", "a>", 'a"', "a|", "a?", "a*", "a.", "a ", "a. ", "a./b", "a /b", "...", "....",
+    "CON", "con", "Con.txt", "con.tar.gz", "con .txt", "con . txt", "a/NUL/b", "prn", "AUX.h", "com1", "COM9.log", "COM0", "LPT1", "lpt9.x",
+    "COM¹", "com².txt", "LPT³", "CONIN$", "conout$.x", "CLOCK$",
+    "UPDATE~1", "a/PROGRA~2/b", "LOCAL_~1.JSO", "a~1", "~1", "ABC~12.X",
+    "a\0b", "a\nb", "\ta", "a\x7f", "a\x85", "a\u200bb", "a\u200e", "\u202egpj.exe", "\ufeffa", "a\u00ad", "a\u2028", "a\u2029", "a\u2060",
+    "a\u2065", "a\u034f", "a\u115f", "a\u1160", "a\u3164", "a\uffa0", "a\ufe0f", "a\ufff0", "a\ufff8", "a\U000e0020", "a\U000e0100", "a\u180b", "a\u180f", "a\u17b4",
+    "\ud800", "a\udcff", "\ud83d\ude00",
+    "a\u0308", "e\u0301/x", "\u212b", "\u1100\u1161", "\u212aey", "\u2126",
+    ".update", ".UPDATE/x", ".Update", ".backup", ".bacKup/x", "local_version.json", "LOCAL_VERSION.json", "local_ver\u017fion.json", "local_version.json/x",
+    "a" * 256, "é" * 128, "/".join(["a" * 200] * 6), "a/" * 512 + "a",
+], ids=ascii)
+def test_a_path_that_some_system_takes_for_something_else_is_refused_by_name(path: str) -> None:
+    with pytest.raises(UnsafePath) as caught:
+        check_path(path)
+    assert repr(path)[:90].rstrip("'\"") in str(caught.value)
+    str(caught.value).encode("utf-8")
+
+
+@given(st.text(max_size=30) | st.lists(st.text(max_size=5), max_size=4).map("/".join))
+@settings(max_examples=500)
+def test_any_path_is_refused_or_stays_in_its_folder(path: str) -> None:
+    try:
+        check_path(path)
+    except UnsafePath as error:
+        str(error).encode("utf-8")
+    else:
+        root = "/srv/app"
+        assert os.path.normpath(os.path.join(root, path)) == root + "/" + path
+        assert unicodedata.is_normalized("NFC", path)
+
+
+@given(st.text(max_size=20))
+def test_folding_twice_is_folding_once_and_the_form_does_not_matter(path: str) -> None:
+    assert fold(fold(path)) == fold(path)
+    assert fold(unicodedata.normalize("NFD", path)) == fold(unicodedata.normalize("NFC", path)) == fold(path)
+
+
+# --- trees --------------------------------------------------------------------------------------
+
+COLLISIONS = {
+    "the same path": ["a", "a"],
+    "files by case": ["readme", "README"],
+    "folders by case": ["Lib/a", "lib/b"],
+    "deep folders by case": ["x/Lib/y/a", "x/lib/z/b"],
+    "sharp s": ["Straße", "STRASSE"],
+    "capital sharp s": ["straẞe", "strasse"],
+    "long s": ["s", "ſ"],
+    "final sigma": ["ΣΑΣ", "σας"],
+    "ligature": ["ﬁle", "file"],
+    "dotted capital I": ["İ", "i\u0307"],
+    "titlecase": ["ǅ", "ǆ"],
+    "a file and a folder": ["a", "a/b"],
+    "a file and a folder by case": ["A", "a/b"],
+    "a file and a deep folder": ["a/b", "a/b/c/d"],
+    "a file and a folder, a name between": ["a", "a.b", "a/c"],
+}
+
+
+@pytest.mark.parametrize("paths", COLLISIONS.values(), ids=COLLISIONS.keys())
+def test_paths_that_are_one_on_some_system_are_refused_in_any_order(paths: List[str]) -> None:
+    for order in (paths, paths[::-1]):
+        with pytest.raises(UnsafePath) as caught:
+            check_tree(map(file_entry, order))
+        assert re.search("^'({})".format("|".join(path.split("/")[0] for path in paths)), str(caught.value))
+
+
+@pytest.mark.parametrize("paths", [["ı", "i", "I2"], ["İ", "ı"], ["a/b", "a/c", "b/a"], ["a", "a.b"], ["ss", "ß2"], ["lib/x", "lib2/x"]], ids=ascii)
+def test_paths_that_differ_everywhere_live_side_by_side(paths: List[str]) -> None:
+    check_tree(map(file_entry, paths))
+
+
+def test_a_link_is_no_folder() -> None:
+    with pytest.raises(UnsafePath, match="'a' is both a file and a folder"):
+        check_tree([link_entry("a", "b"), file_entry("a/x")])
+
+
+def test_further_folders_must_not_contradict_the_files() -> None:
+    check_tree([file_entry("a/b")], ["a", "a/c", "d"])
+    for folder in ("A", "a/b", "A/x"):
+        with pytest.raises(UnsafePath):
+            check_tree([file_entry("a/b")], [folder])
+
+
+INSIDE = {
+    "a sibling": {"a": "b"},
+    "its own folder": {"a": "."},
+    "down": {"a": "x/y"},
+    "up and down": {"x/a": "../y/z"},
+    "up to the top": {"x/y/a": "../.."},
+    "doubled slashes": {"x/a": ".././/b//c/"},
+    "down and up": {"a": "x/../y"},
+    "through a link": {"v/1/f": "..", "v/cur": "1", "bin": "v/cur/f"},
+    "up through a link, within": {"d/e/l": "../../d2/x", "a": "d/e/l/.."},
+    "other letters in what is not ours": {"a": "Missing/../missing"},
+    "a chain": {"a": "b", "b": "c", "c": "d"},
+}
+
+
+@pytest.mark.parametrize("links", INSIDE.values(), ids=INSIDE.keys())
+def test_a_link_that_stays_inside_is_allowed(links: Dict[str, str]) -> None:
+    check_tree(link_entry(path, target) for path, target in links.items())
+
+
+OUTSIDE = {
+    "the parent": {"a": ".."},
+    "a neighbour of the tree": {"a": "../x"},
+    "absolute": {"a": "/etc/passwd"},
+    "empty": {"a": ""},
+    "the root": {"a": "/"},
+    "two up from one down": {"x/a": "../.."},
+    "down and further up": {"a": "x/../../y"},
+    "out and in again": {"x/a": "../../x/b"},
+    "through a link": {"d/e/l": "../..", "a": "d/e/l/.."},
+    "through a link that comes later": {"a": "z/..", "b/c": "x", "z": "."},
+    "through two links": {"a": "b/..", "b": "c", "c": "."},
+    "through a folded name": {"Link": ".", "a": "link/.."},
+    "through a folded folder": {"Dir/l": "..", "a": "dir/l/.."},
+    "another spelling of a file": {"x/File": "y", "a": "x/file"},
+    "another form of a name": {"ä": "x", "a": "a\u0308"},
+    "itself": {"a": "a"},
+    "a loop": {"a": "b", "b": "a"},
+    "a loop through folders": {"x/a": "../y/b/q", "y/b": "../x/a"},
+    "growing": {"a": "a/a/a/a"},
+    "a backslash": {"a": "..\\x"},
+    "a drive": {"a": "C:"},
+    "a drive below": {"a": "x/C:/y"},
+    "a share": {"a": "\\\\server\\share"},
+    "a stream": {"a": "b:c"},
+    "a device": {"a": "CON"},
+    "a device above": {"a": "x/nul/../y"},
+    "a short name": {"a": "UPDATE~1/x"},
+    "NUL": {"a": "x\0/../.."},
+    "invisible": {"a": "x\u200b"},
+    "a surrogate": {"a": "x\udcff"},
+    "trailing dots": {"a": "x/.../y"},
+    "101 components": {"a": "/".join("x" * 101)},
+    "over 1,024 bytes": {"a": "/".join(["é" * 127] * 5)},
+}
+
+
+@pytest.mark.parametrize("links", OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_a_link_that_leaves_or_that_means_different_places_is_refused(links: Dict[str, str]) -> None:
+    entries = [link_entry(path, target) for path, target in links.items()]
+    for order in (entries, entries[::-1]):
+        with pytest.raises(UnsafePath) as caught:
+            check_tree(order)
+        assert any(repr(path) in str(caught.value) for path in links)
+        str(caught.value).encode("utf-8")
+
+
+@given(trees())
+@settings(deadline=None, max_examples=60)
+def test_on_a_real_disk_no_link_of_a_legal_tree_resolves_to_outside(tree: Tree) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name).resolve() / "deep" / "app"
+        write_tree(root, tree)
+        for path, item in tree.items():
+            if isinstance(item, str):
+                assert (root / path).resolve() == root or root in (root / path).resolve().parents
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+def apply(folder: Path, difference: Diff, new: Tree) -> None:
+    """The simplest installer: take away, then lay down."""
+    for entry in [*difference.removed, *(old for old, _ in difference.changed)]:
+        place = folder / entry.path
+        place.unlink()
+        while place.parent != folder and not any(place.parent.iterdir()):
+            place = place.parent
+            place.rmdir()
+    write_tree(folder, {entry.path: new[entry.path] for entry in [*difference.added, *(entry for _, entry in difference.changed)]})
+
+
+@given(trees(), trees())
+@settings(deadline=None, max_examples=150)
+def test_the_difference_applied_to_the_old_tree_gives_the_new_one(old: Tree, new: Tree) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "app"
+        write_tree(folder, old)
+        apply(folder, diff(entries_of(old), entries_of(new)), new)
+        assert read_tree(folder) == new
+        shutil.rmtree(folder)
+
+
+@given(trees(), trees())
+def test_the_difference_names_each_file_once_and_nothing_that_stays(old: Tree, new: Tree) -> None:
+    before, after = entries_of(old), entries_of(new)
+    difference = diff(before, after)
+    kept = set(before) & set(after)
+    gone = [*difference.removed, *(entry for entry, _ in difference.changed)]
+    come = [*difference.added, *(entry for _, entry in difference.changed)]
+    assert sorted(gone) == sorted(set(before) - kept)
+    assert sorted(come) == sorted(set(after) - kept)
+    assert all(fold(a.path) == fold(b.path) for a, b in difference.changed)
+
+
+def test_another_case_another_mode_and_another_kind_are_changes() -> None:
+    old = [FileEntry("Lib/Readme", 1, HASH, "644"), FileEntry("run", 1, HASH, "644"), FileEntry("x", 1, HASH, "644")]
+    new = [FileEntry("lib/README", 1, HASH, "644"), FileEntry("run", 1, HASH, "755"), link_entry("x", "run")]
+    assert diff(old, new) == Diff((), (), tuple(zip(old, new)))
