@@ -13,7 +13,7 @@ import pytest
 
 from nuitkal_mini.server import create_app
 
-from .conftest import BASE, BOUNDARY, Caller, make_manifest, make_zip, sha256
+from .caller import BASE, BOUNDARY, Caller, make_manifest, make_zip, sha256
 
 TREE = {"main.py": b"print('one')\n", "lib/a.so": bytes(5000)}
 

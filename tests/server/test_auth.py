@@ -1,0 +1,152 @@
+"""Tokens, passwords and the brake."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from nuitkal_mini.server import auth
+from nuitkal_mini.server.database import Database
+from nuitkal_mini.server.refused import Refused
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "test.db")
+    yield database
+    database.close()
+
+
+# --- tokens
+
+
+def test_a_token_is_known_by_its_secret_until_it_is_revoked(database: Database) -> None:
+    secret = auth.create_token(database, "ci", "tests")
+    assert len(secret) >= 43  # 256 bits in base64
+    assert auth.token_name(database, secret) == "ci"
+    assert auth.token_name(database, secret + "x") is None and auth.token_name(database, "") is None
+    auth.revoke_token(database, "ci", "tests")
+    assert auth.token_name(database, secret) is None
+
+
+def test_only_the_hash_of_a_token_is_stored(database: Database, tmp_path: Path) -> None:
+    secret = auth.create_token(database, "ci", "tests").encode()
+    database.close()
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert hashlib.sha256(secret).digest() in stored and secret not in stored
+
+
+def test_the_last_use_of_a_token_is_noted_at_most_once_a_minute(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [10**15]
+    monkeypatch.setattr(auth, "now", lambda: moments[0])
+    secret = auth.create_token(database, "ci", "tests")
+    assert auth.list_tokens(database) == [auth.Token("ci", 10**15, None)]
+    noted = []
+    for seconds in (1, 2, 30, 62, 63):
+        moments[0] = 10**15 + seconds * 10**6
+        auth.token_name(database, secret)
+        noted.append((auth.list_tokens(database)[0].last_used_at or 0) - 10**15)
+    assert noted == [10**6, 10**6, 10**6, 62 * 10**6, 62 * 10**6]
+
+
+def test_names_of_tokens_are_unique_and_printable(database: Database) -> None:
+    auth.create_token(database, "ci", "tests")
+    for name in ("ci", "", " x", "a\nb", "x" * 65):
+        with pytest.raises(auth.AuthProblem):
+            auth.create_token(database, name, "tests")
+    with pytest.raises(auth.AuthProblem, match="there is no token 'other'"):
+        auth.revoke_token(database, "other", "tests")
+
+
+# --- passwords
+
+
+def test_a_password_opens_only_its_users_account(database: Database) -> None:
+    auth.create_user(database, "root", "pässword", "tests")
+    assert auth.check_password(database, "root", "pässword")
+    assert not auth.check_password(database, "root", "password")
+    assert not auth.check_password(database, "nobody", "pässword")
+
+
+def test_users_are_not_overwritten_and_have_a_password(database: Database) -> None:
+    auth.create_user(database, "root", "one", "tests")
+    for name, password in (("root", "two"), ("other", ""), ("", "x")):
+        with pytest.raises(auth.AuthProblem):
+            auth.create_user(database, name, password, "tests")
+    assert auth.check_password(database, "root", "one")
+
+
+def test_two_equal_passwords_are_stored_differently() -> None:
+    stored = auth.hash_password("x"), auth.hash_password("x")
+    assert stored[0] != stored[1] and all(auth.password_matches("x", text) for text in stored)
+
+
+def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "_PBKDF2_ROUNDS", 1000)
+    by_scrypt = auth.hash_password("x")
+    with monkeypatch.context() as without:
+        without.delattr(hashlib, "scrypt")
+        by_pbkdf2 = auth.hash_password("x")
+    assert (by_scrypt.split("$")[0], by_pbkdf2.split("$")[0]) == ("scrypt", "pbkdf2_sha256")
+    assert auth.password_matches("x", by_scrypt) and auth.password_matches("x", by_pbkdf2)
+    assert not auth.password_matches("y", by_pbkdf2)
+
+
+def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    auth.create_user(database, "root", "x", "tests")
+    tried = []
+    monkeypatch.setattr(auth, "_scrypt", lambda password, salt, parameters: tried.append(parameters) or b"")
+    auth.check_password(database, "root", "y")
+    auth.check_password(database, "nobody", "y")
+    assert len(tried) == 2 and tried[0] == tried[1]
+
+
+# --- the brake
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def refused_after(brake: auth.Brake, address: str) -> int:
+    """How many failures the address has before it is refused."""
+    for count in range(100):
+        try:
+            brake.failed(address)
+        except Refused:
+            return count
+    return 100
+
+
+def test_an_address_has_ten_tries_a_minute() -> None:
+    clock = Clock()
+    brake = auth.Brake(clock)
+    assert refused_after(brake, "192.0.2.1") == 10
+    assert refused_after(brake, "192.0.2.2") == 10
+    clock.seconds += 59
+    with pytest.raises(Refused) as caught:
+        brake.failed("192.0.2.1")
+    assert caught.value.headers == (("Retry-After", "2"),)
+    clock.seconds += 1.1
+    assert refused_after(brake, "192.0.2.1") == 10
+
+
+@pytest.mark.parametrize("address, tries", [("2001:db8::2", 0), ("2001:db8:0:1::1", 10), ("::ffff:192.0.2.9", 10), ("unix:", 10), ("fe80::1%eth0", 10)])
+def test_an_ipv6_network_counts_as_one_address(address: str, tries: int) -> None:
+    brake = auth.Brake(Clock())
+    assert refused_after(brake, "2001:db8::1") == 10
+    assert refused_after(brake, address) == tries
+
+
+def test_many_addresses_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "MAX_ADDRESSES", 5)
+    brake = auth.Brake(Clock())
+    for number in range(20):
+        brake.failed(f"192.0.2.{number}")
+    assert len(brake._failures) == 5
