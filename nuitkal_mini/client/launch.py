@@ -114,6 +114,13 @@ def find_python(configured: Optional[str], client_dir: Path, *, system: str = os
     raise LaunchError(f"no Python found in {client_dir} or on PATH: ship one as {SHIPPED_PYTHONS[system][0]}, or configure `python`")
 
 
+def exit_code(returncode: int) -> int:
+    """What to exit with after a child that ended so; it fits sys.exit()."""
+    if returncode < 0:
+        return 128 - returncode
+    return returncode - (1 << 32) if returncode >> 31 else returncode  # Windows counts 0xC000013A unsigned, sys.exit() does not
+
+
 def is_frozen() -> bool:
     """Nuitka compiles `__compiled__` into each module, PyInstaller and the like set sys.frozen."""
     return bool(getattr(globals().get("__compiled__"), "standalone", False) or getattr(sys, "frozen", False))
@@ -177,9 +184,7 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
         self._give_signals_back()
-        if code < 0:
-            return 128 - code
-        return code - (1 << 32) if code >> 31 else code  # Windows: sys.exit() takes the signed form of 0xC000013A
+        return exit_code(code)
 
     def _take_signals(self) -> None:
         import signal

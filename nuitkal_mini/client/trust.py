@@ -41,20 +41,21 @@ class Trust(NamedTuple):
         """The keys that nobody has revoked."""
         return tuple(key for key in self.keys if _key_id(key) not in self.revoked)
 
-    def _valid_marks(self) -> Tuple[Mark, ...]:
+    def valid_marks(self) -> Tuple[Mark, ...]:
+        """What was vouched for by keys that nobody has revoked."""
         return tuple(mark for mark in self.marks if mark.key not in self.revoked)
 
     def highest(self) -> Optional[Mark]:
         """The mark of the highest version that a valid key has brought here."""
-        return max(self._valid_marks(), key=lambda mark: parse(mark.version), default=None)
+        return max(self.valid_marks(), key=lambda mark: parse(mark.version), default=None)
 
     def minimum(self) -> Optional[Version]:
         """The lowest version that the developer still allows."""
-        return max((parse(mark.minimum) for mark in self._valid_marks() if mark.minimum), default=None)
+        return max((parse(mark.minimum) for mark in self.valid_marks() if mark.minimum), default=None)
 
     def newest(self) -> int:
         """The newest signed time seen, in seconds since 1970; 0 when none was."""
-        return max((mark.time for mark in self._valid_marks()), default=0)
+        return max((mark.time for mark in self.valid_marks()), default=0)
 
 
 class Accepted(NamedTuple):
@@ -64,8 +65,10 @@ class Accepted(NamedTuple):
     trust: Trust
 
 
-def with_keys(trust: Trust, public_keys: Sequence[str]) -> Trust:
+def with_keys(trust: Trust, public_keys: Sequence[str], version: str, manifest: str) -> Trust:
     """The memory under the configured keys; without any, those remembered still count.
+
+    Where keys are new, `version` and `manifest`, installed unsigned, are the first that nothing goes below.
 
     Raises:
         VerificationError: a configured key is none.
@@ -75,7 +78,8 @@ def with_keys(trust: Trust, public_keys: Sequence[str]) -> Trust:
         keys = tuple(str(parse_public_key(key)) for key in public_keys)
     except Problem as error:
         raise VerificationError(f"a configured public key is unusable: {error}") from error
-    return trust._replace(keys=keys or trust.keys)
+    first = (Mark("", version, hashlib.sha256(manifest.encode("utf-8")).hexdigest(), 0, ""),) if keys and version and not trust.keys else ()
+    return trust._replace(keys=keys or trust.keys, marks=trust.marks + first)
 
 
 def check_requirements(terms: Terms, python: Tuple[int, ...], platform: str) -> None:
@@ -124,6 +128,7 @@ def accept(text: bytes, signature: Optional[str], trust: Trust, *, app: Optional
     if floor and version < parse(floor):
         raise VerificationError(f"{manifest.version} is below {floor}, the lowest version configured; nothing was installed")
     if key:
+        trust = _revoked(trust, key, manifest.terms.revoked)  # first: what a thief's key has raised must not keep the remedy out
         _check_order(manifest, version, text, time, trust, downgrade)
         trust = _marked(trust, key, manifest, text, time)
     return Accepted(manifest, trust._replace(app=known or manifest.app))
@@ -176,17 +181,34 @@ def _check_order(manifest: Manifest, version: Version, text: bytes, time: int, t
 
 
 def _marked(trust: Trust, key: str, manifest: Manifest, text: bytes, time: int) -> Trust:
-    """The memory after this manifest: versions and minimums only rise, later keys may be revoked by earlier ones."""
+    """The memory after this manifest: versions and minimums only rise."""
     before = next((mark for mark in trust.marks if mark.key == key), Mark(key, "0", "", 0, ""))
     mark = before
     if parse(manifest.version) >= parse(before.version):
         mark = before._replace(version=manifest.version, manifest=hashlib.sha256(text).hexdigest(), time=time)
     if manifest.terms.minimum and (not mark.minimum or parse(manifest.terms.minimum) > parse(mark.minimum)):
         mark = mark._replace(minimum=manifest.terms.minimum)
-    order = [_key_id(known) for known in trust.keys]
-    later = order[order.index(key) + 1:]
-    revoked = tuple(sorted({*trust.revoked, *(bad for bad in manifest.terms.revoked if bad in later)}))
-    return trust._replace(marks=(*(other for other in trust.marks if other.key != key), mark), revoked=revoked)
+    return trust._replace(marks=(*(other for other in trust.marks if other.key != key), mark))
+
+
+def _revoked(trust: Trust, key: str, revoked: Tuple[str, ...]) -> Trust:
+    """An earlier key revokes later ones, never the other way round: the thief has the one in daily use."""
+    return trust._replace(revoked=tuple(sorted({*trust.revoked, *(bad for bad in revoked if bad in _later_keys(trust, key))})))
+
+
+def _later_keys(trust: Trust, key: str) -> Tuple[str, ...]:
+    order = tuple(_key_id(known) for known in trust.keys)
+    return order[order.index(key) + 1:] if key in order else ()
+
+
+def lowest_welcome(trust: Trust, signature: Optional[str]) -> Optional[Version]:
+    """The version below which an offer with this signature is not worth a look: what its key cannot revoke has gone higher."""
+    from ..minisign import key_name, parse_signature
+    try:
+        later = _later_keys(trust, key_name(parse_signature(signature or "").key_id))
+    except Problem:
+        later = ()
+    return max((parse(mark.version) for mark in trust.valid_marks() if mark.key not in later), default=None)
 
 
 def current(text: bytes, signature: Optional[str], trust: Trust, now: float) -> Trust:

@@ -30,7 +30,7 @@ from .staging import Package, Staging
 from .state import State, dump_state, load_state
 from .transport import Transport
 from .tree import IN_RELEASES
-from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, platform_name, with_keys
+from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +275,9 @@ class ClientUpdater:
         return parse_release(document.body, document.url)
 
     def _trust(self, state: Optional[State]) -> Trust:
-        return with_keys(state.trust if state else Trust(), self.config.public_keys)
+        if state is None:
+            return with_keys(Trust(), self.config.public_keys, "", "")
+        return with_keys(state.trust, self.config.public_keys, state.version, state.manifest)
 
     def _current(self, place: Installation, release: Release, state: Optional[State]) -> Trust:
         """The memory, after the server has proved that it means what is installed, if it does; a newer proof is remembered."""
@@ -296,10 +298,9 @@ class ClientUpdater:
         if state is None:
             return True
         installed, offered = parse(state.version), release.precedence
-        highest = trust.highest()
-        lowest = max(installed, parse(highest.version)) if trust.keys and highest else installed
-        down = self.config.allow_downgrade is False or bool(trust.keys) and self.config.allow_downgrade is not True
-        if offered != installed and offered < lowest and down:
+        lowest = lowest_welcome(trust, release.signature) if trust.keys else installed
+        follows_down = self.config.allow_downgrade is True or self.config.allow_downgrade is None and not trust.keys
+        if offered != installed and lowest is not None and offered < lowest and not follows_down:
             logger.info("the server's active version %s is lower than %s; staying", release.version, lowest.text)
             return False
         return offered != installed
