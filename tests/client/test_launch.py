@@ -254,6 +254,11 @@ def test_a_program_that_a_signal_ends_gives_128_and_its_number(tmp_path):
     assert process.returncode == 128 + 15
 
 
+@pytest.mark.parametrize("returncode, code", [(0, 0), (255, 255), (-9, 137), (0xC000013A, -1073741510), (0x7FFFFFFF, 0x7FFFFFFF)])
+def test_exit_codes_fit_every_system(returncode, code):
+    assert launch.exit_code(returncode) == code
+
+
 @posix_only
 def test_nohup_holds_for_the_program_as_well(tmp_path):
     write(tmp_path / "main.py", "import signal; print(signal.getsignal(signal.SIGHUP).name)")
@@ -269,7 +274,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_once_and_leaves_the_launcher_a
 
     write(tmp_path / "main.py", COUNTING)
     terminal, inside = pty.openpty()
-    process = launcher("main.py", tmp_path, "SIGINT", stdin=inside, stdout=inside, start_new_session=True,
+    late = "import time; forward = launch.Child._forward; launch.Child._forward = lambda *a: (time.sleep(0.1), forward(*a))"  # two at once would be one
+    process = launcher("main.py", tmp_path, "SIGINT", before=late, stdin=inside, stdout=inside, start_new_session=True,
                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
     os.close(inside)
     output = b""
