@@ -125,6 +125,14 @@ class Installation(Tree):
         journal = self._past()
         return journal.before if journal else None
 
+    def kept(self) -> List[Move]:
+        """What the backup holds: an update that goes back needs no download of it."""
+        try:
+            journal = self._past()
+        except RollbackError:
+            return []
+        return [move for move in journal.changes.out if self.holds(move.target, move.entry)] if journal else []
+
     def installed(self) -> Tuple[FileEntry, ...]:
         """The installed tree, empty when nobody knows it."""
         state = self.state()

@@ -113,16 +113,17 @@ class Staging:
                                "make room and start again")
 
     def _reuse(self, files: Sequence[Tuple[str, FileEntry]]) -> List[Tuple[str, FileEntry]]:
-        """Copy contents that are installed already, under another name or mode; returns what is left."""
-        installed = {entry.sha256: entry for entry in self._place.installed() if entry.link is None}
+        """Copy contents that are here already, under another name or mode or in the backup; returns what is left."""
+        here = {move.entry.sha256: move.target for move in self._place.kept()}
+        here.update((entry.sha256, entry.path) for entry in self._place.installed() if self._place.holds(entry.path, entry))
         rest = []
         for source, entry in files:
-            twin = installed.get(entry.sha256)
-            if twin is not None and self._place.holds(twin.path, twin):
-                with open(self._place.at(twin.path), "rb") as file:
-                    self._stage(source, entry, iter(lambda: file.read(2**18), b""))
-            else:
+            twin = here.get(entry.sha256)
+            if twin is None:
                 rest.append((source, entry))
+                continue
+            with open(self._place.at(twin), "rb") as file:
+                self._stage(source, entry, iter(lambda: file.read(2**18), b""))
         return rest
 
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:

@@ -155,6 +155,17 @@ def test_a_moved_file_is_not_fetched_again(site: Site, config: UpdaterConfig, up
     assert site.requests() == ["/check?version=1.0.0", "/1.0.1.json"]
 
 
+def test_going_back_to_the_version_in_the_backup_needs_no_download(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    updater.update()
+    site.publish("1.0.0", ONE)
+    site.requests()
+    assert updater.update() and app_of(config) == ONE
+    assert site.requests() == ["/check?version=1.0.1", "/1.0.0.json"]
+
+
 def test_a_server_that_knows_only_the_basic_fields_works(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
     site.publish("1.0.0", ONE, basic=True)
     assert updater.update() and app_of(config) == ONE
