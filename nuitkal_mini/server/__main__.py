@@ -5,7 +5,6 @@ import argparse
 import getpass
 import ipaddress
 import logging
-import secrets
 import signal
 import ssl
 import sys
@@ -23,13 +22,15 @@ from .releases import rfc3339
 from .store import open_database
 
 GRACE_SECONDS = 10.0  # for running requests after SIGTERM
-ADMIN = "admin"
 SHELL = "command line"  # as whom the log names whoever may write the data folder anyway
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; its exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.keyfile and not args.certfile:
+        parser.error("--keyfile needs --certfile")
     commands: Dict[str, Callable[[argparse.Namespace], None]] = {
         "serve": serve, "createsuperuser": create_superuser, "token": token,
     }
@@ -47,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.server", description="Serve releases to clients. Without a command: serve.")
     _add_data(parser, Path("nuitkal_data"))
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--port", type=_between(0, 65535), default=8000, help="0 takes a free one")
     parser.add_argument("--public-url", type=_public_url, metavar="URL", help="what URLs begin with (default: the address of each request)")
-    parser.add_argument("--max-upload", type=int, default=MAX_UPLOAD, metavar="BYTES", help="default: 4 GiB")
+    parser.add_argument("--max-upload", type=_between(1, 2**50), default=MAX_UPLOAD, metavar="BYTES", help="default: 4 GiB")
     parser.add_argument("--certfile", help="serve HTTPS with this certificate chain (PEM)")
     parser.add_argument("--keyfile", help="its private key, when it is not in the same file")
     parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
@@ -72,6 +73,14 @@ def _add_data(parser: argparse.ArgumentParser, default: object = argparse.SUPPRE
     """A command's own default would overwrite what stands before the command."""
     parser.add_argument("--data", type=Path, default=default, metavar="FOLDER",
                         help="database and releases; made when missing (default: ./nuitkal_data)")
+
+
+def _between(lowest: int, highest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdigit() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
+        return int(text)
+    return number
 
 
 def _public_url(text: str) -> str:
@@ -122,14 +131,10 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
 
 def welcome(database: Database) -> None:
     """On the first start over an empty data folder: make a user and a token, and show them this once."""
-    with database.read() as db:
-        if db.execute("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM tokens) + (SELECT count(*) FROM log)").fetchone()[0]:
-            return
-    password = secrets.token_urlsafe(12)
-    auth.create_user(database, ADMIN, password, SHELL)
-    secret = auth.create_token(database, "first", SHELL)
-    print(f"This data folder is new. Shown only this once:\n  admin user: {ADMIN}\n  password: {password}\n  token: {secret}",
-          file=sys.stderr, flush=True)
+    made = auth.first_credentials(database, SHELL)
+    if made:
+        print(f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}\n  token: {made.token}",
+              file=sys.stderr, flush=True)
 
 
 def create_superuser(args: argparse.Namespace) -> None:

@@ -266,7 +266,7 @@ def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
     try:
         fields = json_object(environ["wsgi.input"].read(int(length)))
     except ManifestError as error:
-        raise Refused("bad_json", error.template, **error.values) from error
+        raise Refused("bad_json", error.template) from error  # none of them has values in it
     for name in fields.keys() - known:
         raise Refused("bad_field", "there is no field {name!r} here", name=name[:64])
     return fields

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+import sqlite3
 import threading
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
@@ -39,18 +40,30 @@ class Token(NamedTuple):
     last_used_at: Optional[int]
 
 
+class Credentials(NamedTuple):
+    """What opens a new data folder."""
+
+    username: str
+    password: str
+    token: str
+
+
 # --- tokens -------------------------------------------------------------------------------------
 
 
 def create_token(database: Database, name: str, who: str) -> str:
     """A new token, which is shown here and never again."""
-    _check_name(name)
-    secret = secrets.token_urlsafe(32)
     with database.write() as db:
-        if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
-            raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
-        db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, _digest(secret), now()))
-        write_log(db, who, "token_create", name)
+        return _insert_token(db, name, who)
+
+
+def _insert_token(db: sqlite3.Connection, name: str, who: str) -> str:
+    _check_name(name)
+    if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
+        raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
+    secret = secrets.token_urlsafe(32)
+    db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, _digest(secret), now()))
+    write_log(db, who, "token_create", name)
     return secret
 
 
@@ -95,10 +108,24 @@ def create_user(database: Database, name: str, password: str, who: str) -> None:
         raise AuthProblem("the password is empty")
     stored = hash_password(password)
     with database.write() as db:
-        if db.execute("SELECT 1 FROM users WHERE name = ?", (name,)).fetchone():
-            raise AuthProblem("there is a user {name!r} already; choose another name", name=name)
-        db.execute("INSERT INTO users (name, password, created_at) VALUES (?, ?, ?)", (name, stored, now()))
-        write_log(db, who, "user_create", name)
+        _insert_user(db, name, stored, who)
+
+
+def _insert_user(db: sqlite3.Connection, name: str, stored: str, who: str) -> None:
+    if db.execute("SELECT 1 FROM users WHERE name = ?", (name,)).fetchone():
+        raise AuthProblem("there is a user {name!r} already; choose another name", name=name)
+    db.execute("INSERT INTO users (name, password, created_at) VALUES (?, ?, ?)", (name, stored, now()))
+    write_log(db, who, "user_create", name)
+
+
+def first_credentials(database: Database, who: str) -> Optional[Credentials]:
+    """A user and a token for a data folder where nothing has happened yet; None when something has."""
+    with database.write() as db:
+        if db.execute("SELECT 1 FROM log").fetchone():
+            return None
+        password = secrets.token_urlsafe(12)
+        _insert_user(db, "admin", hash_password(password), who)
+        return Credentials("admin", password, _insert_token(db, "first", who))
 
 
 def check_password(database: Database, name: str, password: str) -> bool:

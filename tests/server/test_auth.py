@@ -103,6 +103,17 @@ def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, m
     assert len(tried) == 2 and tried[0] == tried[1]
 
 
+def test_first_credentials_are_made_once_and_only_where_nothing_has_happened(database: Database, tmp_path: Path) -> None:
+    made = auth.first_credentials(database, "tests")
+    assert made and auth.check_password(database, made.username, made.password) and auth.token_name(database, made.token)
+    assert auth.first_credentials(database, "tests") is None
+    other = Database(tmp_path / "other.db")
+    auth.create_token(other, "x", "tests")
+    auth.revoke_token(other, "x", "tests")
+    assert auth.first_credentials(other, "tests") is None
+    other.close()
+
+
 # --- the brake
 
 

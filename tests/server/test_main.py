@@ -6,12 +6,14 @@ import os
 import re
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
@@ -22,6 +24,8 @@ from nuitkal_mini.server.store import open_database
 from tests.support import ROOT, RunningServer, need_tool, start_server
 
 from .caller import BOUNDARY, files_below, make_form, make_zip
+
+BIG = make_form({"version": "1.0", "file": make_zip({"a": os.urandom(900_000)})})  # more than the form parser reads at once
 
 
 def run(*args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -38,6 +42,15 @@ def request(server: RunningServer, path: str, body: Optional[bytes] = None, **he
 
 def upload(server: RunningServer, version: str, package: bytes) -> Any:
     return request(server, "upload/", make_form({"version": version, "file": package}), **{"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+
+
+def begin_upload(server: RunningServer, body: bytes, sent: int) -> socket.socket:
+    """A connection on which an upload has begun."""
+    client = socket.create_connection(("127.0.0.1", port_of(server)), timeout=20)
+    head = f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n" \
+           f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body[:sent])
+    return client
 
 
 def test_the_first_start_shows_a_user_and_a_token_once(data: Path) -> None:
@@ -67,14 +80,10 @@ def test_a_released_package_can_be_downloaded_by_its_url(data: Path) -> None:
 def test_sigterm_lets_a_running_upload_finish(data: Path) -> None:
     body = make_form({"version": "1.0", "file": make_zip({"a": b"a"})})
     with start_server(data) as server:
-        port = int(server.url.rsplit(":", 1)[1].strip("/"))
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-            head = f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n" \
-                   f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
-            client.sendall(head.encode() + body[:50])
+        with begin_upload(server, body, 50) as client:
             wait_until(lambda: any((data / "incoming").glob("*/*")))
             server.process.terminate()
-            wait_until(lambda: not can_connect(port))
+            wait_until(lambda: not can_connect(port_of(server)))
             client.sendall(body[50:])
             assert client.recv(1000).startswith(b"HTTP/1.1 201 Created\r\n")
         assert server._wait() == 0
@@ -83,11 +92,7 @@ def test_sigterm_lets_a_running_upload_finish(data: Path) -> None:
 
 def test_an_upload_that_breaks_off_leaves_nothing(data: Path) -> None:
     with start_server(data) as server:
-        port = int(server.url.rsplit(":", 1)[1].strip("/"))
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-            client.sendall(f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\nContent-Length: 9000\r\n"
-                           f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; "
-                           f"name=\"file\"; filename=\"x\"\r\n\r\n{'x' * 2000}".encode())
+        with begin_upload(server, BIG, 600_000):
             wait_until(lambda: any((data / "incoming").glob("*/*/upload-*")))
         wait_until(lambda: not any((data / "incoming").glob("*/*")))
         assert "ERROR" not in server.log()
@@ -95,11 +100,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(data: Path) -> None:
 
 def test_a_killed_server_s_half_upload_is_gone_after_the_next_start(data: Path) -> None:
     with start_server(data) as server:
-        port = int(server.url.rsplit(":", 1)[1].strip("/"))
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-            client.sendall(f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\nContent-Length: 9000\r\n"
-                           f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; "
-                           f"name=\"file\"; filename=\"x\"\r\n\r\n{'x' * 2000}".encode())
+        with begin_upload(server, BIG, 600_000):
             wait_until(lambda: any((data / "incoming").glob("*/*/upload-*")))
             server.kill()
     assert any(path.name.startswith("upload-") for path in (data / "incoming").rglob("*"))
@@ -236,8 +237,6 @@ def test_usage_errors_are_exit_code_2(args: List[str], data: Path) -> None:
 
 
 def test_https_is_served_with_a_certificate(data: Path, tmp_path: Path) -> None:
-    import ssl
-
     certificate = tmp_path / "cert.pem"
     subprocess.run([need_tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext",
                     "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(certificate)], check=True, stderr=subprocess.DEVNULL)
@@ -256,8 +255,6 @@ def test_importing_the_package_for_another_server_is_light() -> None:
 def test_an_upload_of_a_gigabyte_takes_little_memory(data: Path, tmp_path: Path) -> None:
     block = os.urandom(2**20)
     package = tmp_path / "big.zip"
-    import zipfile
-
     with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as out, out.open("noise", "w", force_zip64=True) as member:
         for _ in range(1024):
             member.write(block)
@@ -286,6 +283,10 @@ def resident(pid: int, field: str) -> int:
     if not status.exists():
         pytest.skip("no /proc here")
     return int(re.findall(rf"{field}:\s+(\d+) kB", status.read_text())[0])
+
+
+def port_of(server: RunningServer) -> int:
+    return int(server.url.rsplit(":", 1)[1].strip("/"))
 
 
 def can_connect(port: int) -> bool:
