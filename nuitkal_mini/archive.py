@@ -117,7 +117,7 @@ def _directory(members: List[Member], end: _End) -> Directory:
 def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
     """The end record, with the values of its ZIP64 form where there is one; None when `tail` may begin behind it."""
     cut = len(tail) < min(package_size, _MAX_TAIL)
-    at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT), len(tail) - _END.size + 4)
+    at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT), max(0, len(tail) - _END.size + 4))
     at64 = at - _LOCATOR64.size - _END64.size
     if cut and (at < 0 or at64 < 0):
         return None
