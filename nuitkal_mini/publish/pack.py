@@ -16,7 +16,8 @@ from ..manifest import FileEntry
 from .progress import Progress
 from .tree import WORKERS, Tree, forget, workers
 
-_IN_MEMORY = 2**20  # larger results wait for their turn on disk
+_IN_MEMORY = 2**18  # larger results wait for their turn on disk
+_AHEAD = 8 * WORKERS  # results that wait while a large file holds up the line: at most 16 MB in memory
 Deflated = Tuple[FileEntry, Member, BinaryIO]
 
 
@@ -50,7 +51,7 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
         try:
             for entry in entries:
                 ahead.append(pool.submit(_deflate, tree, entry))
-                if len(ahead) > 2 * WORKERS:
+                if len(ahead) > _AHEAD:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

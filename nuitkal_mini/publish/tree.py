@@ -34,11 +34,14 @@ class PublishError(Exception):
 
 
 class Source(NamedTuple):
-    """A file or link of the folder: `path` is its name in the release, `file` where it is here."""
+    """A file or link of the folder: `path` is its name in the release, `file` where it is here, `key` what the cache knows it by."""
 
     path: str
     file: str
-    status: os.stat_result
+    size: int
+    mtime_ns: int
+    key: str
+    mode: str
     link: Optional[str]
 
 
@@ -98,11 +101,17 @@ def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[Source]:
             if is_folder:
                 todo.append((file, path + "/"))
             elif stat.S_ISLNK(status.st_mode):
-                yield Source(path, file, status, _target(file))
+                yield _source(path, file, status, _target(file))
             elif stat.S_ISREG(status.st_mode):
-                yield Source(path, file, status, None)
+                yield _source(path, file, status, None)
             else:
                 raise PublishError(f"{path!r} is a socket, a pipe or a device; remove it or exclude it")
+
+
+def _source(path: str, file: str, status: os.stat_result, link: Optional[str]) -> Source:
+    # ctime as well: tools that make builds reproducible set mtimes back. (Windows has the time of creation there.)
+    key = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {path}"
+    return Source(path, file, status.st_size, status.st_mtime_ns, key, "755" if status.st_mode & stat.S_IXUSR else "644", link)
 
 
 def _target(file: str) -> str:
@@ -113,23 +122,22 @@ def _target(file: str) -> str:
 def _entry(source: Source, sha256: str) -> FileEntry:
     if source.link is not None:
         return link_entry(source.path, source.link)
-    return FileEntry(source.path, source.status.st_size, sha256, "755" if source.status.st_mode & stat.S_IXUSR else "644")
+    return FileEntry(source.path, source.size, sha256, source.mode)
 
 
 def _digests(folder: Path, sources: List[Source]) -> Dict[str, str]:
     """Each path's SHA-256, from the cache where nothing about the file has changed."""
     known = _load_cache(folder)
-    keys = {source.path: _key(source) for source in sources}
-    unknown = [source for source in sources if keys[source.path] not in known]
-    digests = {path: known[key] for path, key in keys.items() if key in known}
-    settled = {key: known[key] for key in keys.values() if key in known}
-    with Progress("hashing", sum(source.status.st_size for source in unknown)) as progress, workers() as pool:
+    unknown = [source for source in sources if source.key not in known]
+    digests = {source.path: known[source.key] for source in sources if source.key in known}
+    settled = {source.key: known[source.key] for source in sources if source.key in known}
+    with Progress("hashing", sum(source.size for source in unknown)) as progress, workers() as pool:
         began = time.time_ns()
         hashed = pool.map(lambda source: _hash(source, progress.advance), unknown)
         for source, digest in zip(unknown, hashed):
             digests[source.path] = digest
-            if source.status.st_mtime_ns < began - _RACY_NS:
-                settled[keys[source.path]] = digest
+            if source.mtime_ns < began - _RACY_NS:
+                settled[source.key] = digest
     if settled != known:
         _save_cache(folder, settled)
     return digests
@@ -152,18 +160,12 @@ def _hash(source: Source, advance: Callable[[int], None]) -> str:
             digest.update(chunk)
             advance(len(chunk))
         after = os.fstat(file.fileno())
-    if (after.st_size, after.st_mtime_ns) != (source.status.st_size, source.status.st_mtime_ns):
+    if (after.st_size, after.st_mtime_ns) != (source.size, source.mtime_ns):
         raise PublishError(f"{source.path!r} changed while it was being packed; run the command again")
     return digest.hexdigest()
 
 
 # --- the cache: one JSON file per folder, `size mtime ctime inode path` -> SHA-256 --------------------
-
-
-def _key(source: Source) -> str:
-    # ctime as well: tools that make builds reproducible set mtimes back. (Windows has the time of creation there.)
-    status = source.status
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {source.path}"
 
 
 def _cache_file(folder: Path) -> Path:
