@@ -8,6 +8,7 @@ import logging
 import signal
 import ssl
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 from urllib.parse import urlsplit
@@ -139,29 +140,27 @@ def welcome(database: Database) -> None:
 
 def create_superuser(args: argparse.Namespace) -> None:
     """Make a user of the admin site."""
-    database = open_database(args.data)
     if args.password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = getpass.getpass(f"Password of {args.username}: ")
         if getpass.getpass("The same again: ") != password:
             raise Problem("the two passwords differ; no user was made")
-    auth.create_user(database, args.username, password, SHELL)
-    database.close()
+    with closing(open_database(args.data)) as database:
+        auth.create_user(database, args.username, password, SHELL)
 
 
 def token(args: argparse.Namespace) -> None:
     """Make, list and revoke tokens."""
-    database = open_database(args.data)
-    if args.verb == "create":
-        print(auth.create_token(database, args.name, SHELL))
-    elif args.verb == "revoke":
-        auth.revoke_token(database, args.name, SHELL)
-    else:
-        for known in auth.list_tokens(database):
-            used = "never used" if known.last_used_at is None else f"last used {rfc3339(known.last_used_at)}"
-            print(f"{known.name}\tcreated {rfc3339(known.created_at)}\t{used}")
-    database.close()
+    with closing(open_database(args.data)) as database:
+        if args.verb == "create":
+            print(auth.create_token(database, args.name, SHELL))
+        elif args.verb == "revoke":
+            auth.revoke_token(database, args.name, SHELL)
+        else:
+            for known in auth.list_tokens(database):
+                used = "never used" if known.last_used_at is None else f"last used {rfc3339(known.last_used_at)}"
+                print(f"{known.name}\tcreated {rfc3339(known.created_at)}\t{used}")
 
 
 if __name__ == "__main__":

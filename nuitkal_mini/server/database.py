@@ -132,7 +132,7 @@ class Database:
             self._idle.pop().close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(str(self.path), BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(str(self.path), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 
