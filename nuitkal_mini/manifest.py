@@ -40,7 +40,9 @@ _IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u316
 _UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
 _SHA256 = re.compile("[0-9a-f]{64}")
 _KEY_ID = re.compile("[0-9A-Fa-f]{16}")
-_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<) ?([0-9]+(?:\.[0-9]+){0,2})")
+_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<) ?([0-9]{1,4}(?:\.[0-9]{1,4}){0,2})")
+# For fnmatch: no brackets, which it may not compile, no two stars in a row, which take Python 3.8 for ever.
+_PLATFORM = re.compile(r"(?!.*\*\*)[A-Za-z0-9_.*?-]{1,64}")
 
 
 class ManifestError(Problem):
@@ -250,6 +252,9 @@ def _terms(document: Dict[str, Any], version: str) -> Terms:
     for comparison in python.split(",") if python else ():
         if not _COMPARISON.fullmatch(comparison.strip()):
             raise ManifestError("the manifest requires the Python {comparison!r}; write it as >=3.9", comparison=_brief(comparison))
+    for platform in platforms:
+        if not _PLATFORM.fullmatch(platform):
+            raise ManifestError("the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*", platform=_brief(platform))
     for key in revoked:
         if not _KEY_ID.fullmatch(key):
             raise ManifestError("the manifest revokes {key!r}, which is no key id of 16 hex digits", key=_brief(key))

@@ -1,6 +1,7 @@
 """Manifests: what is legal comes through unchanged, everything else is refused with a sentence, cheaply."""
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -10,14 +11,14 @@ import tempfile
 import time
 import unicodedata
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini import manifest
-from nuitkal_mini.manifest import Diff, FileEntry, Manifest, ManifestError, UnsafePath, check_path, check_tree, diff, dumps, fold, link_entry, loads
+from nuitkal_mini.manifest import Diff, FileEntry, Manifest, ManifestError, Terms, UnsafePath, check_path, check_tree, diff, dumps, fold, link_entry, loads, python_fits
 from nuitkal_mini.semver import BadVersion
 
 from .trees import Tree, entries_of, manifest_of, read_tree, trees, write_tree
@@ -50,9 +51,15 @@ def refused(data: bytes) -> str:
 # --- the codec ----------------------------------------------------------------------------------
 
 
-@given(trees(), st.sampled_from(["", "app", "我的 应用"]), st.sampled_from(["1", "v1.0.0-rc.1+b"]))
-def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(tree: Tree, app: str, version: str) -> None:
-    written = manifest_of(tree, app, version)
+terms = st.builds(
+    Terms, st.sampled_from(["", "0.9"]), st.sampled_from(["", ">=3.8", ">=3.9,<4,!=3.11.1"]),
+    st.sampled_from([(), ("linux-*", "windows-x86_64")]), st.sampled_from([(), ("0123456789ABCDEF",)]),
+)
+
+
+@given(trees(), st.sampled_from(["", "app", "我的 应用"]), st.sampled_from(["1", "v1.0.0-rc.1+b"]), terms)
+def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(tree: Tree, app: str, version: str, asked: Terms) -> None:
+    written = manifest_of(tree, app, version)._replace(terms=asked)
     assert loads(dumps(written)) == written
     assert dumps(written._replace(files=tuple(reversed(written.files)))) == dumps(written)
 
@@ -95,6 +102,16 @@ DOCUMENTS = {
     "an app with spaces around": document(app=" a"),
     "a surrogate in the app": document(app="\ud83d"),
     "an invisible character in the app": document(app="a\u200b"),
+    "a minimum above the version": document(minimum="1.1"),
+    "a bad minimum": document(minimum="\ud800"),
+    "requirements that are no object": document(requires=[]),
+    "a Python of a million digits": document(requires={"python": ">=" + "9" * 1_000_000}),
+    "a Python that is none": document(requires={"python": ">=3.9,"}),
+    "a platform of surrogates": document(requires={"platform": ["\ud800"]}),
+    "a platform that no regular expression takes": document(requires={"platform": ["[z-a]"]}),
+    "a platform that takes Python 3.8 for ever": document(requires={"platform": ["*" * 50 + "x"]}),
+    "a platform outside a list": document(requires={"platform": "linux-*"}),
+    "a revoked key that is none": document(revoked=["\ud800" * 16]),
     "files that are no list": document(files={"a": 1}),
     "files that are no objects": document(files=["a", 1, None]),
     "unsorted files": document(files=[{**ENTRY, "path": "b"}, ENTRY]),
@@ -180,6 +197,10 @@ documents = st.fixed_dictionaries({
     "app": st.just("app") | json_values,
     "version": st.just("1.0") | json_values,
     "files": st.lists(entries | json_values, max_size=4) | json_values,
+}, optional={
+    "minimum": st.just("0.9") | json_values,
+    "requires": st.fixed_dictionaries({}, optional={"python": st.just(">=3.8") | json_values, "platform": st.lists(st.just("linux-*") | json_values)}) | json_values,
+    "revoked": st.lists(st.just("0123456789abcdef") | json_values, max_size=2) | json_values,
 })
 
 
@@ -206,6 +227,32 @@ def test_any_bytes_are_a_manifest_or_refused(data: st.DataObject, tree: Tree) ->
         loads(bytes(damaged))
     except (ManifestError, BadVersion) as error:
         str(error).encode("utf-8")
+
+
+@given(st.from_regex(r"[A-Za-z0-9_.*?-]{1,64}", fullmatch=True))
+@settings(max_examples=200)
+def test_every_platform_that_is_accepted_is_matched_at_once(pattern: str) -> None:
+    try:
+        loads(encoded(document(requires={"platform": [pattern]})))
+    except ManifestError:
+        return
+    started = time.process_time()
+    fnmatch.fnmatchcase("linux-aarch64-x86_64", pattern)
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("python, fitting, unfitting", [
+    ("", [(2, 7, 0), (3, 13, 0)], []),
+    (">=3.9", [(3, 9, 0), (3, 10, 1), (4, 0, 0)], [(3, 8, 18)]),
+    (">=3.9,<3.12", [(3, 11, 9)], [(3, 12, 0), (3, 8, 0)]),
+    ("> 3", [(4, 0, 0)], [(3, 13, 0)]),
+    ("==3.11", [(3, 11, 7)], [(3, 1, 1), (3, 12, 0)]),
+    ("!=3.11.1, <=3.11", [(3, 11, 2), (3, 0, 0)], [(3, 11, 1), (3, 12, 0)]),
+])
+def test_a_requirement_is_compared_as_far_as_it_is_written(python: str, fitting: List[Tuple[int, ...]], unfitting: List[Tuple[int, ...]]) -> None:
+    loads(encoded(document(requires={"python": python})))
+    assert all(python_fits(python, running) for running in fitting)
+    assert not any(python_fits(python, running) for running in unfitting)
 
 
 # --- the cost of hostile ones -------------------------------------------------------------------

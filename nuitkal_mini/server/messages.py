@@ -122,6 +122,7 @@ TEXTS = {
     "the manifest is larger than 64 MiB": "清单超过 64 MiB",
     "the manifest lacks a version or a list of at most 200,000 files": "清单缺少版本号，或缺少不超过 200,000 个文件的列表",
     "the manifest requires the Python {comparison!r}; write it as >=3.9": "清单要求的 Python 版本写作 {comparison!r}；请写成 >=3.9 的形式",
+    "the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*": "清单要求的平台写作 {platform!r}；请写成 linux-x86_64 或 linux-* 的形式",
     "the manifest revokes {key!r}, which is no key id of 16 hex digits": "清单撤销了 {key!r}，它不是 16 位十六进制的密钥编号",
     "the manifest's entry {path!r} lacks a field or has a wrong one": "清单中 {path!r} 的条目缺少字段或字段有误",
     "the manifest's files are not sorted by path, each once": "清单中的文件没有按路径排序，或有重复",
