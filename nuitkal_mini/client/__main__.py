@@ -18,7 +18,7 @@ OTHER_VERSION, DAMAGED = 10, 11
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line; its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(parser, sys.argv[1:] if arguments is None else arguments)
     if options.verb in ASKING and not options.url:
         parser.error(f"{options.verb} needs --url")
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -38,7 +38,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client", description="Keep a program up to date, and start it.")
+    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client", description="Keep a program up to date, and start it.",
+                                     epilog="After -- come the program's arguments.")
     parser.add_argument("verb", choices=sorted(VERBS))
     parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")
     parser.add_argument("--dir", required=True, type=Path, help="the folder that holds the program")
@@ -53,8 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--insecure", action="store_true", help="accept any certificate")
     parser.add_argument("--log-file", help="log the update's story there; rotates at 1 MB")
     parser.add_argument("--verbose", action="store_true", help="log the developer's story too")
-    parser.add_argument("args", nargs="*", metavar="ARGS", help="after --: the program's arguments")
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Namespace:
+    """The options, with the program's arguments as `args`; argparse itself finds arguments after -- only where no option stands before."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
+    options.args = arguments[end + 1:]
+    return options
 
 
 def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
