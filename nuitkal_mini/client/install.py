@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Iterable, List, Optional, Set, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
 from .arrange import Changes, Move, ancestors, arrange, parent_of
@@ -42,11 +42,11 @@ class Installation(Tree):
     """A client folder, and the only code that changes the app in it."""
 
     def __init__(self, folder: str, version_file: str, *, disk: Optional[Disk] = None,
-                 preserved: Callable[[str], bool] = lambda path: False, launcher: str = "") -> None:
+                 preserve: Sequence[str] = (), launcher: str = "") -> None:
         super().__init__(folder)
         self.disk = disk or Disk()
         self._version_file = version_file
-        self._preserved = preserved
+        self._preserve = preserve
         self._launcher = launcher
 
     def state(self) -> Optional[State]:
@@ -108,6 +108,10 @@ class Installation(Tree):
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
+
+    def _preserved(self, path: str) -> bool:
+        from fnmatch import fnmatchcase
+        return any(fnmatchcase(path, pattern) for pattern in self._preserve)
 
     def _past(self) -> Optional[Journal]:
         state = self.state()

@@ -8,7 +8,6 @@ The attacks this answers are those of The Update Framework (theupdateframework.i
 from __future__ import annotations
 
 import hashlib
-from fnmatch import fnmatchcase
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 from ..manifest import Manifest, Terms, loads, python_fits
@@ -88,6 +87,7 @@ def check_requirements(terms: Terms, python: Tuple[int, ...], platform: str) -> 
     Raises:
         VerificationError: with a sentence that names what it asks for.
     """
+    from fnmatch import fnmatchcase
     if terms.platforms and not any(fnmatchcase(platform, pattern) for pattern in terms.platforms):
         raise VerificationError(f"the release is for {', '.join(terms.platforms)}, this computer is {platform}; nothing was installed")
     if not python_fits(terms.python, python):

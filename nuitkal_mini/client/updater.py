@@ -6,31 +6,31 @@ fewest bytes -> swap, as one transaction -> start the program, whatever happened
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import logging
 import os
 import sys
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
 
-from ..archive import read_tree
 from ..manifest import MAX_BYTES, UPDATE_FOLDER, Manifest, Terms, dumps, fold
 from ..problem import Problem
 from ..semver import parse
-from .arrange import Changes
 from .config import UpdaterConfig
 from .disk import Disk, Held, Lock, check_owned
 from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
 from .launch import start
 from .release import MAX_CHECK_BYTES, Release, parse_release
-from .staging import Package, Staging
 from .state import State, dump_state, load_state
 from .transport import Transport
 from .tree import IN_RELEASES
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
+
+if TYPE_CHECKING:
+    from .arrange import Changes
+    from .staging import Staging  # comes in when an update is there: a start that finds nothing does not pay for it
 
 logger = logging.getLogger(__name__)
 
@@ -210,12 +210,7 @@ class ClientUpdater:
         folder = os.path.abspath(config.client_dir)
         if "/" in config.version_file or "\\" in config.version_file:
             raise InstallError(f"version_file must be a plain name, not {config.version_file}")
-        patterns = tuple(config.preserve)
-
-        def preserved(path: str) -> bool:
-            return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
-
-        return Installation(folder, config.version_file, disk=self._disk, preserved=preserved, launcher=_launcher_in(folder))
+        return Installation(folder, config.version_file, disk=self._disk, preserve=tuple(config.preserve), launcher=_launcher_in(folder))
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[Installation]:
@@ -339,6 +334,7 @@ class ClientUpdater:
         return self._bring(place, staging, manifest, state._replace(id=_identifier()))
 
     def _staging(self, place: Installation, release: Release) -> Staging:
+        from .staging import Package, Staging
         return Staging(place, self._transport(), Package(release.download_url, release.file_hash, release.file_size), self._progress)
 
     def _accept(self, release: Release, trust: Trust, staging: Staging) -> Tuple[Accepted, bytes]:
@@ -349,6 +345,7 @@ class ClientUpdater:
             elif trust.keys:
                 raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
             else:
+                from ..archive import read_tree
                 staging.open(f"{release.version} {release.file_hash}".encode())
                 with open(staging.whole_package(), "rb") as file:
                     text = dumps(read_tree(file, "", release.version))
