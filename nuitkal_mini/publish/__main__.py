@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import sys
@@ -10,10 +11,10 @@ import time
 import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator, List, NoReturn, Optional
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional
 from urllib.parse import urlsplit
 
-from ..manifest import check_app, dumps
+from ..manifest import Terms, check_app, dumps
 from ..minisign import SecretKey, public_key, sign
 from ..problem import Problem
 from ..semver import parse
@@ -27,23 +28,21 @@ from .upload import Signer, resign, upload
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; errors become one sentence on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path that the console's code page lacks is no failure
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
         return 0
     except KeyboardInterrupt:
-        _stop("interrupted")
+        print("\ninterrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # threads that hash or deflate a large file would be waited for otherwise
     except (PublishError, Problem) as error:
         sentence = str(error)
     except OSError as error:
         sentence = _os_sentence(error)
     print(f"error: {sentence}", file=sys.stderr)
     return 1
-
-
-def _stop(word: str) -> NoReturn:
-    print(f"\n{word}", file=sys.stderr, flush=True)
-    os._exit(130)  # threads that hash or deflate a large file would be waited for otherwise
 
 
 def _os_sentence(error: OSError) -> str:
@@ -82,21 +81,21 @@ def _parser() -> argparse.ArgumentParser:
     _server_arguments(promote)
     promote.set_defaults(run=_promote)
 
-    resign = commands.add_parser("resign", help="sign a published release again: the same content, a newer time")
-    resign.add_argument("version", type=_argument(parse))
-    _server_arguments(resign)
-    _key_arguments(resign)
-    resign.set_defaults(run=_resign)
+    again = commands.add_parser("resign", help="sign a published release again: the same content, a newer time")
+    again.add_argument("version", type=_argument(parse))
+    _server_arguments(again)
+    _key_arguments(again)
+    again.set_defaults(run=_resign)
 
     new_key = commands.add_parser("keygen", help="make a key pair, FILE and FILE.pub, for --key and for clients")
     new_key.add_argument("file", type=Path, metavar="FILE")
     new_key.add_argument("--password-stdin", action="store_true")
     new_key.set_defaults(run=_keygen)
 
-    sign = commands.add_parser("sign", help="write FILE.minisig")
-    sign.add_argument("file", type=Path, metavar="FILE")
-    _key_arguments(sign)
-    sign.set_defaults(run=_sign)
+    detached = commands.add_parser("sign", help="write FILE.minisig")
+    detached.add_argument("file", type=Path, metavar="FILE")
+    _key_arguments(detached)
+    detached.set_defaults(run=_sign)
     return parser
 
 
@@ -105,11 +104,15 @@ def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app", required=True, type=_argument(check_app), metavar="NAME", help="the program's name, the same for all its releases")
     parser.add_argument("--version", required=True, type=_argument(parse))
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
+    parser.add_argument("--minimum", default="", metavar="V", help="clients that saw this release refuse versions below V for ever (signed releases)")
+    parser.add_argument("--python", default="", metavar="COMPARISONS", help="needed by this release, such as '>=3.9,<3.13'")
+    parser.add_argument("--platform", action="append", default=[], metavar="NAME", help="needed by this release, such as linux-x86_64 or win-*; repeat it")
+    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID", help="clients trust this older key no more; repeat it")
 
 
 def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     token = os.environ.get("NUITKAL_TOKEN")
-    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's …/channels/beta/")
+    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's .../channels/beta/")
     parser.add_argument("--token", required=required and not token, default=token, type=_argument(_token), help="else NUITKAL_TOKEN")
 
 
@@ -150,8 +153,10 @@ def _server(arguments: argparse.Namespace) -> Server:
 
 def _tree(arguments: argparse.Namespace, *outputs: Path) -> Tree:
     folder: Path = arguments.folder
-    inside = frozenset(unicodedata.normalize("NFC", Path(os.path.relpath(os.path.realpath(file), os.path.realpath(folder))).as_posix()) for file in outputs)
-    return read_tree(folder, arguments.app, arguments.version.text, arguments.exclude, inside)
+    top = os.path.realpath(folder)
+    inside = frozenset(unicodedata.normalize("NFC", Path(os.path.relpath(os.path.realpath(file), top)).as_posix()) for file in outputs)
+    terms = Terms(arguments.minimum, arguments.python, tuple(arguments.platform), tuple(arguments.revoke))
+    return read_tree(folder, arguments.app, arguments.version.text, arguments.exclude, inside, terms)
 
 
 def _pack(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..manifest import VERSION_FILE, FileEntry, Manifest, check_tree, dumps, link_entry, loads
+from ..manifest import VERSION_FILE, FileEntry, Manifest, Terms, check_tree, dumps, link_entry, loads
 from . import ignore
 from .progress import Progress
 
@@ -57,7 +57,7 @@ class Tree(NamedTuple):
         return [entry for entry in self.manifest.files if entry.link is None]
 
 
-def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset()) -> Tree:
+def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset(), terms: Terms = Terms()) -> Tree:
     """The folder as a release of `app`.
 
     `patterns` come after those of the folder's .nuitkalignore; `outputs` are paths in it that this very command writes.
@@ -65,17 +65,18 @@ def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = ()
     Raises:
         PublishError: nothing is left, a special file, or a file that changes while it is read.
         UnsafePath: a name or a link that not every system can have.
+        ManifestError: terms that no client would understand.
         OSError: something cannot be read.
     """
+    release = loads(dumps(Manifest(app, version, (), terms)))  # checks, before minutes of hashing
     rules = ignore.parse([*LEFT_OUT, *_ignore_lines(folder), *patterns])
     sources = sorted(source for source in _walk(folder, rules) if source.path not in outputs)
     if not sources:
         raise PublishError(f"{folder} has nothing to publish: it is empty, or everything in it is excluded")
-    check_tree(_entry(source, "") for source in sources)  # before minutes of hashing
+    check_tree(_entry(source, "") for source in sources)
     digests = _digests(folder, [source for source in sources if source.link is None])
     entries = tuple(_entry(source, digests.get(source.path, "")) for source in sources)
-    manifest = loads(dumps(Manifest(app, version, entries)))
-    return Tree(folder, manifest, {source.path: source.file for source in sources})
+    return Tree(folder, loads(dumps(release._replace(files=entries))), {source.path: source.file for source in sources})
 
 
 def _ignore_lines(folder: Path) -> List[str]:

@@ -17,7 +17,7 @@ from .pack import write_package
 from .progress import Progress, megabytes
 from .tree import PublishError, Tree
 
-_CHUNK = 2**18
+_CHUNK = 2**16  # each must be gone within the timeout: 2 kB/s are enough
 Part = Union[bytes, BinaryIO]
 Signer = Callable[[bytes], str]  # a manifest -> its .minisig text
 
@@ -59,7 +59,7 @@ def _send(tree: Tree, server: Server, missing: Set[str], fields: Dict[str, str],
         write_package(tree, package, missing)
         content_type, size, parts = form(fields, [*files, ("file", "update.zip", package)])
         with Progress("sending", size) as progress:
-            server.upload(Body(content_type, size, lambda: _counted(_chunks(parts), progress)))
+            server.upload(Body(content_type, size, _counted(_chunks(parts), progress)))
 
 
 def _counted(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
@@ -79,7 +79,7 @@ def _check_same(tree: Tree, server: Server, release: Release) -> bytes:
     """The manifest of a release that must be what we publish."""
     manifest = server.manifest(release)
     theirs = loads(manifest)
-    if theirs.files != tree.manifest.files or theirs.app not in ("", tree.manifest.app):
+    if theirs._replace(app=theirs.app or tree.manifest.app, version="") != tree.manifest._replace(version=""):
         version = release.version.text
         raise PublishError(f"{version} is on the server with other content; a published version never changes, so choose a new version number")
     return manifest

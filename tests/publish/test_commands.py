@@ -47,6 +47,21 @@ def test_pack_writes_the_package_and_the_manifest_beside_it(program: Path, tmp_p
     assert [entry.path for entry in written.files] == ["empty", "lib/tool.sh", "main.py"]
 
 
+def test_terms_of_a_release_stand_in_its_manifest(program: Path, tmp_path: Path) -> None:
+    terms = ["--minimum", "1.0", "--python", ">=3.9", "--platform", "linux-*", "--platform", "win-amd64", "--revoke", "0123456789abcdef"]
+    assert run("pack", program, "--app", "app", "--version", "1.0.1", "-o", tmp_path / "o.zip", *terms).returncode == 0
+    written = manifest.loads((tmp_path / "o.json").read_bytes())
+    assert written.terms == manifest.Terms("1.0", ">=3.9", ("linux-*", "win-amd64"), ("0123456789ABCDEF",))
+    refused = run("pack", program, "--app", "app", "--version", "1.0.1", "-o", tmp_path / "o.zip", "--minimum", "2.0")
+    assert (refused.returncode, refused.stderr) == (1, "error: the manifest's minimum 2.0 is above its own version\n")
+
+
+def test_a_path_that_the_console_cannot_show_is_no_failure(program: Path, tmp_path: Path) -> None:
+    result = run("pack", program, "--app", "app", "--version", "1", "-o", tmp_path / "包.zip", env=environment(PYTHONIOENCODING="cp1252"))
+    assert result.returncode == 0 and "\\u5305.zip" in result.stdout
+    assert run("upload", "--help", env=environment(PYTHONIOENCODING="ascii")).returncode == 0
+
+
 def test_what_pack_writes_into_its_own_folder_is_not_packed(program: Path) -> None:
     packages = []
     for _ in range(2):

@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 import pytest
 
 from nuitkal_mini.archive import PARTIAL_COMMENT
+from nuitkal_mini.manifest import Terms
 from nuitkal_mini.minisign import SecretKey, parse_release_comment, public_key, sign, verify
 from nuitkal_mini.publish import api
 from nuitkal_mini.publish.api import ApiError, Server
@@ -27,9 +28,9 @@ def client(scripted: ScriptedServer, token: str = TOKEN, pauses: Any = None) -> 
     return Server(scripted.base, token, sleep=(pauses if pauses is not None else []).append)
 
 
-def publish(program: Path, server: Server, version: str = "1.0.0", app: str = "app", active: str = "yes", **options: Any) -> str:
+def publish(program: Path, server: Server, version: str = "1.0.0", app: str = "app", active: str = "yes", terms: Terms = Terms(), **options: Any) -> str:
     fields = {"version": version, "is_active": active, "changelog": "Neu: größer\nund schöner"}
-    return upload(read_tree(program, app, version), server, fields, **options)
+    return upload(read_tree(program, app, version, terms=terms), server, fields, **options)
 
 
 def signer(timestamp: int, key: SecretKey = KEY) -> Signer:
@@ -69,13 +70,13 @@ def test_the_same_version_with_the_same_content_is_fine_and_changes_nothing(scri
     assert len(scripted.paths("upload/")) == 2
 
 
-@pytest.mark.parametrize("app, path", [("other", "main.py"), ("app", "new.py")])
-def test_the_same_version_with_other_content_is_an_error_that_says_what_to_do(scripted: ScriptedServer, program: Path, app: str, path: str) -> None:
+@pytest.mark.parametrize("change", ["file", "app", "terms"])
+def test_the_same_version_with_other_content_is_an_error_that_says_what_to_do(scripted: ScriptedServer, program: Path, change: str) -> None:
     publish(program, client(scripted))
-    if path == "new.py":
-        write(program, path, b"")
+    if change == "file":
+        write(program, "new.py", b"")
     with pytest.raises(PublishError, match="1.0.0 is on the server with other content.*choose a new version number"):
-        publish(program, client(scripted), app=app)
+        publish(program, client(scripted), app="other" if change == "app" else "app", terms=Terms("0.9" if change == "terms" else ""))
     assert len(scripted.paths("upload/")) == 1
 
 
@@ -222,7 +223,7 @@ def test_uploading_the_same_content_with_a_key_signs_the_release(scripted: Scrip
 
 def test_only_bytes_that_the_folder_vouches_for_are_signed(scripted: ScriptedServer, program: Path) -> None:
     publish(program, client(scripted))
-    scripted.manifests["1.0.0"] = scripted.manifests["1.0.0"].replace(b'"files"', b'"minimum": "0.1", "files"', 1)
+    scripted.manifests["1.0.0"] = scripted.manifests["1.0.0"].replace(b'"files"', b'"unknown": "0.1", "files"', 1)
     assert "signed" not in publish(program, client(scripted), sign=signer(1000))
     assert scripted.releases["1.0.0"]["signature"] is None
 
