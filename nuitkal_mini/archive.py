@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import stat
 import struct
-import unicodedata
 import zlib
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .manifest import MAX_FILES, MAX_PATH_BYTES, FileEntry, Manifest, UnsafePath, check_path, check_tree, link_entry
+from .manifest import MAX_FILES, MAX_PATH_BYTES, FileEntry, Manifest, UnsafePath, check_path, check_tree, link_entry, nfc
 from .problem import Problem
 
 PARTIAL_COMMENT = b"nuitkal-partial"  # of a ZIP that holds only the contents which a server lacked
@@ -182,7 +181,7 @@ def _name(raw: bytes) -> str:
     if len(raw) > MAX_PATH_BYTES:  # before normalising, which takes quadratic time for combining characters
         raise UnsafePath("{path!r} is longer than 1,024 bytes", path=raw[:100])
     try:
-        name = unicodedata.normalize("NFC", raw.decode("utf-8"))
+        name = nfc(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UnsafePath("{path!r} is not UTF-8; pack the files with UTF-8 names", path=raw[:100]) from error
     check_path(name[:-1] if name.endswith("/") else name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from .problem import Problem
@@ -33,14 +32,15 @@ _OWNED = frozenset([UPDATE_FOLDER, BACKUP_FOLDER, VERSION_FILE])
 
 _FORBIDDEN = frozenset('<>:"|?*\\')  # Windows' own list; a backslash separates there and does not here
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: with any extension, superscript digits included
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE | re.DOTALL)
-_SHORT_NAME = re.compile(r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?")  # `UPDATE~1` is another name of `.update` on FAT and NTFS
+_DEVICES = frozenset(["con", "prn", "aux", "nul", "conin$", "conout$", "clock$", *(port + number for port in ("com", "lpt") for number in "0123456789¹²³")])
+# Patterns that few manifests need: compiling them all would take 5 ms of every start.
+_SHORT_NAME = r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?"  # `UPDATE~1` is another name of `.update` on FAT and NTFS
 # Default_Ignorable_Code_Point outside category Cf: HFS+ and people's eyes skip them
-_IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
+_IGNORABLE = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 _UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
-_SHA256 = re.compile("[0-9a-f]{64}")
-_KEY_ID = re.compile("[0-9A-Fa-f]{16}")
-_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<) ?([0-9]{1,4}(?:\.[0-9]{1,4}){0,2})")
+_HEX = frozenset("0123456789abcdef")
+_KEY_ID = "[0-9A-Fa-f]{16}"
+_COMPARISON = r"(>=|<=|==|!=|>|<) ?([0-9]{1,4}(?:\.[0-9]{1,4}){0,2})"
 # For fnmatch: no brackets, which it may not compile, no two stars in a row, which take Python 3.8 for ever.
 _PLATFORM = re.compile(r"(?!.*\*\*)[A-Za-z0-9_.*?-]{1,64}")
 
@@ -100,7 +100,15 @@ def link_entry(path: str, target: str) -> FileEntry:
 
 def fold(path: str) -> str:
     """The key under which Windows and macOS see a path: equal keys are one file there."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+    return nfc(nfc(path).casefold())
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's normal form C."""
+    if text.isascii():
+        return text  # nearly all paths; the tables stay unloaded
+    import unicodedata
+    return unicodedata.normalize("NFC", text)
 
 
 def check_path(path: str) -> None:
@@ -115,7 +123,7 @@ def check_path(path: str) -> None:
         raise UnsafePath("{path!r} is not valid Unicode; rename it", path=path) from error
     if not path or path.startswith("/") or length > MAX_PATH_BYTES:
         raise UnsafePath("{path!r} is empty, absolute, or longer than 1,024 bytes", path=path[:100])
-    if unicodedata.normalize("NFC", path) != path:
+    if nfc(path) != path:
         raise UnsafePath("{path!r} is not in Unicode's normal form C", path=path)
     for component in path.split("/"):
         _check_component(component, path)
@@ -128,14 +136,17 @@ def _check_component(component: str, path: str) -> None:
         raise UnsafePath("{path!r} has an empty, '.' or '..' component and could leave its folder", path=path)
     if not _FORBIDDEN.isdisjoint(component) or component[-1] in ". ":
         raise UnsafePath("{path!r} has a character that Windows forbids in names (< > : \" | ? * \\, or a dot or space at the end)", path=path)
-    if component.isascii() and component.isprintable():
-        pass
-    elif _IGNORABLE.search(component) or any(unicodedata.category(char) in _UNPRINTABLE for char in component):
+    if not (component.isascii() and component.isprintable()) and _is_invisible(component):
         raise UnsafePath("{path!r} has a control or invisible character", path=path)
-    if _DEVICE.fullmatch(component) or _SHORT_NAME.fullmatch(component):
+    if component.split(".")[0].rstrip(" ").lower() in _DEVICES or "~" in component and re.fullmatch(_SHORT_NAME, component):
         raise UnsafePath("{path!r} is a device or a short 8.3 name on Windows", path=path)
     if len(component.encode("utf-8")) > MAX_COMPONENT_BYTES:
         raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
+
+
+def _is_invisible(component: str) -> bool:
+    import unicodedata
+    return bool(re.search(_IGNORABLE, component)) or any(unicodedata.category(char) in _UNPRINTABLE for char in component)
 
 
 def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
@@ -250,13 +261,13 @@ def _terms(document: Dict[str, Any], version: str) -> Terms:
     if minimum and parse(minimum) > parse(version):
         raise ManifestError("the manifest's minimum {minimum} is above its own version", minimum=minimum)
     for comparison in python.split(",") if python else ():
-        if not _COMPARISON.fullmatch(comparison.strip()):
+        if not re.fullmatch(_COMPARISON, comparison.strip()):
             raise ManifestError("the manifest requires the Python {comparison!r}; write it as >=3.9", comparison=_brief(comparison))
     for platform in platforms:
         if not _PLATFORM.fullmatch(platform):
             raise ManifestError("the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*", platform=_brief(platform))
     for key in revoked:
-        if not _KEY_ID.fullmatch(key):
+        if not re.fullmatch(_KEY_ID, key):
             raise ManifestError("the manifest revokes {key!r}, which is no key id of 16 hex digits", key=_brief(key))
     return Terms(minimum, python, tuple(platforms), tuple(key.upper() for key in revoked))
 
@@ -298,7 +309,7 @@ def _entry(item: object) -> FileEntry:
     if isinstance(path, str) and isinstance(link, str) and mode in (None, "644", "755") and size is None and sha256 is None:
         return link_entry(path, link)
     if (isinstance(path, str) and link is None and type(size) is int and 0 <= size <= MAX_FILE_SIZE
-            and isinstance(sha256, str) and _SHA256.fullmatch(sha256) and mode in ("644", "755")):
+            and isinstance(sha256, str) and len(sha256) == 64 and _HEX.issuperset(sha256) and mode in ("644", "755")):
         return FileEntry(path, size, sha256, mode)
     raise ManifestError("the manifest's entry {path!r} lacks a field or has a wrong one", path=_brief(path))
 
@@ -322,7 +333,7 @@ def dumps(manifest: Manifest) -> bytes:
 
 def python_fits(python: str, running: Tuple[int, ...]) -> bool:
     """Whether the Python version `running` meets a `Terms.python` that `loads` has accepted."""
-    for operator, version in _COMPARISON.findall(python):
+    for operator, version in re.findall(_COMPARISON, python):
         wanted = tuple(map(int, version.split(".")))
         order = (running[:len(wanted)] > wanted) - (running[:len(wanted)] < wanted)
         if not {">=": order >= 0, "<=": order <= 0, "==": order == 0, "!=": order != 0, ">": order > 0, "<": order < 0}[operator]:
