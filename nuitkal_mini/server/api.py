@@ -21,7 +21,7 @@ from ..problem import Problem
 from ..semver import BadVersion, parse
 from . import auth, releases
 from .messages import ACTIVATED, UPLOADED, language_of, say, say_problem
-from .multipart import Form, FormError, Upload, parse_form
+from .multipart import Form, FormError, Upload, content_length, parse_form
 from .refused import STATUS, Headers, Refused, disk_full
 from .releases import STABLE, Release, rfc3339
 from .store import Store, manifest_name, signature_name
@@ -142,9 +142,7 @@ class Api:
 
     def upload(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
-        length = request.environ.get("CONTENT_LENGTH") or ""
-        if length.isdigit() and int(length) <= self._settings.max_upload:
-            self._store.need(int(length))
+        self._store.need(content_length(request.environ, self._settings.max_upload))
         with self._store.scratch() as folder, parse_form(request.environ, folder, self._settings.max_upload) as form:
             release = releases.create(self._store, folder, read_offer(form, request.channel), who)
         return _reply(201, {"message": say(UPLOADED, request.language), **_show(release, base)})
@@ -258,13 +256,9 @@ def _signature_text(upload: Optional[Upload]) -> Optional[str]:
 
 
 def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
-    length = environ.get("CONTENT_LENGTH") or ""
-    if not length.isdigit():
-        raise Refused("length_required", "the request must say its size in Content-Length")
-    if int(length) > MAX_JSON:
-        raise Refused("too_large", "the request has {size} bytes; at most {limit} are allowed", size=int(length), limit=MAX_JSON)
+    body = environ["wsgi.input"].read(content_length(environ, MAX_JSON))
     try:
-        fields = json_object(environ["wsgi.input"].read(int(length)))
+        fields = json_object(body)
     except ManifestError as error:
         raise Refused("bad_json", error.template) from error  # none of them has values in it
     for name in fields.keys() - known:

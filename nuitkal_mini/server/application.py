@@ -29,6 +29,8 @@ class Application:
             if path.startswith(MEDIA):
                 return self._media(path[len(MEDIA):], environ, start_response)
             raise Refused("not_found", "there is nothing at this address")
+        except ConnectionError:
+            raise  # the client has gone: nobody to answer
         except Exception as error:
             return send(api.explain(error, language_of(environ)), environ, start_response)
 

@@ -87,7 +87,7 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     (before anything is read) or a field over MAX_FIELD_BYTES, `bad_field` for all that is malformed,
     also when the client hangs up. OSError from writing (ENOSPC, EDQUOT: the disk is full) propagates.
     """
-    length = _content_length(environ, max_bytes)
+    length = content_length(environ, max_bytes)
     kind, parameters = _parse_header(_as_utf8(environ.get("CONTENT_TYPE", "")))
     form = Form()
     try:
@@ -105,7 +105,8 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     return form
 
 
-def _content_length(environ: Dict[str, Any], max_bytes: int) -> int:
+def content_length(environ: Dict[str, Any], max_bytes: int) -> int:
+    """The size of a request's body; FormError without one, or for more than `max_bytes`."""
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
         raise FormError("length_required", "the request must say its size in Content-Length")

@@ -19,7 +19,7 @@ from ..semver import BadVersion, Version, parse
 from .database import now, write_log
 from .intake import Intake, take_whole, take_with_manifest
 from .refused import Refused
-from .store import PACKS, Store, manifest_name, signature_name
+from .store import PACKS, Store, manifest_name, settle, signature_name
 
 STABLE = "stable"  # the channel of URLs that name none
 MAX_SIGNATURE = 4096  # characters; a .minisig has some 300
@@ -153,7 +153,7 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
             check_signature(read_manifest(store, release), changes.signature)
             db.execute("UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id))
             write_log(db, who, "edit", f"{channel} {release.version}: signature")
-            store.place({signature_name(release.package): _write(folder / "signature", changes.signature.encode("utf-8"))})
+            store.place({signature_name(release.package): settle(folder / "signature", changes.signature.encode("utf-8"))})
         return find(db, channel, version)
 
 
@@ -235,6 +235,9 @@ def rfc3339(moment: int) -> str:
 
 def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, origin: str) -> Release:
     """Row, contents, active mark, log and files, in one transaction; files that fail to get a row are deleted."""
+    files = [settle(draft.intake.package), settle(folder / "manifest", draft.intake.manifest_bytes)]
+    if draft.signature is not None:
+        files.append(settle(folder / "signature", draft.signature.encode("utf-8")))
     placed: List[str] = []
     try:
         with store.database.write() as db:
@@ -243,13 +246,9 @@ def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, o
             write_log(db, who, action, f"{draft.channel} {release.version}{origin}")
             if draft.is_active:
                 _set_active(db, release, True, who)
-            files = {release.package: draft.intake.package,
-                     manifest_name(release.package): _write(folder / "manifest", draft.intake.manifest_bytes)}
-            if draft.signature is not None:
-                files[signature_name(release.package)] = _write(folder / "signature", draft.signature.encode("utf-8"))
             _refuse_same_name(db, store, release)
-            placed.extend(files)
-            store.place(files)
+            placed.extend(_names(release.package)[:len(files)])
+            store.place(dict(zip(placed, files)))
     except BaseException:
         if placed:
             store.remove_unowned(placed)
@@ -345,8 +344,3 @@ def _package_name(channel: str, version: str, moment: int) -> str:
 
 def _names(package: str) -> List[str]:
     return [package, manifest_name(package), signature_name(package)]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Mapping, Set
+from typing import IO, Iterable, Iterator, Mapping, Optional, Set
 
 from ..problem import Problem
 from .database import Database
@@ -79,10 +79,8 @@ class Store:
             raise disk_full()
 
     def place(self, sources: Mapping[str, Path]) -> None:
-        """Move unfinished files to their names below media, durably. Only inside `database.write()`."""
+        """Move settled files to their names below media, durably. Only inside `database.write()`."""
         for name, source in sources.items():
-            os.chmod(source, 0o644)  # a web server in front may read them itself
-            _sync(source)
             target = self.media / name
             _make_folders(target.parent)
             os.replace(source, target)
@@ -112,6 +110,16 @@ class Store:
             if not {package, manifest_name(package)} <= found:
                 logger.error("the files of %s are gone: delete this version and upload it again", package)
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
+
+
+def settle(path: Path, content: Optional[bytes] = None) -> Path:
+    """Make a file ready to be placed, before the write lock is taken: a slow disk needs minutes for gigabytes."""
+    with open(path, "r+b" if content is None else "wb") as file:
+        file.write(content or b"")
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(path, 0o644)  # a web server in front may read it itself
+    return path
 
 
 def open_database(root: Path) -> Database:
@@ -177,11 +185,6 @@ def _make_folders(folder: Path) -> None:
         _make_folders(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

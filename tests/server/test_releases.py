@@ -7,12 +7,15 @@ import random
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nuitkal_mini.archive import read_directory
 from nuitkal_mini.manifest import FileEntry, Manifest, dumps, link_entry
@@ -336,3 +339,86 @@ def test_what_one_server_changes_another_one_shows(call: Caller, data: Path) -> 
     call("POST", "set_active/1.0/")
     assert (call.get("check/").json["version"], other.get("check/").json["version"]) == ("1.0", "1.0")
     second.close()
+
+
+# --- any sequence of calls
+
+VERSIONS = st.sampled_from(["1.0", "1.1", "2.0"])
+CHANNELS = st.sampled_from(["stable", "beta"])
+CONTENTS = st.sampled_from([b"", b"one", b"two", b"three" * 300])
+TREES = st.dictionaries(st.sampled_from(["a", "b", "c/d"]), CONTENTS, min_size=1)
+STEPS = st.one_of(
+    st.tuples(st.just("upload"), CHANNELS, VERSIONS, TREES, st.booleans()),
+    st.tuples(st.sampled_from(["activate", "deactivate", "delete", "promote"]), CHANNELS, VERSIONS),
+)
+
+
+class Model:
+    """What the server should hold: channel -> version -> tree, which version is active, and what deleted ones were."""
+
+    def __init__(self) -> None:
+        self.live: Dict[str, Dict[str, Dict[str, bytes]]] = {"stable": {}, "beta": {}}
+        self.gone: Dict[str, Dict[str, Dict[str, bytes]]] = {"stable": {}, "beta": {}}
+        self.active: Dict[str, str] = {}
+
+    def held(self) -> Set[bytes]:
+        return {content for releases in self.live.values() for tree in releases.values() for content in tree.values()}
+
+    def take(self, channel: str, version: str, tree: Dict[str, bytes], is_active: bool) -> int:
+        if version in self.live[channel] or self.gone[channel].get(version, tree) != tree:
+            return 409
+        self.live[channel][version] = tree
+        if is_active:
+            self.active[channel] = version
+        return 201
+
+    def step(self, name: str, channel: str, version: str) -> int:
+        if name == "promote":
+            other = "beta" if channel == "stable" else "stable"
+            return self.take(channel, version, self.live[other][version], True) if version in self.live[other] else 404
+        if version not in self.live[channel]:
+            return 404
+        if name == "activate":
+            self.active[channel] = version
+        elif self.active.get(channel) == version:
+            if name == "delete":
+                return 409
+            del self.active[channel]
+        elif name == "delete":
+            self.gone[channel][version] = self.live[channel].pop(version)
+            return 204
+        return 200
+
+
+def perform(call: Caller, model: Model, name: str, channel: str, version: str, tree: Dict[str, bytes], is_active: bool) -> int:
+    base = f"channels/{channel}/"
+    if name == "upload":  # as `publish` does it: only what the server lacks
+        lacking = set(call.send("POST", "missing/", {"hashes": sorted(map(sha256, tree.values()))}).json["missing"])
+        assert lacking == set(map(sha256, set(tree.values()) - model.held()))
+        sent = {path: content for path, content in tree.items() if sha256(content) in lacking}
+        return upload_partial(call, version, tree, sent, channel=channel, is_active=str(is_active)).status
+    if name == "promote":
+        return call.send("POST", f"{base}promote/{version}/", {"from": "beta" if channel == "stable" else "stable"}).status
+    if name == "delete":
+        return call("DELETE", f"{base}versions/{version}/").status
+    return call.send("PATCH", f"{base}versions/{version}/", {"is_active": name == "activate"}).status
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(STEPS, max_size=15))
+def test_any_sequence_of_calls_leaves_what_it_should(steps: List[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        app, model = create_app(folder), Model()
+        call = Caller(app)
+        for name, channel, version, *rest in steps:
+            tree, is_active = rest or ({}, True)
+            status = perform(call, model, name, channel, version, tree, is_active)
+            assert status == (model.take(channel, version, tree, is_active) if name == "upload" else model.step(name, channel, version))
+        for channel, releases in model.live.items():
+            shown = {release["version"]: release for release in call.get(f"channels/{channel}/versions/").json["versions"]}
+            assert {version: contents_of(call.media(release["download_url"])) for version, release in shown.items()} == releases
+            active = [version for version, release in shown.items() if release["is_active"]]
+            assert active == ([model.active[channel]] if channel in model.active else [])
+            assert call.get(f"channels/{channel}/check/").json.get("version") == model.active.get(channel)
+        assert len(files_below(app.store.media)) == 2 * sum(map(len, model.live.values()))
+        app.close()
