@@ -136,14 +136,11 @@ class Server:
         request = urllib.request.Request(url, None if body is None else body.content, headers, method=method)
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                answer: bytes = response.read(MAX_BYTES + 1)
+                return _read_all(response, url)
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
         except (OSError, http.client.HTTPException) as error:
             raise _no_answer(url, error) from error
-        if len(answer) > MAX_BYTES:
-            raise PublishError(f"{url} answered with more than 64 MiB; is it a nuitkal_mini server?")
-        return answer
 
     def _release(self, document: Any) -> Release:
         url = urljoin(self.base, self._field(document, "manifest_url", str))
@@ -158,6 +155,17 @@ class Server:
 
 
 _BASE_HINT = "is --server the API's base, such as https://host/api/nuitkal_pack/?"
+
+
+def _read_all(response: http.client.HTTPResponse, url: str) -> bytes:
+    answer = bytearray()
+    for chunk in iter(lambda: response.read(2**16), b""):  # Python 3.8 would allocate all that one read may bring
+        answer += chunk
+        if len(answer) > MAX_BYTES:
+            raise PublishError(f"{url} answered with more than 64 MiB; is it a nuitkal_mini server?")
+    if response.length:  # reading by chunks, http.client does not mind
+        raise http.client.IncompleteRead(bytes(answer), response.length)
+    return bytes(answer)
 
 
 def _quoted(version: Version) -> str:

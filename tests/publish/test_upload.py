@@ -202,6 +202,19 @@ def test_an_address_that_is_no_api_is_one_sentence(scripted: ScriptedServer, pro
         publish(program, client(scripted))
 
 
+def test_an_answer_that_was_cut_short_is_asked_for_again(scripted: ScriptedServer, program: Path) -> None:
+    publish(program, client(scripted))
+    scripted.faults = [Fault("manifest/", 200, scripted.manifests["1.0.0"][:99], headers=(("Content-Length", "9999"),))]
+    assert "same content" in publish(program, client(scripted))
+
+
+def test_an_endless_answer_is_cut(scripted: ScriptedServer, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MAX_BYTES", 200_000)
+    scripted.faults = [Fault("versions/", 200, b" " * 300_000)]
+    with pytest.raises(PublishError, match="answered with more than 64 MiB"):
+        publish(program, client(scripted))
+
+
 def test_control_characters_of_a_server_do_not_reach_the_terminal(scripted: ScriptedServer, program: Path) -> None:
     scripted.faults = [fault("versions/", 400, "x", "a\x1b[31m\nb")]
     with pytest.raises(ApiError, match=r"^the server refused: a\[31mb$"):
