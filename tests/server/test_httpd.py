@@ -14,8 +14,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 import pytest
 
-from nuitkal_mini.server import httpd
-from nuitkal_mini.server.httpd import FileWrapper, Server
+from nuitkal_mini.server import exchange, httpd
+from nuitkal_mini.server.exchange import FileWrapper
+from nuitkal_mini.server.httpd import Server
 
 StartResponse = Callable[..., Any]
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -316,7 +317,7 @@ def of_file(file: Path, start: int, length: int, streams: List[Any]) -> Any:
     return app
 
 
-@pytest.mark.parametrize("start, length", [(0, 5_120_000), (1_000_000, 4_120_000), (5_119_000, 1000), (0, httpd.BLOCK_BYTES + 1)])
+@pytest.mark.parametrize("start, length", [(0, 5_120_000), (1_000_000, 4_120_000), (5_119_000, 1000), (0, exchange.BLOCK_BYTES + 1)])
 def test_a_wrapped_file_is_sent_from_where_it_stands_and_closed(file: Path, start: int, length: int) -> None:
     streams: List[Any] = []
     with serving(of_file(file, start, length, streams)) as server, Client(server) as client:
@@ -417,7 +418,7 @@ def waits_for(event: threading.Event, is_there: Optional[threading.Event] = None
 
 @pytest.mark.parametrize("limit, sent", [("IDLE_SECONDS", b""), ("HEAD_SECONDS", b"GET /"), ("IO_SECONDS", POST % (b"/x", 9) + b"body")])
 def test_a_silent_client_is_let_go(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str, sent: bytes) -> None:
-    monkeypatch.setattr(httpd, limit, 0.1)
+    monkeypatch.setattr(exchange, limit, 0.1)
     with serving(echo) as server, Client(server) as client:
         client.send(sent)
         assert client.is_closed()
@@ -559,7 +560,7 @@ def test_tls_serves_small_large_and_many(certfile: Path, file: Path) -> None:
 
 
 def test_who_fails_the_tls_handshake_is_no_error(certfile: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(httpd, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.2)
     with serving(echo, certfile=str(certfile)) as server:
         for sent in (b"", GET % b"/", b"\x16\x03\x01"):
             with Client(server) as client:
