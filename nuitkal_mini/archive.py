@@ -348,7 +348,7 @@ class PackageWriter:
         self._members: List[Member] = []
 
     def add(self, entry: FileEntry, source: BinaryIO) -> Member:
-        """Deflate the entry's contents, or store them where that is smaller.
+        """Deflate the entry's contents, or store them where that is smaller, or where a reader would take them for a bomb.
 
         Raises:
             ArchiveError: what `source` holds is not what the entry says.
@@ -357,7 +357,7 @@ class PackageWriter:
         member = Member(entry.path, entry.mode, entry.link is not None, DEFLATED, 0, 0, _content_size(entry), offset, 0)
         start = source.tell()
         member = self._write(member, entry, source, zlib.compressobj(9, zlib.DEFLATED, -15))
-        if member.compressed_size >= member.size:
+        if member.compressed_size >= member.size or member.size > BOMB_SIZE and member.size > member.compressed_size * BOMB_RATIO:
             source.seek(start)
             self._out.seek(offset)
             self._out.truncate()

@@ -10,6 +10,7 @@ from typing import Container, Optional
 
 import pytest
 
+from nuitkal_mini import archive
 from nuitkal_mini.archive import PARTIAL_COMMENT, ArchiveError, PackageWriter, read_directory
 from nuitkal_mini.archive import read_tree as tree_of_package
 from nuitkal_mini.publish import pack
@@ -72,6 +73,13 @@ def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
     assert directory.comment == PARTIAL_COMMENT
     assert read_directory(io.BytesIO(package(tree))).comment == b""
     assert read_directory(io.BytesIO(package(tree, {entry.sha256 for entry in tree.manifest.files}))).comment == b""
+
+
+def test_a_large_file_of_zeros_is_not_taken_for_a_bomb(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "BOMB_SIZE", 2**20)
+    write(program, "database", bytes(2**20 + 1))
+    tree = read_tree(program, "app", "1.0.0")
+    assert tree_of_package(io.BytesIO(package(tree)), "app", "1.0.0") == tree.manifest
 
 
 def test_a_file_that_changes_between_hashing_and_packing_is_noticed_and_forgotten(tree: Tree, program: Path, cache_folder: Path) -> None:

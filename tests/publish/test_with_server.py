@@ -89,7 +89,7 @@ def test_publish_change_publish_promote_go_back(live: Live, program: Path) -> No
 
 
 def test_uploading_again_is_fine_with_the_same_content_and_refused_with_other(live: Live, program: Path) -> None:
-    upload = ["upload", program, "--app", "again", "--version", "1.0.0"]
+    upload: List[Any] = ["upload", program, "--app", "again", "--version", "1.0.0"]
     assert live.publish(*upload, channel="again").returncode == 0
     repeated = live.publish(*upload, channel="again")
     assert (repeated.returncode, repeated.stdout) == (0, "1.0.0 is on the server with the same content; nothing to send\n")
