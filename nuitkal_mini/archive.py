@@ -36,7 +36,8 @@ _DATE = (1980 - 1980) << 9 | 1 << 5 | 1  # 1980-01-01, the earliest there is: pa
 _UNIX = 3
 _LIMIT32, _LIMIT16 = 0xFFFFFFFF, 0xFFFF
 
-# A bomb has both; deflate's best is 1,032:1, and real programs hold small files of zeros.
+# A bomb has both: members that together have this size, each above this ratio. Deflate's best is 1,032:1, and real
+# programs hold small files of zeros.
 BOMB_SIZE = 100 * 2**20
 BOMB_RATIO = 200
 MAX_TOTAL = 2**40
@@ -170,7 +171,7 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
         raise ArchiveError("{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read", path=path, method=method)
     if stat.S_IFMT(kind) not in (0, stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR) or (stat.S_ISDIR(kind) and not path.endswith("/")):
         raise ArchiveError("{path!r} is a device, a socket or another special file", path=path)
-    if size > BOMB_SIZE and size > compressed * BOMB_RATIO or method == STORED and size != compressed:
+    if method == STORED and size != compressed:
         raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size", path=path, size=size, compressed=compressed)
     mode = "755" if kind & 0o111 or stat.S_ISLNK(kind) else "644"
     return Member(path, mode, stat.S_ISLNK(kind), method, crc, compressed, size, offset, 0)
@@ -212,7 +213,11 @@ def _placed(members: List[Member], start: int) -> List[Member]:
     ordered = sorted(members, key=lambda member: member.offset)
     ends = [member.offset for member in ordered[1:]] + [start]
     placed = [member._replace(end=end) for member, end in zip(ordered, ends)]
+    dense = 0
     for member in placed:
+        dense += _dense_size(member)
+        if dense > BOMB_SIZE:
+            raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size", path=member.path, size=member.size, compressed=member.compressed_size)
         if member.offset + _LOCAL.size + member.compressed_size > member.end:
             raise ArchiveError("{path!r} overlaps what comes after it", path=member.path)
         if member.size and member.path.endswith("/"):
@@ -220,13 +225,18 @@ def _placed(members: List[Member], start: int) -> List[Member]:
     if (ordered[0].offset if ordered else start) != 0:
         raise ArchiveError("something stands before the first entry of the ZIP file")
     total, compressed = sum(member.size for member in members), sum(member.compressed_size for member in members)
-    if total > MAX_TOTAL or total > BOMB_SIZE and total > compressed * BOMB_RATIO:
+    if total > MAX_TOTAL:
         raise ArchiveError("the ZIP file claims {size} bytes in {compressed}: a bomb, or false sizes", size=total, compressed=compressed)
     check_tree(
         [FileEntry(member.path, 0, "", member.mode) for member in members if not member.path.endswith("/")],
         [member.path[:-1] for member in members if member.path.endswith("/")],
     )
     return placed
+
+
+def _dense_size(member: Member) -> int:
+    """The size of a member that is packed as tightly as a bomb; of any other 0."""
+    return member.size if member.size > member.compressed_size * BOMB_RATIO else 0
 
 
 def _local_data(package: BinaryIO, member: Member, base: int) -> int:
@@ -346,6 +356,7 @@ class PackageWriter:
         self._out = out
         self._comment = comment
         self._members: List[Member] = []
+        self._dense = 0
 
     def add(self, entry: FileEntry, source: BinaryIO) -> Member:
         """Deflate the entry's contents, or store them where that is smaller, or where a reader would take them for a bomb.
@@ -357,12 +368,16 @@ class PackageWriter:
         member = Member(entry.path, entry.mode, entry.link is not None, DEFLATED, 0, 0, _content_size(entry), offset, 0)
         start = source.tell()
         member = self._write(member, entry, source, zlib.compressobj(9, zlib.DEFLATED, -15))
-        if member.compressed_size >= member.size or member.size > BOMB_SIZE and member.size > member.compressed_size * BOMB_RATIO:
+        if member.compressed_size >= member.size or self._dense + _dense_size(member) > BOMB_SIZE:
             source.seek(start)
             self._out.seek(offset)
             self._out.truncate()
             member = self._write(member._replace(method=STORED), entry, source, None)
+        return self._note(member)
+
+    def _note(self, member: Member) -> Member:
         self._members.append(member)
+        self._dense += _dense_size(member)
         return member
 
     def _write(self, member: Member, entry: FileEntry, source: BinaryIO, deflate: Optional[zlib._Compress]) -> Member:
@@ -387,13 +402,15 @@ class PackageWriter:
     def copy(self, entry: FileEntry, member: Member, package: BinaryIO) -> Member:
         """Take over a member's compressed bytes as they are, under the entry's path and mode."""
         package.seek(_local_data(package, member, 0))
+        chunks = _compressed(package, member)
+        if self._dense + _dense_size(member) > BOMB_SIZE:  # what several packages brought would make a bomb together: store it
+            chunks = open_member(package, member)
+            member = member._replace(method=STORED, compressed_size=member.size)
         copied = member._replace(path=entry.path, mode=entry.mode, is_link=entry.link is not None, offset=self._out.tell())
         self._out.write(_local_header(copied))
-        for chunk in _compressed(package, member):
+        for chunk in chunks:
             self._out.write(chunk)
-        copied = copied._replace(end=self._out.tell())
-        self._members.append(copied)
-        return copied
+        return self._note(copied._replace(end=self._out.tell()))
 
     def close(self) -> None:
         """Write the central directory; the file object stays open."""
