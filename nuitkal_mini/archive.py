@@ -21,6 +21,7 @@ from .problem import Problem
 PARTIAL_COMMENT = b"nuitkal-partial"  # of a ZIP that holds only the contents which a server lacked
 CHUNK = 2**18
 STORED, DEFLATED = 0, 8
+LEVEL = 6  # of deflate: 9 saves 0.6 % on the standard library and libpython, and takes three times as long
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -367,7 +368,7 @@ class PackageWriter:
         offset = self._out.tell()
         member = Member(entry.path, entry.mode, entry.link is not None, DEFLATED, 0, 0, _content_size(entry), offset, 0)
         start = source.tell()
-        member = self._write(member, entry, source, zlib.compressobj(9, zlib.DEFLATED, -15))
+        member = self._write(member, entry, source, zlib.compressobj(LEVEL, zlib.DEFLATED, -15))
         if member.compressed_size >= member.size or self._dense + _dense_size(member) > BOMB_SIZE:
             source.seek(start)
             self._out.seek(offset)

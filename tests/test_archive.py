@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nuitkal_mini import archive
 from nuitkal_mini.archive import (
-    CHUNK, DEFLATED, PARTIAL_COMMENT, STORED, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tail, read_tree,
+    CHUNK, DEFLATED, LEVEL, PARTIAL_COMMENT, STORED, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tail, read_tree,
 )
 from nuitkal_mini.manifest import FileEntry, ManifestError, UnsafePath
 from nuitkal_mini.problem import Problem
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 def deflated(data: bytes) -> bytes:
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -15)
     return deflate.compress(data) + deflate.flush()
 
 

@@ -106,8 +106,8 @@ def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
     parser.add_argument("--minimum", default="", metavar="V", help="clients that saw this release refuse versions below V for ever (signed releases)")
     parser.add_argument("--python", default="", metavar="COMPARISONS", help="needed by this release, such as '>=3.9,<3.13'")
-    parser.add_argument("--platform", action="append", default=[], metavar="NAME", help="needed by this release, such as linux-x86_64 or win-*; repeat it")
-    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID", help="clients trust this older key no more; repeat it")
+    parser.add_argument("--platform", action="append", default=[], metavar="NAME", help="needed by this release, such as linux-x86_64 or windows-*; repeat it")
+    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID", help="clients trust this key, newer than the one that signs, no more; repeat it")
 
 
 def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
