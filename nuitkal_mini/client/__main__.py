@@ -1,16 +1,18 @@
 """The client's command line: one verb, one call, one exit code."""
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
 from .config import UpdaterConfig
 from .errors import UpdaterError
 from .updater import ClientUpdater
+
+if TYPE_CHECKING:
+    import argparse
 
 OTHER_VERSION, DAMAGED = 10, 11
 
@@ -38,7 +40,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client", description="Keep a program up to date, and start it.",
+    import argparse  # not at the top: a launcher that has the client as one file does not pay for its command line
+
+    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client" if __package__ else None, description="Keep a program up to date, and start it.",
                                      epilog="After -- come the program's arguments.")
     parser.add_argument("verb", choices=sorted(VERBS))
     parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")

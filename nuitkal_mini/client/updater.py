@@ -57,7 +57,7 @@ class ClientUpdater:
     def close(self) -> None:
         """Close the log file."""
         if self._log_handler is not None:
-            logging.getLogger(__package__).removeHandler(self._log_handler)
+            logging.getLogger("nuitkal_mini.client").removeHandler(self._log_handler)
             self._log_handler.close()
             self._log_handler = None
 
@@ -489,7 +489,7 @@ class ClientUpdater:
             self.config.log_file = None
             return
         self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log = logging.getLogger(__package__)
+        log = logging.getLogger("nuitkal_mini.client")
         log.addHandler(self._log_handler)
         log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
 
