@@ -26,6 +26,7 @@ MAX_ADDRESSES = 10_000  # remembered at once; who has that many can guess anyway
 
 _SCRYPT = {"n": 2**15, "r": 8, "p": 1}  # 32 MiB and some 80 ms a try
 _PBKDF2_ROUNDS = 600_000
+_STRETCHING = threading.BoundedSemaphore(4)  # at once: guessing in parallel must not eat all memory
 
 
 class AuthProblem(Problem):
@@ -38,6 +39,14 @@ class Token(NamedTuple):
     name: str
     created_at: int
     last_used_at: Optional[int]
+
+
+class User(NamedTuple):
+    """Someone who may use the admin site while `is_enabled`."""
+
+    name: str
+    created_at: int
+    is_enabled: bool
 
 
 class Credentials(NamedTuple):
@@ -131,9 +140,42 @@ def first_credentials(database: Database, who: str) -> Optional[Credentials]:
 def check_password(database: Database, name: str, password: str) -> bool:
     """Whether this user has this password; takes the same time for an unknown user."""
     with database.read() as db:
-        row = db.execute("SELECT password FROM users WHERE name = ?", (name,)).fetchone()
-    matches = password_matches(password, row[0] if row else _NOBODY)
+        row = db.execute("SELECT password FROM users WHERE name = ? AND disabled_at IS NULL", (name,)).fetchone()
+    with _STRETCHING:
+        matches = password_matches(password, row[0] if row else _NOBODY)
     return matches and row is not None
+
+
+def list_users(database: Database) -> List[User]:
+    """All users by name."""
+    with database.read() as db:
+        return [User(name, created_at, disabled_at is None) for name, created_at, disabled_at in
+                db.execute("SELECT name, created_at, disabled_at FROM users ORDER BY name").fetchall()]
+
+
+def set_password(database: Database, name: str, password: str, who: str) -> None:
+    """Give a user another password, which ends the user's sessions."""
+    if not password:
+        raise AuthProblem("the password is empty")
+    stored = hash_password(password)
+    with database.write() as db:
+        _change_user(db, name, "password = ?", stored)
+        write_log(db, who, "user_password", name)
+
+
+def set_enabled(database: Database, name: str, enabled: bool, who: str) -> None:
+    """Let a user log in, or not any more, which ends the user's sessions; one user must be left who can."""
+    with database.write() as db:
+        _change_user(db, name, "disabled_at = ?", None if enabled else now())
+        if not db.execute("SELECT 1 FROM users WHERE disabled_at IS NULL").fetchone():
+            raise AuthProblem("one user must be left who can log in")
+        write_log(db, who, "user_enable" if enabled else "user_disable", name)
+
+
+def _change_user(db: sqlite3.Connection, name: str, setting: str, value: object) -> None:
+    if not db.execute(f"UPDATE users SET {setting} WHERE name = ?", (value, name)).rowcount:
+        raise AuthProblem("there is no user {name!r}", name=name)
+    db.execute("DELETE FROM sessions WHERE user = ?", (name,))
 
 
 def hash_password(password: str) -> str:

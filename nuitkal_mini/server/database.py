@@ -69,6 +69,27 @@ MIGRATIONS = (
     CREATE TRIGGER log_keeps_its_rows BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER log_keeps_its_words BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     """,
+    """
+    ALTER TABLE users ADD COLUMN disabled_at INTEGER;
+
+    ALTER TABLE releases ADD COLUMN precedence TEXT NOT NULL DEFAULT '';  -- sorts as the versions do
+    UPDATE releases SET precedence = precedence_key(canonical);
+    CREATE INDEX releases_by_precedence ON releases (channel, precedence);
+
+    -- Who is logged in to the admin site; the cookie holds what this is the SHA-256 of.
+    CREATE TABLE sessions (
+        sha256 BLOB PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name), created_at INTEGER NOT NULL, used_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+
+    -- How often which installed version asked for updates: nothing about who asked.
+    CREATE TABLE fleet (
+        channel TEXT NOT NULL,
+        day TEXT NOT NULL,                  -- of UTC
+        version TEXT NOT NULL,              -- canonical; empty for those that were one too many
+        count INTEGER NOT NULL,
+        PRIMARY KEY (channel, day, version)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -134,6 +155,7 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(str(self.path), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.create_function("precedence_key", 1, precedence_key)
         return connection
 
     def _migrate(self) -> None:
@@ -152,6 +174,14 @@ class Database:
             raise DatabaseProblem("{path} cannot be used as a database: {reason}", path=str(self.path), reason=error) from error
         finally:
             self.close()  # a connection must not be carried over a fork, and servers fork after this
+
+
+def precedence_key(canonical: str) -> str:
+    """A text that sorts as the version does: each number led by its length, a release above its pre-releases."""
+    core, dash, suffix = canonical.partition("-")
+    numbers = "".join(f"{len(number):02}{number}" for number in (core.split(".") + ["0"])[:4])
+    identifiers = [f"0{len(part):02}{part}" if part.isdigit() else f"1{part}" for part in suffix.split(".")]
+    return f"{numbers}-{' '.join(identifiers)}" if dash else f"{numbers}~"
 
 
 def now() -> int:

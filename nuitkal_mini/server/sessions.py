@@ -1,0 +1,66 @@
+"""Who is logged in to the admin site.
+
+A session is 256 random bits in a cookie; the database knows their SHA-256, so a stolen database opens no session.
+It ends after 12 hours of rest, after 7 days, at logout, and with its user's password or right to log in. A login
+always makes a new one, so nobody can prepare a session for somebody else. The CSRF token of a session's forms is
+derived from the cookie's bits: it needs no place of its own, and what knows one session's says nothing about another's.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import NamedTuple, Optional, Tuple
+
+from .database import Database, now, write_log
+
+IDLE_SECONDS = 12 * 3600
+LIFE_SECONDS = 7 * 24 * 3600
+USED_EVERY_SECONDS = 60  # the last use is not written more often, so that looking at pages stays reading
+
+
+class Session(NamedTuple):
+    """A session that holds: its user, and what every form of it must bring."""
+
+    user: str
+    csrf: str
+
+
+def begin(database: Database, user: str, address: str) -> str:
+    """A new session's bits, for the cookie; those that have ended are swept."""
+    bits = secrets.token_urlsafe(32)
+    moment = now()
+    with database.write() as db:
+        db.execute("DELETE FROM sessions WHERE used_at < ? OR created_at < ?", _oldest(moment))
+        db.execute("INSERT INTO sessions (sha256, user, created_at, used_at) VALUES (?, ?, ?, ?)", (_digest(bits), user, moment, moment))
+        write_log(db, f"user {user}", "login", address)
+    return bits
+
+
+def find(database: Database, bits: str) -> Optional[Session]:
+    """The session of a cookie; None when there is none or it has ended."""
+    moment, digest = now(), _digest(bits)
+    with database.read() as db:
+        row = db.execute("SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at >= ?",
+                         (digest, *_oldest(moment))).fetchone()
+    if row is None:
+        return None
+    if moment - row[1] > USED_EVERY_SECONDS * 10**6:
+        with database.write() as db:
+            db.execute("UPDATE sessions SET used_at = ? WHERE sha256 = ?", (moment, digest))
+    return Session(row[0], hmac.new(bits.encode("utf-8"), b"csrf", hashlib.sha256).hexdigest()[:32])
+
+
+def end(database: Database, bits: str, user: str) -> None:
+    """Log out."""
+    with database.write() as db:
+        db.execute("DELETE FROM sessions WHERE sha256 = ?", (_digest(bits),))
+        write_log(db, f"user {user}", "logout", "")
+
+
+def _oldest(moment: int) -> Tuple[int, int]:
+    return moment - IDLE_SECONDS * 10**6, moment - LIFE_SECONDS * 10**6
+
+
+def _digest(bits: str) -> bytes:
+    return hashlib.sha256(bits.encode("utf-8", "surrogatepass")).digest()
