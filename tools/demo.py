@@ -242,10 +242,14 @@ class Meter:
 
     def _accept(self) -> None:
         while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(("127.0.0.1", self._server_port))
-            threading.Thread(target=self._relay, args=(client, server, "up"), daemon=True).start()
-            threading.Thread(target=self._relay, args=(server, client, "down"), daemon=True).start()
+            threading.Thread(target=self._connect, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
+            upwards = threading.Thread(target=self._relay, args=(client, server, "up"), daemon=True)
+            upwards.start()
+            self._relay(server, client, "down")
+            upwards.join()
 
     def _relay(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):  # either side may hang up
