@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 from urllib.parse import urlsplit
 
+from ..minisign import PublicKey, SignatureError, parse_public_key
 from ..problem import Problem
 from . import auth
 from .api import MAX_UPLOAD, Settings
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-upload", type=_between(1, 2**50), default=MAX_UPLOAD, metavar="BYTES", help="default: 4 GiB")
     parser.add_argument("--certfile", help="serve HTTPS with this certificate chain (PEM)")
     parser.add_argument("--keyfile", help="its private key, when it is not in the same file")
+    parser.add_argument("--public-key", action="append", default=[], type=_public_key, metavar="MINISIGN_KEY",
+                        help="take only releases that this key has signed, or another one given in the same way")
     parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
                         help="believe its X-Forwarded-* headers; loopback is trusted anyway")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -91,6 +94,13 @@ def _public_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _public_key(text: str) -> PublicKey:
+    try:
+        return parse_public_key(text)
+    except SignatureError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a minisign public key: the line of 56 characters that begins with RW") from error
+
+
 def _network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
@@ -104,7 +114,7 @@ def _network(text: str) -> str:
 def serve(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or Ctrl-Break; then finish what is running."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    application = Application(args.data, Settings(args.public_url, args.max_upload))
+    application = Application(args.data, Settings(args.public_url, args.max_upload, tuple(args.public_key)))
     try:
         server = _listen(application, args)
         welcome(application.store.database)

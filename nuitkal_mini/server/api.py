@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, quote
 
 from ..archive import ArchiveError
 from ..manifest import MAX_BYTES, MAX_FILES, ManifestError, UnsafePath, json_object
+from ..minisign import MAX_KEY_TEXT, PublicKey, SignatureError, parse_signature
 from ..problem import Problem
 from ..semver import BadVersion, parse
 from . import auth, releases
@@ -46,6 +47,7 @@ class Settings(NamedTuple):
 
     public_url: Optional[str] = None  # without a final slash
     max_upload: int = MAX_UPLOAD
+    public_keys: Tuple[PublicKey, ...] = ()  # of which one must have signed what is uploaded or promoted; none: signed or not
 
 
 class Request(NamedTuple):
@@ -212,8 +214,8 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
     """The fields of an upload, from the API or the admin site.
 
     Raises:
-        Refused: missing_field, bad_field, bad_signature.
-        BadVersion.
+        Refused: missing_field, bad_field.
+        BadVersion, SignatureError.
     """
     if "version" not in form.fields:
         raise Refused("missing_field", "the field {name!r} is missing", name="version")
@@ -248,11 +250,11 @@ def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
 
 
 def _signature_text(upload: Optional[Upload]) -> Optional[str]:
-    content = _read(upload, releases.MAX_SIGNATURE)
-    try:
-        return content.decode("utf-8") if content is not None else None
-    except UnicodeDecodeError as error:
-        raise Refused("bad_signature", "the signature is not text") from error
+    content = _read(upload, MAX_KEY_TEXT)
+    if content is None:
+        return None
+    parse_signature(content)  # it is UTF-8 then
+    return content.decode("utf-8")
 
 
 def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
@@ -310,7 +312,7 @@ def explain(error: Exception, language: str) -> Answer:
 
 
 CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
-    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (ManifestError, "bad_field"), (Problem, "bad_field"),
+    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
 )
 NOT_STORED: Headers = (("Cache-Control", "no-store"),)
 

@@ -18,7 +18,7 @@ class Application:
     """Serves one data folder; `close()` gives it up."""
 
     def __init__(self, data: Path, settings: api.Settings) -> None:
-        self.store = Store(data)
+        self.store = Store(data, settings.public_keys)
         self._api = api.Api(self.store, settings)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

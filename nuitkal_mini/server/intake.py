@@ -19,6 +19,8 @@ from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 
 from ..archive import CHUNK, PARTIAL_COMMENT, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tree
 from ..manifest import FileEntry, Manifest, UnsafePath, dumps
+from ..minisign import parse_release_comment, parse_signature, verify
+from ..semver import BadVersion, parse
 from .refused import Refused
 from .store import Store
 
@@ -46,6 +48,31 @@ class Source(NamedTuple):
 
 
 NEW = 2**63 - 1  # the `first_seen` of what no package holds yet
+
+
+def check_signature(store: Store, signature: Optional[str], manifest: bytes, app: str, version: str) -> None:
+    """Whether a manifest of this app and version is signed as the server demands.
+
+    Without keys of its own it cannot know whether a signature is right (clients will), only whether it is one.
+
+    Raises:
+        Refused: bad_signature, for a signature that is missing or of another release.
+        SignatureError: no signature by a key that is trusted here.
+    """
+    if not store.public_keys:
+        if signature is not None:
+            parse_signature(signature)
+        return
+    if signature is None:
+        raise Refused("bad_signature", "this server takes signed releases only; send the manifest and its signature")
+    comment = parse_release_comment(verify(store.public_keys, manifest, signature).trusted_comment)
+    try:
+        agrees = comment.app == app and parse(comment.version) == parse(version)
+    except BadVersion:
+        agrees = False
+    if not agrees:
+        raise Refused("bad_signature", "the signature is for {other} {other_version}, the manifest for {app} {version}",
+                      other=comment.app, other_version=comment.version, app=app, version=version)
 
 
 def take_whole(path: Path, file_hash: str, app: str, version: str) -> Intake:

@@ -106,8 +106,6 @@ TEXTS = {
         "版本 {version} 已被删除，只能以相同的文件恢复；请作为新版本发布",
     "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}": "通道 {channel} 属于应用 {known!r}，而清单属于 {app!r}",
     "the manifest is of version {other}, the upload of {version}": "清单的版本是 {other}，上传的版本是 {version}",
-    "the signature is empty or too long to be one of minisign's": "签名为空，或过长而不可能是 minisign 签名",
-    "the signature is not text": "签名不是文本",
     "the ZIP file holds no files": "ZIP 文件中没有文件",
     "the ZIP file holds only a part of its release; send its manifest too": "ZIP 文件只包含版本的一部分，请同时发送其清单",
     "the server's copy of some files is damaged or gone; upload again and it will ask for them":
@@ -116,6 +114,17 @@ TEXTS = {
     "{path!r} in the ZIP file is not what the manifest says": "ZIP 文件中的 {path!r} 与清单不符",
     "{path!r} is in the ZIP file and not in the manifest": "{path!r} 在 ZIP 文件中，但不在清单中",
     "{version!r} is not a version such as 1.2.3, v1.2 or 1.2.3-rc.1": "{version!r} 不是有效的版本号，例如 1.2.3、v1.2 或 1.2.3-rc.1",
+
+    # signatures
+    "this server takes signed releases only; send the manifest and its signature": "此服务器只接受已签名的版本，请发送清单及其签名",
+    "the signature is for {other} {other_version}, the manifest for {app} {version}": "签名针对 {other} {other_version}，而清单属于 {app} {version}",
+    "signed with the key {key}, which is not among the trusted keys ({trusted})": "签名所用的密钥 {key} 不在受信任的密钥之中（{trusted}）",
+    "the signature by the key {key} is wrong: these are not the bytes that were signed": "密钥 {key} 的签名有误：这不是被签名的内容",
+    "the signature by the key {key} is right, the one of its trusted comment is wrong": "密钥 {key} 的签名正确，但其可信注释的签名有误",
+    "this is not a minisign signature: two comments, each with a line of base64 below": "这不是 minisign 签名：应为两行注释，每行注释下有一行 base64",
+    "the trusted comment is longer than 8,192 characters or has control characters in it": "可信注释超过 8,192 个字符，或含有控制字符",
+    "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs":
+        "可信注释 {comment!r} 中没有各出现一次、以制表符分隔的 timestamp:N、app:A 和 version:V",
 
     # manifests
     "the app's name must be at most 64 printable characters, not {app!r}": "应用名必须是最多 64 个可打印字符，而不是 {app!r}",

@@ -17,7 +17,7 @@ from typing import Iterable, List, NamedTuple, Optional, Tuple
 from ..manifest import Manifest, loads
 from ..semver import BadVersion, Version, parse
 from .database import now, write_log
-from .intake import Intake, take_whole, take_with_manifest
+from .intake import Intake, check_signature, take_whole, take_with_manifest
 from .refused import Refused
 from .store import PACKS, Store, manifest_name, settle, signature_name
 
@@ -89,21 +89,21 @@ def create(store: Store, folder: Path, offer: Offer, who: str) -> Release:
 
     Raises:
         Refused: version_exists, manifest_mismatch, incomplete, bad_signature, disk_full.
-        BadVersion, UnsafePath, ManifestError, ArchiveError: the ZIP or the manifest is not what it must be.
+        BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what it must be.
     """
     with store.database.read() as db:
         earlier = _refuse_live(db, offer.channel, offer.version)
         app = earlier.app if earlier else _app_of(db, offer.channel)
     version = earlier.version if earlier else offer.version.text
     if offer.manifest is None:
+        check_signature(store, None, b"", app, version)
         intake = take_whole(offer.package, offer.package_hash, app, version)
     else:
         manifest = loads(offer.manifest)
         if parse(manifest.version) != offer.version:
             raise Refused("manifest_mismatch", "the manifest is of version {other}, the upload of {version}",
                           other=manifest.version, version=offer.version.text)
-        if offer.signature is not None:
-            check_signature(offer.manifest, offer.signature)
+        check_signature(store, offer.signature, offer.manifest, manifest.app, manifest.version)
         intake = take_with_manifest(store, folder, offer.package, offer.package_hash, manifest, offer.manifest)
     draft = _Draft(offer.channel, version, intake, offer.signature, offer.changelog, offer.is_active)
     return _publish(store, folder, draft, who, "upload", "")
@@ -113,12 +113,14 @@ def promote(store: Store, source: str, target: str, version: str, is_active: boo
     """Put a channel's release into another channel as it is; its files become hard links.
 
     Raises:
-        Refused: no_such_version in the source, version_exists or manifest_mismatch in the target.
+        Refused: no_such_version in the source, version_exists or manifest_mismatch in the target, bad_signature.
+        SignatureError: it is not signed as this server demands.
     """
     with store.database.read() as db:
         release = find(db, source, version)
         _refuse_live(db, target, parse(release.version))
     manifest_bytes = read_manifest(store, release)
+    check_signature(store, release.signature, manifest_bytes, release.app, release.version)
     with store.scratch() as folder:
         package = folder / "package.zip"
         try:
@@ -141,6 +143,7 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
 
     Raises:
         Refused: no_such_version, bad_signature.
+        SignatureError: the new signature is none, or not of this manifest.
     """
     with store.scratch() as folder, store.database.write() as db:
         release = find(db, channel, version)
@@ -150,7 +153,7 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
         if changes.is_active is not None:
             _set_active(db, release, changes.is_active, who)
         if changes.signature is not None:
-            check_signature(read_manifest(store, release), changes.signature)
+            check_signature(store, changes.signature, read_manifest(store, release), release.app, release.version)
             db.execute("UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id))
             write_log(db, who, "edit", f"{channel} {release.version}: signature")
             store.place({signature_name(release.package): settle(folder / "signature", changes.signature.encode("utf-8"))})
@@ -213,16 +216,6 @@ def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
 def read_manifest(store: Store, release: Release) -> bytes:
     """The manifest's bytes as they came."""
     return (store.media / manifest_name(release.package)).read_bytes()
-
-
-def check_signature(manifest_bytes: bytes, signature: str) -> None:
-    """Refuse what cannot be a minisign signature of the manifest.
-
-    Raises:
-        Refused: bad_signature.
-    """
-    if not 0 < len(signature) <= MAX_SIGNATURE:
-        raise Refused("bad_signature", "the signature is empty or too long to be one of minisign's")
 
 
 def rfc3339(moment: int) -> str:

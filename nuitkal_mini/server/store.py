@@ -15,8 +15,9 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Mapping, Optional, Set
+from typing import IO, Iterable, Iterator, Mapping, Optional, Sequence, Set
 
+from ..minisign import PublicKey
 from ..problem import Problem
 from .database import Database
 from .refused import disk_full
@@ -38,9 +39,13 @@ class StoreProblem(Problem):
 
 
 class Store:
-    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's file system."""
+    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's file system.
 
-    def __init__(self, root: Path) -> None:
+    With `public_keys`, it takes only what one of them has signed.
+    """
+
+    def __init__(self, root: Path, public_keys: Sequence[PublicKey] = ()) -> None:
+        self.public_keys = public_keys
         self.media = root / "media"
         self.database = open_database(root)
         homes = root / "incoming"

@@ -10,11 +10,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import unquote
 from wsgiref.validate import validator
 
+from nuitkal_mini.minisign import ReleaseComment, SecretKey, release_comment_text, sign
 from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.auth import create_token
 
 BASE = "/api/nuitkal_pack/"
 BOUNDARY = "-----of-the-tests"
+KEY = SecretKey(b"key id 1", b"1" * 32)
 
 
 class Reply(NamedTuple):
@@ -111,6 +113,10 @@ def make_zip(files: Dict[str, bytes], comment: bytes = b"") -> bytes:
 def make_manifest(version: str, files: Dict[str, bytes], app: str = "tests", **more: Any) -> bytes:
     entries = [{"path": path, "size": len(content), "sha256": sha256(content), "mode": "644"} for path, content in sorted(files.items())]
     return json.dumps({"format": 1, "app": app, "version": version, "files": entries, **more}).encode()
+
+
+def make_signature(manifest: bytes, version: str, app: str = "tests", key: SecretKey = KEY) -> bytes:
+    return sign(key, manifest, release_comment_text(ReleaseComment(1, app, version))).encode()
 
 
 def sha256(content: bytes) -> str:

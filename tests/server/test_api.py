@@ -13,9 +13,10 @@ import pytest
 
 from nuitkal_mini.server import create_app
 
-from .caller import BASE, BOUNDARY, Caller, make_manifest, make_zip, sha256
+from .caller import BASE, BOUNDARY, Caller, make_manifest, make_signature, make_zip, sha256
 
 TREE = {"main.py": b"print('one')\n", "lib/a.so": bytes(5000)}
+SIGNATURE = make_signature(make_manifest("1.0", TREE), "1.0")
 
 
 def test_a_new_server_has_no_active_version(call: Caller) -> None:
@@ -47,9 +48,9 @@ def test_the_server_writes_the_manifest_of_an_upload_without_one(call: Caller) -
 
 def test_a_publishers_manifest_and_signature_are_kept_byte_for_byte(call: Caller) -> None:
     manifest = b"  " + make_manifest("1.0", TREE) + b"\n"
-    release = call.upload("1.0", TREE, manifest=manifest, signature=b"untrusted comment: x\nUkVE\n").json
+    release = call.upload("1.0", TREE, manifest=manifest, signature=SIGNATURE).json
     assert call.media(release["manifest_url"]) == manifest
-    assert call.media(release["signature_url"]).decode() == release["signature"] == "untrusted comment: x\nUkVE\n"
+    assert call.media(release["signature_url"]) == release["signature"].encode() == SIGNATURE
     assert call.get("check/").json["signature"] == release["signature"]
 
 
@@ -158,7 +159,8 @@ def test_a_bad_upload_is_refused_and_leaves_nothing(call: Caller, parts: Dict[st
     assert [path for path in (*store.media.rglob("*"), *store.incoming.rglob("*")) if path.is_file()] == []
 
 
-@pytest.mark.parametrize("signature", [pytest.param(b"", id="empty"), pytest.param(b"\xff\xfe", id="not text")])
+@pytest.mark.parametrize("signature", [pytest.param(b"", id="empty"), pytest.param(b"\xff\xfe", id="not text"), pytest.param(SIGNATURE * 2, id="two of them"),
+                                       pytest.param(b"x" * 10_000, id="long")])
 def test_what_cannot_be_a_signature_is_refused(call: Caller, signature: bytes) -> None:
     reply = call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), signature=signature)
     assert (reply.status, reply.code) == (403, "bad_signature")
@@ -253,7 +255,7 @@ def test_json_over_the_limit_is_413(call: Caller) -> None:
 
 def test_an_edit_changes_what_it_names(call: Caller) -> None:
     call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), changelog="old")
-    edited = call.send("PATCH", "versions/v1/", {"changelog": "new", "signature": "untrusted comment: x\nUkVE\n"})
+    edited = call.send("PATCH", "versions/v1/", {"changelog": "new", "signature": SIGNATURE.decode()})
     assert (edited.status, edited.json["changelog"], edited.json["is_active"]) == (200, "new", True)
     assert call.media(edited.json["signature_url"]).decode() == edited.json["signature"] == call.get("check/").json["signature"]
     off = call.send("PATCH", "versions/1.0", {"is_active": False}).json
@@ -266,7 +268,7 @@ def test_an_edit_changes_what_it_names(call: Caller) -> None:
 @pytest.mark.parametrize("fields, status, code", [
     ({"changelog": 5}, 400, "bad_field"), ({"changelog": None}, 400, "bad_field"), ({"changelog": "\ud800"}, 400, "bad_field"),
     ({"is_active": "maybe"}, 400, "bad_field"), ({"is_active": 1}, 400, "bad_field"), ({"version": "2"}, 400, "bad_field"), ([], 400, "bad_json"),
-    ({"signature": 1}, 400, "bad_field"), ({"signature": ""}, 403, "bad_signature"), ({"signature": "x" * 5000}, 403, "bad_signature"),
+    ({"signature": 1}, 400, "bad_field"), ({"signature": ""}, 403, "bad_signature"), ({"signature": SIGNATURE.decode() + "x"}, 403, "bad_signature"),
 ])
 def test_an_edit_refuses_what_it_cannot_set_and_changes_nothing(call: Caller, fields: Any, status: int, code: str) -> None:
     call.upload("1.0", TREE)
@@ -295,11 +297,11 @@ def test_the_active_version_cannot_be_deleted_and_another_one_can(call: Caller) 
 
 
 def test_promoting_moves_a_release_into_another_channel_as_it_is(call: Caller) -> None:
-    first = call.upload("1.0", TREE, channel="beta", manifest=make_manifest("1.0", TREE), signature=b"sig", changelog="text").json
+    first = call.upload("1.0", TREE, channel="beta", manifest=make_manifest("1.0", TREE), signature=SIGNATURE, changelog="text").json
     reply = call.send("POST", "promote/1.0/", {"from": "beta"})
     promoted = reply.json
     assert reply.status == 201 and promoted["download_url"] == first["download_url"].replace("/beta/", "/")
-    assert [promoted[name] for name in ("file_hash", "signature", "changelog", "is_active")] == [first["file_hash"], "sig", "text", True]
+    assert [promoted[name] for name in ("file_hash", "signature", "changelog", "is_active")] == [first["file_hash"], SIGNATURE.decode(), "text", True]
     for url in ("download_url", "manifest_url", "signature_url"):
         assert call.media(promoted[url]) == call.media(first[url])
     again = call.send("POST", "promote/1/", {"from": "beta"})
@@ -361,7 +363,7 @@ def test_media_answers_get_and_head_only(call: Caller) -> None:
 
 
 def test_a_signature_is_asked_for_again_and_a_package_never(call: Caller) -> None:
-    release = call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), signature=b"sig").json
+    release = call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), signature=SIGNATURE).json
     caching = [call.get(release[name][len("http://updates.test"):]).headers["cache-control"] for name in ("download_url", "manifest_url", "signature_url")]
     assert caching == ["public, max-age=31536000, immutable"] * 2 + ["no-cache"]
 

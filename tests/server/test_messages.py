@@ -13,13 +13,17 @@ from nuitkal_mini.server import messages
 
 PACKAGE = Path(messages.__file__).parent.parent
 # DatabaseProblem and StoreProblem are not here, nor what __main__ says: an operator reads those in a shell
-KINDS = {"Refused", "FormError", "AuthProblem", "ManifestError", "UnsafePath", "BadVersion", "ArchiveError"}
+KINDS = {"Refused", "FormError", "AuthProblem", "ManifestError", "UnsafePath", "BadVersion", "ArchiveError", "SignatureError", "UnknownKey"}
+# minisign's own for who has the secret key: the server never calls them for a client
+PUBLISHERS = {"parse_public_key", "parse_secret_key", "_scrypt_mask", "_scrypt_parameters", "release_comment_text"}
 
 
 def spoken() -> Iterator[str]:
     """The template of each problem that the formats and the server can raise towards a person."""
     for path in [*PACKAGE.glob("*.py"), *(PACKAGE / "server").glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        module = ast.parse(path.read_text("utf-8"))
+        module.body = [node for node in module.body if getattr(node, "name", "") not in PUBLISHERS]
+        for node in ast.walk(module):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
                 if texts and " " in texts[-1]:  # else its template comes from another problem
