@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, List, Optional
 
 from .config import UpdaterConfig
 from .errors import UpdaterError
+from .progress import Pace
 from .updater import ClientUpdater
 
 if TYPE_CHECKING:
@@ -125,21 +126,16 @@ class ProgressBar:
     """A bar with bytes, speed and remaining time on a terminal; finished when all has arrived."""
 
     def __init__(self) -> None:
-        self._start = self._shown = 0.0
-        self._first = 0
+        self._pace = Pace()
+        self._shown = 0.0
 
     def __call__(self, downloaded: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._start:
-            self._start, self._first = now, downloaded
+        line, now = self._pace.line(downloaded, total), time.monotonic()
         if now - self._shown < 0.1 and downloaded < total:
             return
         self._shown = now
-        rate = (downloaded - self._first) / max(now - self._start, 0.001)
-        left = f"{(total - downloaded) / rate:.0f} s left" if rate and downloaded < total else ""
         filled = 30 * downloaded // max(total, 1)
-        print(f"\r{'#' * filled}{'.' * (30 - filled)} {downloaded / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s {left:<12}",
-              end="\n" if downloaded >= total else "", file=sys.stderr, flush=True)
+        print(f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="\n" if downloaded >= total else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

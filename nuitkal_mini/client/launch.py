@@ -126,14 +126,31 @@ def is_frozen() -> bool:
     return bool(getattr(globals().get("__compiled__"), "standalone", False) or getattr(sys, "frozen", False))
 
 
-def own_folder() -> Path:
-    """Where the launcher lies that the user started: its binary when frozen (not where a onefile unpacks itself), else its script."""
-    compiled = globals().get("__compiled__")
+def own_program() -> Path:
+    """The file that the user started: the launcher's binary when frozen (not what a onefile unpacked), else its script."""
+    compiled, started = globals().get("__compiled__"), (sys.argv[0] if sys.argv else "") or "-"
     if getattr(compiled, "onefile", False):
-        return Path(getattr(compiled, "containing_dir"))  # of a standalone binary, this would be the folder above
-    if is_frozen():  # Nuitka's sys.executable is a Python that is not there, but in the right folder
-        return Path(os.path.realpath(sys.executable)).parent
-    return Path(os.path.realpath(sys.argv[0])).parent if os.path.isfile(sys.argv[0]) else Path.cwd()
+        return Path(getattr(compiled, "containing_dir")) / os.path.basename(started)  # of a standalone binary, this would be the folder above
+    if is_frozen() and compiled is not None:  # Nuitka's sys.executable is a Python that is not there, but in the right folder
+        return Path(os.path.realpath(sys.executable)).parent / os.path.basename(started)
+    return Path(os.path.realpath(sys.executable if is_frozen() else started))
+
+
+def own_folder() -> Path:
+    """Where the launcher lies that the user started, or the working directory when Python was started without a script."""
+    return own_program().parent
+
+
+def occupy_standard_streams() -> None:
+    """Opens those of the descriptors 0 to 2 that a service or a desktop started us without.
+
+    Else our lock or log file would get such a number, and the program would print into it.
+    """
+    for descriptor in range(3 if os.name == "posix" else 0):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _bundle() -> str:

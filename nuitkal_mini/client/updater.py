@@ -21,7 +21,7 @@ from .config import UpdaterConfig
 from .disk import Disk, Held, Lock, check_owned
 from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
-from .launch import start
+from .launch import occupy_standard_streams, own_program, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
 from .transport import Transport
@@ -47,6 +47,7 @@ class ClientUpdater:
         self.config = config
         self._disk = disk or Disk()
         self._log_handler: Optional[logging.Handler] = None
+        occupy_standard_streams()
 
     def __enter__(self) -> ClientUpdater:
         return self
@@ -101,6 +102,11 @@ class ClientUpdater:
         Raises:
             LaunchError: there is nothing to start, or it cannot be started.
         """
+        self.try_update(force)
+        return self.run(args)
+
+    def try_update(self, force: bool = False) -> Optional[UpdaterError]:
+        """Update if possible, as `update_and_run` does before it starts the program; what went wrong, if something did."""
         try:
             with self._working() as place:
                 try:
@@ -108,11 +114,12 @@ class ClientUpdater:
                 except CheckError as error:
                     logger.warning("%s; starting what is here", error)
                     self._install_staged(place)
-                else:
-                    self._update(place, release, force)
+                    return error
+                self._update(place, release, force)
+                return None
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
-        return self.run(args)
+            return error
 
     def run(self, args: Optional[Sequence[str]] = None) -> int:
         """Start the program and wait for it; its exit code. `args` are its arguments, None: those of this process.
@@ -504,6 +511,5 @@ def _machine() -> str:
 
 def _launcher_in(folder: str) -> str:
     """The path of the running launcher in the app's tree; empty when it lies elsewhere."""
-    launcher = os.path.realpath(sys.argv[0]) if sys.argv and sys.argv[0] else ""
-    root = os.path.realpath(folder)
+    launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
     return os.path.relpath(launcher, root).replace(os.sep, "/") if launcher.startswith(root + os.sep) else ""

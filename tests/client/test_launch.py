@@ -319,3 +319,26 @@ def test_a_frozen_binary_knows_its_folder(monkeypatch, tmp_path, frozen):
     binary = write(tmp_path / "app", "")
     monkeypatch.setattr(sys, "executable", str(binary))
     assert launch.own_folder() == Path(os.path.realpath(tmp_path))
+
+
+@pytest.mark.parametrize("argv", [[], [""], ["-c"]])
+def test_without_a_script_the_working_directory_is_our_folder(monkeypatch, tmp_path, argv):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert launch.own_folder() == Path(os.path.realpath(tmp_path))
+
+
+class Compiled:
+    """What Nuitka 4.3 puts into a compiled module: a standalone binary's containing_dir is the folder above."""
+
+    def __init__(self, onefile: bool, containing_dir: str) -> None:
+        self.standalone, self.onefile, self.containing_dir = True, onefile, containing_dir
+
+
+@pytest.mark.parametrize("onefile, executable, containing", [(False, "/opt/app/python", "/opt"), (True, "/tmp/onefile_1_2/python", "/opt/app")])
+@pytest.mark.parametrize("started", ["/opt/app/start", "start"])  # older ones left a bare name from PATH as it was
+def test_a_nuitka_binary_knows_its_file_in_either_mode(monkeypatch, onefile, executable, containing, started):
+    monkeypatch.setattr(launch, "__compiled__", Compiled(onefile, containing), raising=False)
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "argv", [started])
+    assert launch.own_program() == Path("/opt/app/start") and launch.own_folder() == Path("/opt/app")
