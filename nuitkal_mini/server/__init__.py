@@ -10,17 +10,18 @@ from typing import Callable, Iterable, Sequence, Union
 
 
 def create_app(data_dir: Union[str, os.PathLike[str]], public_url: str = "", max_upload: int = 0,
-               public_keys: Sequence[str] = ()) -> Callable[..., Iterable[bytes]]:
+               public_keys: Sequence[str] = (), admin: bool = True) -> Callable[..., Iterable[bytes]]:
     """The WSGI application over a data folder, which is made when it is missing.
 
     Args:
         public_url: what URLs begin with; else the address that each request was sent to.
         max_upload: the largest upload in bytes; 0: 4 GiB.
         public_keys: minisign public keys; any at all mean that only releases signed by one of them are taken.
+        admin: whether there is an admin site.
     """
     from ..minisign import parse_public_key  # here, so that importing this package stays light
     from .api import MAX_UPLOAD, Settings
     from .application import Application
 
     keys = tuple(map(parse_public_key, public_keys))
-    return Application(Path(data_dir), Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys))
+    return Application(Path(data_dir), Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys, admin))

@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="take only releases that this key has signed, or another one given in the same way")
     parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
                         help="believe its X-Forwarded-* headers; loopback is trusted anyway")
+    parser.add_argument("--no-admin", action="store_true", help="no admin site")
+    parser.add_argument("--admin-host", metavar="HOST", help="the admin site only under this name, or over this address of the machine")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     user = commands.add_parser("createsuperuser", help="make a user of the admin site")
     _add_data(user)
@@ -114,7 +116,7 @@ def _network(text: str) -> str:
 def serve(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or Ctrl-Break; then finish what is running."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    application = Application(args.data, Settings(args.public_url, args.max_upload, tuple(args.public_key)))
+    application = Application(args.data, Settings(args.public_url, args.max_upload, tuple(args.public_key), not args.no_admin, args.admin_host))
     try:
         server = _listen(application, args)
         welcome(application.store.database)

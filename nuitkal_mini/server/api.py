@@ -21,6 +21,7 @@ from ..minisign import MAX_KEY_TEXT, PublicKey, SignatureError, parse_signature
 from ..problem import Problem
 from ..semver import BadVersion, parse
 from . import auth, releases
+from .fleet import Fleet
 from .messages import ACTIVATED, UPLOADED, language_of, say, say_problem
 from .multipart import Form, FormError, Upload, content_length, parse_form
 from .refused import STATUS, Headers, Refused, disk_full
@@ -37,7 +38,7 @@ PAGE = 100  # releases that `versions/` shows unless asked for more
 MAX_PAGE = 1000
 MAX_RENDERED = 256  # kept renderings of check/: channels times addresses; a forged Host makes one each
 
-_CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -48,6 +49,8 @@ class Settings(NamedTuple):
     public_url: Optional[str] = None  # without a final slash
     max_upload: int = MAX_UPLOAD
     public_keys: Tuple[PublicKey, ...] = ()  # of which one must have signed what is uploaded or promoted; none: signed or not
+    has_admin: bool = True
+    admin_host: Optional[str] = None  # the one name or address under which the admin site is there
 
 
 class Request(NamedTuple):
@@ -73,10 +76,11 @@ Call = Callable[["Api", Request], Answer]
 class Api:
     """Everything below `/api/nuitkal_pack/`."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, fleet: Fleet) -> None:
         self._store = store
         self._database = store.database
         self._settings = settings
+        self._fleet = fleet
         self._brake = auth.Brake()
         self._rendered: Dict[Tuple[str, str], Rendered] = {}
 
@@ -91,7 +95,7 @@ class Api:
         calls = CALLS.get((parts[0], len(parts)))
         if calls is None:
             raise Refused("not_found", "there is nothing at this address")
-        if not _CHANNEL.fullmatch(channel):
+        if not CHANNEL.fullmatch(channel):
             raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=channel[:64])
         method = environ["REQUEST_METHOD"]
         call = calls.get("GET" if method == "HEAD" else method)
@@ -106,6 +110,9 @@ class Api:
     def check(self, request: Request) -> Answer:
         base = self._base(request.environ)
         rendered = self._render_check(request.channel, base)
+        asked = parse_qs(request.environ.get("QUERY_STRING", "")).get("version")
+        if asked:
+            self._fleet.count(request.channel, asked[-1])
         headers = (("ETag", rendered.etag), ("Cache-Control", "public, no-cache" if self._settings.public_url else "private, no-cache"))
         known = request.environ.get("HTTP_IF_NONE_MATCH", "")
         if rendered.etag in known or known == "*":
@@ -225,7 +232,7 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
     if package is None or signature and not manifest:
         raise Refused("missing_field", "the field {name!r} is missing", name="manifest" if package else "file")
     return releases.Offer(
-        channel, version, package.path, package.sha256, _read(manifest, MAX_BYTES), _signature_text(signature),
+        channel, version, package.path, package.sha256, _read(manifest, MAX_BYTES), signature_text(signature),
         form.fields.get("changelog", ""), is_active,
     )
 
@@ -249,7 +256,8 @@ def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
     return upload.path.read_bytes() if upload else None
 
 
-def _signature_text(upload: Optional[Upload]) -> Optional[str]:
+def signature_text(upload: Optional[Upload]) -> Optional[str]:
+    """The signature in a form's file."""
     content = _read(upload, MAX_KEY_TEXT)
     if content is None:
         return None
@@ -297,18 +305,31 @@ JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Conten
 
 def explain(error: Exception, language: str) -> Answer:
     """The answer to a request that ended in an exception."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        error = disk_full()
-    elif isinstance(error, sqlite3.Error):
-        logger.error("the database failed: %s", error)
-        error = Refused("unavailable", "the server's database does not answer; try again later")
-    elif not isinstance(error, Problem):
-        logger.error("a request failed", exc_info=error)
-        error = Refused("internal_error", "the server failed; its log says why")
-    code = error.code if isinstance(error, (Refused, FormError)) else next(code for kind, code in CODES if isinstance(error, kind))
-    headers = error.headers if isinstance(error, Refused) else ()
-    body = _json({"error": say_problem(error, language), "code": code})
+    code, problem = diagnose(error)
+    headers = problem.headers if isinstance(problem, Refused) else ()
+    body = _json({"error": say_problem(problem, language), "code": code})
     return Answer(STATUS.get(code, 400), body, headers + JSON + NOT_STORED)
+
+
+def diagnose(error: Exception) -> Tuple[str, Problem]:
+    """The contract's word for what went wrong, and the problem to speak of."""
+    problem = _problem(error)
+    if isinstance(problem, (Refused, FormError)):
+        return problem.code, problem
+    return next(code for kind, code in CODES if isinstance(problem, kind)), problem
+
+
+def _problem(error: Exception) -> Problem:
+    """What nobody foresaw goes into the server's log and is spoken of in general."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+        return disk_full()
+    if isinstance(error, sqlite3.Error):
+        logger.error("the database failed: %s", error)
+        return Refused("unavailable", "the server's database does not answer; try again later")
+    logger.error("a request failed", exc_info=error)
+    return Refused("internal_error", "the server failed; its log says why")
 
 
 CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Iterable
 
 from . import api, media
+from .admin.site import Site
+from .fleet import Fleet
 from .messages import language_of
 from .refused import Refused
 from .store import Store
 from .wsgi import Environ, StartResponse, path_of, send
 
+ADMIN = "/admin/"
 MEDIA = "/media/"
 TYPES = {".zip": "application/zip", ".json": "application/json; charset=utf-8", ".minisig": "text/plain; charset=utf-8"}
 
@@ -19,13 +22,17 @@ class Application:
 
     def __init__(self, data: Path, settings: api.Settings) -> None:
         self.store = Store(data, settings.public_keys)
-        self._api = api.Api(self.store, settings)
+        self._fleet = Fleet(self.store.database)
+        self._api = api.Api(self.store, settings, self._fleet)
+        self._admin = Site(self.store, settings, self._fleet) if settings.has_admin else None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             path = path_of(environ)
             if path.startswith(api.BASE):
                 return send(self._api.answer(environ, path), environ, start_response)
+            if self._admin and (path + "/").startswith(ADMIN):
+                return send(self._admin.answer(environ, path), environ, start_response)
             if path.startswith(MEDIA):
                 return self._media(path[len(MEDIA):], environ, start_response)
             raise Refused("not_found", "there is nothing at this address")
@@ -35,6 +42,7 @@ class Application:
             return send(api.explain(error, language_of(environ)), environ, start_response)
 
     def close(self) -> None:
+        self._fleet.close()
         self.store.close()
 
     def _media(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

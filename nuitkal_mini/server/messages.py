@@ -67,6 +67,11 @@ TEXTS = {
     "the server's database does not answer; try again later": "服务器的数据库没有响应，请稍后重试",
     "the server's disk is full; nothing was stored": "服务器磁盘已满，没有保存任何内容",
 
+    # the admin site
+    "this form was sent from another site": "此表单来自其他网站",
+    "this form is of an earlier login; load the page again": "此表单属于之前的登录，请重新加载页面",
+    "there is no action {action!r} here": "此处没有操作 {action!r}",
+
     # fields
     "the field {name!r} is missing": "缺少字段 {name!r}",
     "there is no field {name!r} here": "此处没有字段 {name!r}",
@@ -195,5 +200,8 @@ TEXTS = {
     "the password is empty": "密码为空",
     "there is a token {name!r} already; choose another name or revoke it first": "已有令牌 {name!r}；请换一个名称，或先吊销它",
     "there is a user {name!r} already; choose another name": "已有用户 {name!r}，请换一个名称",
+    "a password has at least {count} characters": "密码至少有 {count} 个字符",
+    "one user must be left who can log in": "必须至少保留一个可以登录的用户",
+    "there is no user {name!r}": "没有用户 {name!r}",
     "there is no token {name!r}": "没有令牌 {name!r}",
 }

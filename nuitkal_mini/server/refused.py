@@ -8,7 +8,7 @@ from ..problem import Problem
 Headers = Tuple[Tuple[str, str], ...]
 
 STATUS = {
-    "unauthorized": 401, "bad_signature": 403, "not_found": 404, "no_active_version": 404, "no_such_version": 404,
+    "unauthorized": 401, "forbidden": 403, "bad_signature": 403, "not_found": 404, "no_active_version": 404, "no_such_version": 404,
     "no_such_channel": 404, "method_not_allowed": 405, "version_exists": 409, "version_is_active": 409,
     "length_required": 411, "too_large": 413, "uri_too_long": 414, "range_not_satisfiable": 416, "too_many_attempts": 429, "header_too_large": 431,
     "internal_error": 500, "unavailable": 503, "http_version_not_supported": 505, "disk_full": 507,

@@ -22,7 +22,6 @@ from .refused import Refused
 from .store import PACKS, Store, manifest_name, settle, signature_name
 
 STABLE = "stable"  # the channel of URLs that name none
-MAX_SIGNATURE = 4096  # characters; a .minisig has some 300
 
 
 class Release(NamedTuple):
@@ -47,6 +46,7 @@ class Release(NamedTuple):
 
 
 _COLUMNS = ", ".join(Release._fields)
+ORDERS = ("uploaded_at", "precedence", "file_size", "file_count")  # what `page` sorts by
 
 
 class Offer(NamedTuple):
@@ -199,12 +199,29 @@ def active(db: sqlite3.Connection, channel: str) -> Optional[Release]:
     return _row(db, "channel = ? AND is_active", channel)
 
 
-def page(db: sqlite3.Connection, channel: str, limit: int, offset: int) -> Tuple[int, List[Release]]:
-    """How many releases the channel has, and some of them, newest upload first."""
-    live = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
-    count = db.execute(f"SELECT count(*) {live}", (channel,)).fetchone()[0]
-    rows = db.execute(f"SELECT {_COLUMNS} {live} ORDER BY uploaded_at DESC LIMIT ? OFFSET ?", (channel, limit, offset))
+def page(db: sqlite3.Connection, channel: str, limit: int, offset: int, order: str = "uploaded_at", descending: bool = True,
+         words: str = "") -> Tuple[int, List[Release]]:
+    """How many releases of the channel have the words in version or changelog, and some of them, by one of ORDERS."""
+    found = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
+    values = [channel]
+    if words:
+        found += " AND (instr(lower(version), lower(?)) OR instr(lower(changelog), lower(?)))"
+        values += [words, words]
+    direction = f"{ORDERS[ORDERS.index(order)]} {'DESC' if descending else 'ASC'}"
+    count = db.execute(f"SELECT count(*) {found}", values).fetchone()[0]
+    rows = db.execute(f"SELECT {_COLUMNS} {found} ORDER BY {direction} LIMIT ? OFFSET ?", (*values, limit, offset))
     return count, [_release(row) for row in rows.fetchall()]
+
+
+def before(db: sqlite3.Connection, release: Release) -> Optional[Release]:
+    """The channel's release of the next lower version."""
+    return _row(db, "channel = ? AND precedence < precedence_key(?) AND deleted_at IS NULL ORDER BY precedence DESC LIMIT 1",
+                release.channel, release.canonical)
+
+
+def channels(db: sqlite3.Connection) -> List[str]:
+    """The channels that have begun, by name."""
+    return [name for name, in db.execute("SELECT name FROM channels ORDER BY name").fetchall()]
 
 
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
@@ -268,7 +285,8 @@ def _write_row(db: sqlite3.Connection, draft: _Draft) -> Release:
         uploaded_at=moment, deleted_at=None, file_count=len(intake.manifest.files),
         tree_size=sum(entry.size for entry in intake.manifest.files),
     )
-    db.execute(f"INSERT OR REPLACE INTO releases ({_COLUMNS}) VALUES ({', '.join('?' * len(release))})", release)
+    db.execute(f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES ({', '.join('?' * len(release))}, precedence_key(?))",
+               (*release, release.canonical))
     return release
 
 

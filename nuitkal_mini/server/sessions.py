@@ -7,6 +7,7 @@ derived from the cookie's bits: it needs no place of its own, and what knows one
 """
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -48,7 +49,8 @@ def find(database: Database, bits: str) -> Optional[Session]:
     if moment - row[1] > USED_EVERY_SECONDS * 10**6:
         with database.write() as db:
             db.execute("UPDATE sessions SET used_at = ? WHERE sha256 = ?", (moment, digest))
-    return Session(row[0], hmac.new(bits.encode("utf-8"), b"csrf", hashlib.sha256).hexdigest()[:32])
+    derived = hmac.new(bits.encode("utf-8"), b"csrf", hashlib.sha256).digest()[:15]
+    return Session(row[0], base64.urlsafe_b64encode(derived).decode("ascii"))
 
 
 def end(database: Database, bits: str, user: str) -> None:

@@ -20,7 +20,7 @@ PUBLISHERS = {"parse_public_key", "parse_secret_key", "_scrypt_mask", "_scrypt_p
 
 def spoken() -> Iterator[str]:
     """The template of each problem that the formats and the server can raise towards a person."""
-    for path in [*PACKAGE.glob("*.py"), *(PACKAGE / "server").glob("*.py")]:
+    for path in [*PACKAGE.glob("*.py"), *(PACKAGE / "server").rglob("*.py")]:
         module = ast.parse(path.read_text("utf-8"))
         module.body = [node for node in module.body if getattr(node, "name", "") not in PUBLISHERS]
         for node in ast.walk(module):

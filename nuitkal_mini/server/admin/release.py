@@ -1,0 +1,187 @@
+"""Everything about one release: what it is, its files beside those of the release before, and all that can be done to it."""
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+from urllib.parse import quote
+
+from ...manifest import Diff, FileEntry, diff, loads
+from ...minisign import SignatureError, parse_signature
+from .. import fleet, releases
+from ..api import CHANNEL, signature_text
+from ..refused import Refused
+from ..releases import Changes, Release
+from ..store import manifest_name, signature_name
+from ..wsgi import Answer
+from .markup import Html, join
+from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signer, switch
+from .visit import Visit, size
+
+MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
+
+PAGE = """<section class="panel"><form class="actions" method="post">{csrf}{buttons}</form>{warning}
+<dl class="facts">{facts}</dl><p class="downloads">{downloads}</p></section>
+<form class="panel" method="post" enctype="multipart/form-data">{csrf}<h2>[[Edit]]</h2>
+<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog" rows="6">{changelog}</textarea></p>
+<p><label for="signature">[[Another signature of the manifest (.minisig)]]</label><input id="signature" name="signature" type="file" accept=".minisig"></p>
+<p><button type="submit" name="action" value="save" class="primary">[[Save]]</button></p></form>
+<form class="panel" method="post">{csrf}<h2>[[Put it into another channel]]</h2>
+<p><label for="to">[[To the channel]]</label><input id="to" name="to" list="channels" required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{to}"><datalist id="channels">{channels}</datalist></p>
+<p><input id="is_active" name="is_active" type="checkbox" value="on" checked> <label for="is_active">[[and make it the active version there]]</label></p>
+<p><button type="submit" name="action" value="promote">[[Promote]]</button></p></form>
+<section class="panel" id="files"><h2>[[Files]]</h2><p>{summary}</p><p class="path">{path}</p>
+<table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th scope="col" class="n">[[Size]]</th><th scope="col">[[Change]]</th></tr></thead><tbody>{items}</tbody></table>{more}</section>"""
+WARNING = '<p class="warning">[[This version is older than the active {active}. When it is activated, clients go back to it; clients with public keys stay where they are.]]</p>'
+ITEM = '<tr{kind}><td>{name}<td class="n">{files}<td class="n">{size}<td>{change}\n'
+ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size}, {files} files) of the channel {channel} and its download addresses will be gone. The version can only come back with the same files.]]</p>
+<p><button type="submit" name="action" value="delete" class="danger">[[Delete version {version}]]</button> <a class="button" href="{back}">[[Keep it]]</a></p></form>"""
+CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active and cannot be deleted. Activate another version first, or deactivate this one.]]</p>
+<p><a class="button" href="{back}">[[Back]]</a></p></div>"""
+
+
+class Item(NamedTuple):
+    """A line of a folder: a file, or a folder with all below it; `changes` counts added, changed and removed files."""
+
+    name: str
+    is_folder: bool
+    files: int
+    size: int
+    changes: Tuple[int, int, int]
+
+
+def show(visit: Visit) -> Answer:
+    """The page of a release; `?folder=` is the folder of its tree that is shown."""
+    visit.fleet.flush()
+    with visit.store.database.read() as db:
+        release = releases.find(db, visit.channel, visit.version)
+        active, before = releases.active(db, visit.channel), releases.before(db, release)
+        seen = fleet.seen(db, visit.channel, SEEN_DAYS).get(release.canonical, 0)
+    title = visit.html("[[Version]] {version}" + (BADGE if release.is_active else ""), version=release.version)
+    return visit.page(title, visit.html(
+        PAGE, csrf=visit.csrf(), buttons=buttons(visit, release, active), facts=_facts(visit, release, seen), downloads=_downloads(visit, release),
+        warning=visit.html(WARNING, active=active.version) if active and is_older(release, active) else "",
+        changelog=visit.field("changelog") if visit.action == "save" else release.changelog, to=visit.field("to"),
+        channels=join(visit.html("<option>{name}</option>", name=name) for name in visit.channels if name != visit.channel),
+        **_files(visit, release, before)))
+
+
+def ask(visit: Visit) -> Answer:
+    """The page that asks before a deletion."""
+    with visit.store.database.read() as db:
+        release = releases.find(db, visit.channel, visit.version)
+    body = visit.html(CANNOT if release.is_active else ASK, csrf=visit.csrf(), version=release.version, size=size(release.file_size),
+                      files=release.file_count, channel=visit.channel, back=visit.release_url(release.version))
+    return visit.page(visit.html("[[Delete]] {version}?", version=release.version), body)
+
+
+def act(visit: Visit) -> Answer:
+    """Do what a button of these pages says."""
+    asked = visit.environ["PATH_INFO"].rstrip("/").endswith("/delete")
+    if visit.action == "delete" and not asked:
+        return visit.redirect(visit.release_url(visit.version, "delete/"))
+    if visit.action == "delete":
+        releases.delete(visit.store, visit.channel, visit.version, visit.who)
+        return visit.redirect(visit.url(""), "deleted", visit.version)
+    if visit.action == "save":
+        upload = visit.form.files.get("signature")
+        releases.edit(visit.store, visit.channel, visit.version, Changes(visit.field("changelog"), None, signature_text(upload)), visit.who)
+        return visit.redirect(visit.release_url(visit.version), "saved")
+    if visit.action == "promote":
+        return _promote(visit)
+    notice = switch(visit, visit.version)
+    return visit.redirect(visit.release_url(visit.version), notice, visit.version)
+
+
+def _promote(visit: Visit) -> Answer:
+    target = visit.field("to").strip()
+    if not CHANNEL.fullmatch(target):
+        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=target[:64])
+    release = releases.promote(visit.store, visit.channel, target, visit.version, "is_active" in visit.form.fields, visit.who)
+    return visit.redirect(visit.release_url(release.version, channel=target), "promoted", release.version)
+
+
+def _facts(visit: Visit, release: Release, seen: int) -> Html:
+    facts: List[Tuple[str, object]] = [
+        ("Uploaded", visit.time(release.uploaded_at)), ("App", release.app or "–"), ("Package", size(release.file_size)),
+        ("Unpacked", size(release.tree_size)), ("Signed by", _signature(release)), ("Seen in 7 days", seen),
+        ("SHA-256", visit.html("<code>{hash}</code>", hash=release.file_hash)),
+    ]
+    return join(visit.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=visit.say(name), value=value) for name, value in facts)
+
+
+def _signature(release: Release) -> str:
+    try:
+        return f"{signer(release)} ({parse_signature(release.signature).trusted_comment})" if release.signature else "–"
+    except SignatureError:
+        return "–"
+
+
+def _downloads(visit: Visit, release: Release) -> Html:
+    names = [("ZIP", release.package), ("manifest", manifest_name(release.package))]
+    if release.signature is not None:
+        names.append(("signature", signature_name(release.package)))
+    media = visit.root[:-len("admin/")] + "media/"
+    return join(visit.html('<a class="button" href="{url}">{name}</a> ', url=media + quote(path), name=visit.say(name)) for name, path in names)
+
+
+# --- the tree -----------------------------------------------------------------------------------
+
+
+def _files(visit: Visit, release: Release, before: Optional[Release]) -> Dict[str, object]:
+    files = _files_of(visit.store.media / manifest_name(release.package))
+    older = _files_of(visit.store.media / manifest_name(before.package)) if before else files
+    changes = diff(older, files)
+    folder = visit.query.get("folder", "").strip("/")
+    items = listing(files, changes, folder)
+    counts = {"added": len(changes.added), "changed": len(changes.changed), "removed": len(changes.removed)}
+    summary = visit.html("[[{files} files, {size}.]] ", files=f"{len(files):,}", size=size(release.tree_size))
+    if before:
+        summary = Html(summary + visit.html("[[Against {before}: {added} new, {changed} changed, {removed} removed.]]", before=before.version, **counts))
+    more = visit.html('<p>[[{count} more are in the manifest.]]</p>', count=len(items) - MAX_ITEMS) if len(items) > MAX_ITEMS else ""
+    return {"summary": summary, "path": _path(visit, release, folder), "more": more,
+            "items": join(_item(visit, release, folder, item) for item in items[:MAX_ITEMS])}
+
+
+def listing(files: Tuple[FileEntry, ...], changes: Diff, folder: str) -> List[Item]:
+    """What lies in a folder of the tree, folders first, with what was removed from it."""
+    marks = {entry.path: 0 for entry in changes.added}
+    marks.update({new.path: 1 for _, new in changes.changed})
+    marks.update({entry.path: 2 for entry in changes.removed})
+    prefix = folder + "/" if folder else ""
+    items: Dict[str, Item] = {}
+    for entry in (*files, *changes.removed):
+        if entry.path.startswith(prefix):
+            name, slash, _ = entry.path[len(prefix):].partition("/")
+            known = items.get(name + slash, Item(name, bool(slash), 0, 0, (0, 0, 0)))
+            mark = marks.get(entry.path)
+            added, changed, removed = (count + (mark == number) for number, count in enumerate(known.changes))
+            gone = mark == 2
+            items[name + slash] = known._replace(files=known.files + (not gone), size=known.size + entry.size * (not gone), changes=(added, changed, removed))
+    return sorted(items.values(), key=lambda item: (not item.is_folder, item.name))
+
+
+def _item(visit: Visit, release: Release, folder: str, item: Item) -> Html:
+    words = ("new", "changed", "removed")
+    if not item.is_folder:
+        change = next((word for word, count in zip(words, item.changes) if count), "")
+        return visit.html(ITEM, kind=Html(f' class="{change}"' if change else ""), name=item.name, files="", size=size(item.size) if item.files else "",
+                          change=visit.say(change) if change else "")
+    url = visit.release_url(release.version, folder=f"{folder}/{item.name}".strip("/")) + "#files"
+    change = ", ".join(f"{count} {visit.say(word)}" for word, count in zip(words, item.changes) if count)
+    return visit.html(ITEM, kind="", name=visit.html('<a href="{url}">{name}/</a>', url=url, name=item.name), files=f"{item.files:,}",
+                      size=size(item.size), change=change)
+
+
+def _path(visit: Visit, release: Release, folder: str) -> Html:
+    """The way from the release's top to the folder, each step a link."""
+    steps = [visit.html('<a href="{url}#files">{version}</a>', url=visit.release_url(release.version), version=release.version)]
+    parts = folder.split("/") if folder else []
+    for depth, part in enumerate(parts, 1):
+        steps.append(visit.html('<a href="{url}#files">{part}</a>', url=visit.release_url(release.version, folder="/".join(parts[:depth])), part=part))
+    return Html(" / ".join(steps))
+
+
+@lru_cache(maxsize=4)  # two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
+def _files_of(manifest: Path) -> Tuple[FileEntry, ...]:
+    return loads(manifest.read_bytes()).files

@@ -1,0 +1,138 @@
+"""The releases of a channel: which is active, what each is, and a button for each thing to do."""
+from __future__ import annotations
+
+from typing import Dict, List, Optional
+
+from ...minisign import SignatureError, key_name, parse_signature
+from ...semver import parse
+from .. import fleet, releases
+from ..api import BASE
+from ..refused import Refused
+from ..releases import STABLE, Release
+from ..wsgi import Answer, base_url
+from .markup import Html, join
+from .visit import Visit, size
+
+ROWS = 50
+MAX_LINE = 80  # characters of a changelog's first line
+SEEN_DAYS = 7
+
+COLUMNS = (  # title, what it sorts by, class
+    ("Version", "version", ""), ("Changelog", "", ""), ("Size", "size", "n"), ("Files", "files", "n"), ("Uploaded", "uploaded", ""),
+    ("Signed by", "", ""), ("Seen in 7 days", "", "n"), ("Actions", "", ""),
+)
+SORTS = {"uploaded": "uploaded_at", "version": "precedence", "size": "file_size", "files": "file_count"}
+
+LIST = """<form class="search" method="get" role="search"><input type="hidden" name="channel" value="{channel}">
+<label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}" data-filter="releases"><button type="submit">[[Search]]</button>
+<a class="button primary" href="{upload}">[[Upload a release]]</a></form>
+<table id="releases" class="cards"><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>{hint}{pages}"""
+HINT = '<p class="hint">[[Older versions can be gone back to: clients follow, those with public keys stay where they are.]]</p>'
+ROW = """<tr data-version="{version}"{active}><td><a href="{url}">{version}</a>{badge}<td class="line">{line}<td class="n">{size}<td class="n">{files}<td>{time}\
+<td class="key">{key}<td class="n">{seen}<td class="do"><form method="post">{csrf}<input type="hidden" name="version" value="{version}">{buttons}</form>
+"""
+BADGE = ' <span class="badge">[[active]]</span>'
+ACTIVATE = '<button type="submit" name="action" value="activate">[[Activate]]</button>'
+GO_BACK = '<button type="submit" name="action" value="activate">[[Go back]]</button>'
+IS_ACTIVE = '<button type="submit" name="action" value="activate" disabled hidden>[[Activate]]</button><button type="submit" name="action" value="deactivate">[[Deactivate]]</button>'
+DELETE = '<button type="submit" name="action" value="delete">[[Delete]]</button>'
+PAGES = '<nav class="pages" aria-label="[[More releases]]">{back}<span>{first}–{last} / {count}</span>{on}</nav>'
+EMPTY = """<div class="panel"><p>[[Nothing has been published in this channel. Upload a ZIP here, or publish a folder from your machine with a token:]]</p>
+<pre class="copy"><code>python -m nuitkal_mini.publish upload DIR --app NAME --version 1.0.0 --server {server} --token TOKEN</code></pre>
+<p><a class="button primary" href="{upload}">[[Upload a release]]</a> <a class="button" href="{tokens}">[[Make a token]]</a></p></div>"""
+NOT_FOUND = '<tr><td colspan="8">[[No release has these words in its version or changelog.]]'
+
+
+def show(visit: Visit) -> Answer:
+    """The list, sorted, searched and cut by the database."""
+    words, sort = visit.query.get("q", "").strip(), visit.query.get("sort", "")
+    first = ROWS * (min(int(visit.query["page"]), 10**9) - 1) if visit.query.get("page", "").isdecimal() and int(visit.query["page"]) else 0
+    visit.fleet.flush()
+    with visit.store.database.read() as db:
+        count, shown = releases.page(db, visit.channel, ROWS, first, SORTS.get(sort, "uploaded_at"), visit.query.get("order") != "up", words)
+        active, seen = releases.active(db, visit.channel), fleet.seen(db, visit.channel, SEEN_DAYS)
+    if not shown and not words:
+        return visit.page("Releases", visit.html(EMPTY, server=api_url(visit), upload=visit.url("upload/"), tokens=visit.url("tokens/")))
+    rows = join(_row(visit, release, active, seen) for release in shown) or visit.html(NOT_FOUND)
+    return visit.page("Releases", visit.html(
+        LIST, channel=visit.channel, words=words, upload=visit.url("upload/"), columns=_columns(visit, sort), rows=rows,
+        hint=visit.html(HINT) if any(is_older(release, active) for release in shown) else "", pages=_pages(visit, first, len(shown), count)))
+
+
+def act(visit: Visit) -> Answer:
+    """Activate, deactivate, or go on to the page that asks before a deletion."""
+    version, back = visit.field("version"), visit.here()
+    if visit.action == "delete":
+        return visit.redirect(visit.release_url(version, "delete/"))
+    notice = switch(visit, version)
+    return visit.redirect(back, notice, version)
+
+
+def switch(visit: Visit, version: str) -> str:
+    """Activate or deactivate a release as the button said; the notice of what has happened."""
+    if visit.action not in ("activate", "deactivate"):
+        raise Refused("bad_field", "there is no action {action!r} here", action=visit.action[:64])
+    with visit.store.database.read() as db:
+        earlier = releases.active(db, visit.channel)
+    if visit.action == "deactivate":
+        releases.edit(visit.store, visit.channel, version, releases.Changes(is_active=False), visit.who)
+        return "deactivated"
+    release = releases.activate(visit.store, visit.channel, version, visit.who)
+    return "back" if is_older(release, earlier) else "activated"
+
+
+def is_older(release: Release, active: Optional[Release]) -> bool:
+    """Whether clients would go back to this release."""
+    return active is not None and parse(release.version) < parse(active.version)
+
+
+def signer(release: Release) -> Optional[str]:
+    """The id of the key whose signature the release carries."""
+    try:
+        return key_name(parse_signature(release.signature).key_id) if release.signature else None
+    except SignatureError:
+        return None
+
+
+def buttons(visit: Visit, release: Release, active: Optional[Release]) -> Html:
+    """What can be done to a release."""
+    if release.is_active:
+        return visit.html(IS_ACTIVE + DELETE)
+    return visit.html((GO_BACK if is_older(release, active) else ACTIVATE) + DELETE)
+
+
+def api_url(visit: Visit) -> str:
+    """What `--server` of the publisher takes for this channel."""
+    base = (visit.settings.public_url or base_url(visit.environ)) + BASE
+    return base if visit.channel == STABLE else f"{base}channels/{visit.channel}/"
+
+
+def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[str, int]) -> Html:
+    line = release.changelog.strip().partition("\n")[0].strip()
+    return visit.html(
+        ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
+        badge=visit.html(BADGE) if release.is_active else "", line=line[:MAX_LINE] + "…" * (len(line) > MAX_LINE), size=size(release.file_size),
+        files=release.file_count, time=visit.time(release.uploaded_at), key=signer(release), seen=seen.get(release.canonical, 0),
+        csrf=visit.csrf(), buttons=buttons(visit, release, active))
+
+
+def _columns(visit: Visit, sort: str) -> Html:
+    up = visit.query.get("order") == "up"
+    heads: List[Html] = []
+    for title, name, kind in COLUMNS:
+        mark = Html(f' aria-sort="{"ascending" if up else "descending"}"') if name and name == sort else Html("")
+        shown = visit.say(title)
+        if name:
+            order = "up" if name == sort and not up else ""
+            shown = visit.html('<a href="{url}">{title}</a>', url=visit.here(sort=name, order=order, page=""), title=shown)
+        heads.append(visit.html('<th scope="col" class="{kind}"{mark}>{shown}</th>', kind=kind, mark=mark, shown=shown))
+    return join(heads)
+
+
+def _pages(visit: Visit, first: int, shown: int, count: int) -> Html:
+    if count <= ROWS and not first:
+        return Html("")
+    page = first // ROWS + 1
+    back = visit.html('<a rel="prev" href="{url}">← [[Previous]]</a>', url=visit.here(page=page - 1)) if first else ""
+    on = visit.html('<a rel="next" href="{url}">[[Next]] →</a>', url=visit.here(page=page + 1)) if first + shown < count else ""
+    return visit.html(PAGES, back=back, on=on, first=f"{first + 1:,}", last=f"{first + shown:,}", count=f"{count:,}")

@@ -1,0 +1,246 @@
+"""The way into the admin site: who may, from where, and which page answers.
+
+Every POST passes one place: the session, the Origin (of this Host), the form, its CSRF token; then the page. What a POST raises is
+shown by the page of the same address, above what was typed. Every answer carries the same headers: nothing is stored,
+framed, sniffed or loaded from elsewhere, and no inline script or style runs.
+"""
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from typing import Callable, Dict, List, Optional, Tuple, Union
+from urllib.parse import quote, urlsplit
+
+from .. import sessions
+from ..api import CHANNEL, Settings, diagnose
+from ..auth import Brake, check_password
+from ..database import write_log
+from ..fleet import Fleet
+from ..multipart import content_length, parse_form
+from ..refused import STATUS, Refused
+from ..releases import channels
+from ..store import Store
+from ..wsgi import Answer, Environ
+from . import access, history, release, release_list, script, style, usage
+from .markup import Html
+from .visit import LANGUAGE_COOKIE, LOCALES, Visit
+from . import upload as uploading
+
+BASE = "/admin/"
+SESSION_COOKIE = "nuitkal_session"
+MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog's megabyte and a signature
+YEAR_SECONDS = 365 * 24 * 3600
+
+Page = Callable[[Visit], Answer]
+
+HEADERS = (
+    ("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+                                "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "same-origin"),  # with no-referrer, browsers would send "Origin: null" with our own forms
+)
+NOT_STORED = ("Cache-Control", "no-store")
+FOR_EVER = ("Cache-Control", "public, max-age=31536000, immutable")  # their names change with their contents
+
+# Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take for a slash.
+_NEXT = re.compile(r"/admin/(?!/)(?:[A-Za-z0-9._~%+=&?-]|/(?!/))*")
+
+LOGIN = """<form class="panel narrow" method="post" action="{action}">
+<p><label for="username">[[User]]</label><input id="username" name="username" autocomplete="username" autocapitalize="none" required autofocus value="{username}"></p>
+<p><label for="password">[[Password]]</label><input id="password" name="password" type="password" autocomplete="current-password" required></p>
+<p><button type="submit" class="primary">[[Log in]]</button></p></form>"""
+WRONG = '<p class="error" role="alert">[[The user or the password is wrong.]]</p>'
+
+
+class Site:
+    """Everything below /admin/."""
+
+    def __init__(self, store: Store, settings: Settings, fleet: Fleet) -> None:
+        self._store = store
+        self._database = store.database
+        self._settings = settings
+        self._fleet = fleet
+        self._brake = Brake()
+
+    def answer(self, environ: Environ, path: str) -> Answer:
+        """The answer to any request for a path at or below /admin/."""
+        visit = Visit(environ, self._store, self._settings, self._fleet)
+        try:
+            reply = self._answer(visit, path[len(BASE):])
+        except ConnectionError:
+            raise  # the client has gone
+        except Exception as error:
+            reply = self._explain(visit, error)
+        kept = () if any(name == "Cache-Control" for name, _ in reply.headers) else (NOT_STORED,)
+        return reply._replace(headers=reply.headers + HEADERS + kept)
+
+    def _answer(self, visit: Visit, path: str) -> Answer:
+        _check_host(visit.environ, self._settings.admin_host)
+        if path in (style.NAME, script.NAME):
+            asset = style if path == style.NAME else script
+            return Answer(200, asset.BODY, (("Content-Type", asset.TYPE), FOR_EVER))
+        is_post = visit.environ["REQUEST_METHOD"] == "POST"
+        if visit.environ["REQUEST_METHOD"] not in ("GET", "HEAD", "POST"):
+            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}", headers=(("Allow", "GET, HEAD, POST"),),
+                          method=visit.environ["REQUEST_METHOD"], allowed="GET, HEAD, POST")
+        if is_post:
+            _check_origin(visit.environ, self._settings.public_url)
+        elif visit.query.get("lang") in LOCALES:
+            return _switch_language(visit)
+        parts = path.rstrip("/").split("/")
+        visit.session = sessions.find(self._database, visit.cookies.get(SESSION_COOKIE, ""))
+        if parts == ["login"]:
+            return self._log_in(visit) if is_post else _show_login(visit)
+        if visit.session is None:
+            return visit.redirect(visit.root + "login/?next=" + quote(_target(visit), safe=""), status=302)
+        return self._post(visit, parts) if is_post else self._get(visit, parts)
+
+    # --- pages
+
+    def _get(self, visit: Visit, parts: List[str]) -> Answer:
+        page = _find(PAGES, parts)
+        self._prepare(visit, parts)
+        return page(visit)
+
+    def _post(self, visit: Visit, parts: List[str]) -> Answer:
+        limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
+        with self._store.scratch() as visit.folder:
+            try:
+                if parts == ["upload"]:
+                    self._store.need(content_length(visit.environ, limit))
+                with parse_form(visit.environ, visit.folder, limit) as visit.form:
+                    _check_csrf(visit)
+                    if parts == ["logout"]:
+                        return self._log_out(visit)
+                    page = _find(ACTIONS, parts)
+                    self._prepare(visit, parts)
+                    return page(visit)
+            except ConnectionError:
+                raise
+            except Exception as error:
+                code, visit.problem = diagnose(error)
+                if code == "forbidden" or (parts[0], len(parts)) not in PAGES:
+                    raise
+                headers = error.headers if isinstance(error, Refused) else ()
+                shown = self._get(visit, parts)
+                return shown._replace(status=STATUS.get(code, 400), headers=shown.headers + headers)
+
+    def _prepare(self, visit: Visit, parts: List[str]) -> None:
+        if not CHANNEL.fullmatch(visit.channel):
+            given, visit.channel = visit.channel, "stable"
+            raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=given[:64])
+        visit.version = parts[1] if len(parts) > 1 else ""
+        with self._database.read() as db:
+            visit.channels = channels(db)
+
+    def _explain(self, visit: Visit, error: Exception) -> Answer:
+        code, visit.problem = diagnose(error)
+        if not CHANNEL.fullmatch(visit.channel):
+            visit.channel = "stable"
+        headers = error.headers if isinstance(error, Refused) else ()
+        return visit.page("That did not work", Html(""), STATUS.get(code, 400), headers)
+
+    # --- login
+
+    def _log_in(self, visit: Visit) -> Answer:
+        with self._store.scratch() as folder, parse_form(visit.environ, folder, MAX_FORM) as visit.form:
+            name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
+            if check_password(self._database, name, visit.form.fields.get("password", "")):
+                bits = sessions.begin(self._database, name, address)
+                reply = visit.redirect(_safe_next(visit) or visit.root, status=303)
+                return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS)))
+            try:
+                self._brake.failed(address)
+                self._brake.failed(f"user {name}")
+            except Refused as refused:
+                visit.problem = refused
+                return _show_login(visit, 429, refused.headers)
+            with self._database.write() as db:
+                write_log(db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address)
+            return _show_login(visit, 401)
+
+    def _log_out(self, visit: Visit) -> Answer:
+        if visit.session:
+            sessions.end(self._database, visit.cookies[SESSION_COOKIE], visit.session.user)
+        reply = visit.redirect(visit.root + "login/")
+        return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, "", 0)))
+
+
+# first word and number of words of a path below /admin/ -> its page
+PAGES: Dict[Tuple[str, int], Page] = {
+    ("", 1): release_list.show, ("upload", 1): uploading.show, ("versions", 2): release.show, ("versions", 3): release.ask,
+    ("fleet", 1): usage.show, ("tokens", 1): access.show_tokens, ("users", 1): access.show_users, ("log", 1): history.show,
+    ("log.csv", 1): history.download, ("overview", 1): history.overview,
+}
+ACTIONS: Dict[Tuple[str, int], Page] = {
+    ("", 1): release_list.act, ("upload", 1): uploading.act, ("versions", 2): release.act, ("versions", 3): release.act,
+    ("tokens", 1): access.act_on_tokens, ("users", 1): access.act_on_users,
+}
+
+
+def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
+    page = pages.get((parts[0], len(parts)))
+    if page is None or len(parts) == 3 and parts[2] != "delete":
+        raise Refused("not_found", "there is nothing at this address")
+    return page
+
+
+def _show_login(visit: Visit, status: int = 200, headers: Tuple[Tuple[str, str], ...] = ()) -> Answer:
+    body = visit.html(LOGIN, action=visit.root + "login/" + ("?next=" + quote(visit.query["next"], safe="") if _safe_next(visit) else ""),
+                      username=visit.field("username"))
+    visit.session = None  # the frame of somebody who is not logged in
+    return visit.page("Log in", Html((visit.html(WRONG) if status == 401 else "") + body), status, headers)
+
+
+def _switch_language(visit: Visit) -> Answer:
+    reply = visit.redirect(visit.here(lang=""), status=302)
+    return reply._replace(headers=(*reply.headers, visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS)))
+
+
+def _target(visit: Visit) -> str:
+    """Where to go on after the login, below the place where this application is mounted."""
+    query = visit.environ.get("QUERY_STRING", "")
+    return quote(visit.environ.get("PATH_INFO", "").encode("latin-1")) + (f"?{query}" if query else "")
+
+
+def _safe_next(visit: Visit) -> Optional[str]:
+    wanted = visit.query.get("next", "")
+    return visit.root + wanted[len(BASE):] if _NEXT.fullmatch(wanted) else None
+
+
+# --- who may call -------------------------------------------------------------------------------
+
+
+def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
+    """A form that another site sends says so; programs that say nothing have no cookies of somebody else's."""
+    origin = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
+    ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
+    if origin and urlsplit(origin).netloc.lower() not in ours - {""} or environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+        raise Refused("forbidden", "this form was sent from another site")
+
+
+def _check_csrf(visit: Visit) -> None:
+    given = visit.form.fields.get("csrf", "")
+    if visit.session is None or not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), visit.session.csrf.encode()):
+        raise Refused("forbidden", "this form is of an earlier login; load the page again")
+
+
+def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
+    """With --admin-host, the site is there under that name only; an address must also be where the connection came in."""
+    if admin_host is None:
+        return
+    host = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or ""
+    wanted, local = _address(admin_host), _address(environ.get("SERVER_NAME", ""))
+    same_name = host == admin_host.lower() or wanted is not None and (_address(host) == wanted or wanted.is_loopback and host == "localhost")
+    if not same_name or wanted is not None and wanted != local:
+        raise Refused("not_found", "there is nothing at this address")
+
+
+def _address(text: str) -> Optional[Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,41 @@
+"""The upload: the API's fields as a form, streamed the same way into the same `releases.create`."""
+from __future__ import annotations
+
+from .. import releases
+from ..api import CHANNEL, read_offer
+from ..refused import Refused
+from ..wsgi import Answer
+from .markup import Html, join
+from .visit import Visit
+
+FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data" data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
+<p><label for="version">[[Version]]</label><input id="version" name="version" required maxlength="64" placeholder="1.0.0" value="{version}" autocomplete="off"></p>
+<p class="drop"><label for="file">[[Package (ZIP): choose a file or drop it here]]</label><input id="file" name="file" type="file" required accept=".zip,application/zip"></p>
+<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog" rows="6">{changelog}</textarea></p>
+<p><label for="target">[[To the channel]]</label><input id="target" name="channel" list="channels" required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{channel}"><datalist id="channels">{channels}</datalist></p>
+<p><input id="is_active" name="is_active" type="checkbox" value="on"{checked}> <label for="is_active">[[Make it the active version: clients will install it]]</label></p>
+<details{open}><summary>[[Manifest and signature (optional)]]</summary>
+<p><label for="manifest">[[Manifest (.json): then the ZIP may leave out what the server has]]</label><input id="manifest" name="manifest" type="file" accept=".json,application/json"></p>
+<p><label for="signature">[[Signature of the manifest (.minisig)]]</label><input id="signature" name="signature" type="file" accept=".minisig"></p></details>
+<p><button type="submit" class="primary">[[Upload]]</button> <progress max="1" value="0" aria-label="[[Sending]]" hidden></progress> <output></output></p></form>"""
+
+
+def show(visit: Visit) -> Answer:
+    """The form, with what was typed when it did not go well."""
+    is_again = visit.problem is not None and bool(visit.form.fields)
+    return visit.page("Upload a release", visit.html(
+        FORM, csrf=visit.csrf(), version=visit.field("version"), changelog=visit.field("changelog"), channel=visit.field("channel") or visit.channel,
+        channels=join(visit.html("<option>{name}</option>", name=name) for name in visit.channels),
+        checked=Html("" if is_again and visit.form.fields.get("is_active") in (None, "off") else " checked"),
+        open=Html(" open" if visit.settings.public_keys else "")))
+
+
+def act(visit: Visit) -> Answer:
+    """Take the upload, then show what has become of it."""
+    visit.form.fields["is_active"] = "on" if visit.field("is_active") else "off"  # a box that is not ticked sends nothing
+    channel = visit.field("channel") or visit.channel
+    if not CHANNEL.fullmatch(channel):
+        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=channel[:64])
+    offer = read_offer(visit.form, channel)._replace(changelog=visit.field("changelog"))
+    release = releases.create(visit.store, visit.folder, offer, visit.who)
+    return visit.redirect(visit.release_url(release.version, channel=channel), "uploaded", release.version)

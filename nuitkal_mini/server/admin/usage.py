@@ -1,0 +1,122 @@
+"""Which installed versions ask for updates, and how far the active one has come."""
+from __future__ import annotations
+
+import sqlite3
+from datetime import date
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
+
+from .. import fleet, releases
+from ..database import precedence_key
+from ..fleet import Daily, OTHER
+from ..releases import rfc3339
+from ..wsgi import Answer
+from .chart import Series, stacked
+from .markup import Html, join
+from .visit import Visit, percent
+
+DAYS = 30
+MAX_ROWS = 200
+SHOWN = 7  # versions with an area of their own; the rest is one more
+
+PAGE = """<section class="panel"><p class="adoption">{adoption}</p>
+<div class="chart" tabindex="0" role="region" aria-label="[[Chart]]">{chart}</div><ul class="legend">{legend}</ul>
+<p class="hint">[[How often clients asked for updates, by the version they have installed. A client asks at each start; who asks is not recorded.]]</p></section>
+<section class="panel"><h2>[[Versions]]</h2><table><thead><tr><th scope="col">[[Version]]</th><th scope="col" class="n">[[30 days]]</th><th scope="col" class="n">[[7 days]]</th><th scope="col" class="n">[[Today]]</th><th scope="col" class="n">[[Share today]]</th></tr></thead><tbody>{versions}</tbody></table></section>
+<details class="panel"><summary>[[The chart's figures, day by day]]</summary><div class="wide" tabindex="0" role="region" aria-label="[[Days]]"><table><thead><tr><th scope="col">[[Day]]</th>{names}</tr></thead><tbody>{days}</tbody></table></div></details>"""
+EMPTY = '<div class="panel"><p>[[No client of this channel has asked for updates in the last 30 days. Clients that do are counted by their installed version; who they are is not recorded.]]</p></div>'
+
+
+class Adoption(NamedTuple):
+    """How far the active release has come: its share of the last day with figures; days until half asked with it, if ever."""
+
+    version: str
+    asked: int
+    of: int
+    half_days: Optional[int]
+
+
+def show(visit: Visit) -> Answer:
+    """The chart, the table below it, and the active release's share."""
+    visit.fleet.flush()
+    with visit.store.database.read() as db:
+        history = fleet.daily(db, visit.channel, fleet.KEPT_DAYS)
+        active = releases.active(db, visit.channel)
+        since = _activated(db, visit.channel, active.version) if active else None
+        names = {release: name for release, name in db.execute("SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,))}
+    days = [fleet.today(ago) for ago in reversed(range(DAYS))]
+    figures = [one for one in history if one.day >= days[0]]
+    if not figures:
+        return visit.page("Installed versions", visit.html(EMPTY))
+    names[OTHER] = visit.say("others")
+    series = [one._replace(name=names.get(one.name, one.name)) for one in stack(figures, days, active.canonical if active else "")]
+    return visit.page("Installed versions", visit.html(
+        PAGE, adoption=_said(visit, adoption(history, active.canonical, names[active.canonical], since)) if active else "",
+        chart=stacked(visit.say("Requests for updates in the last 30 days, by installed version"), [day[5:] for day in days], series),
+        legend=join(visit.html('<li class="s{number}">{name}</li>', number=number, name=one.name) for number, one in enumerate(series)),
+        versions=_versions(visit, figures, names), names=join(visit.html('<th scope="col" class="n">{name}</th>', name=one.name) for one in series),
+        days=join(visit.html("<tr><th scope=\"row\">{day}</th>{cells}", day=day, cells=join(visit.html('<td class="n">{n}', n=one.values[at]) for one in series))
+                  for at, day in enumerate(days))))
+
+
+def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Series]:
+    """The series of the chart, named by canonical version: the active one first, then those that ask most, the rest as one."""
+    totals = _totals(figures)
+    totals.pop(OTHER, None)
+    order = sorted(totals, key=lambda version: (version != active, -totals[version], version))
+    own, at = order[:SHOWN], {day: number for number, day in enumerate(days)}
+    values: Dict[str, List[int]] = {name: [0] * len(days) for name in [*own, OTHER]}
+    for figure in figures:
+        if figure.day in at:
+            values[figure.version if figure.version in own else OTHER][at[figure.day]] += figure.asked
+    return [Series(name, values[name]) for name in [*own, OTHER] if name != OTHER or any(values[OTHER])]
+
+
+def adoption(figures: Sequence[Daily], active: str, name: str, since: Optional[str]) -> Adoption:
+    """The active release's share; `since` is the day it was activated."""
+    of: Dict[str, int] = {}
+    asked: Dict[str, int] = {}
+    for figure in figures:
+        of[figure.day] = of.get(figure.day, 0) + figure.asked
+        asked[figure.day] = asked.get(figure.day, 0) + figure.asked * (figure.version == active)
+    last = max(of)
+    days = sorted(day for day in of if since is not None and day >= since)
+    half = next((number_of_days(day) - number_of_days(str(since)) for day in days if 2 * asked[day] >= of[day]), None)
+    return Adoption(name, asked[last], of[last], half)
+
+
+def number_of_days(day: str) -> int:
+    return date.fromisoformat(day).toordinal()
+
+
+def _said(visit: Visit, found: Adoption) -> Html:
+    if found.half_days is None:
+        half = visit.html("[[It has not reached half of them yet.]]")
+    elif found.half_days < 1:
+        half = visit.html("[[It had half of them on its first day.]]")
+    else:
+        half = visit.html("[[It took {days} days to reach half of them.]]", days=found.half_days)
+    share = visit.html("[[The active version {version} has {share} of the requests.]]", version=found.version, share=percent(found.asked, found.of))
+    return Html(f"<strong>{share}</strong> {half}")
+
+
+def _versions(visit: Visit, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
+    """A row for each version, newest first."""
+    today, week = fleet.today(), fleet.today(7)
+    month, days, now = _totals(figures), _totals(one for one in figures if one.day > week), _totals(one for one in figures if one.day == today)
+    order = sorted(month, key=lambda version: precedence_key(version) if version else "", reverse=True)
+    return join(visit.html('<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td class="n">{today}<td class="n">{share}', name=names.get(version, version),
+                           month=f"{month[version]:,}", week=f"{days.get(version, 0):,}", today=f"{now.get(version, 0):,}",
+                           share=percent(now.get(version, 0), sum(now.values()))) for version in order[:MAX_ROWS])
+
+
+def _totals(figures: Iterable[Daily]) -> Dict[str, int]:
+    totals: Dict[str, int] = {}
+    for figure in figures:
+        totals[figure.version] = totals.get(figure.version, 0) + figure.asked
+    return totals
+
+
+def _activated(db: sqlite3.Connection, channel: str, version: str) -> Optional[str]:
+    """The day on which the active release became so, from the log."""
+    row = db.execute("SELECT max(at) FROM log WHERE action = 'activate' AND detail = ?", (f"{channel} {version}",)).fetchone()
+    return rfc3339(row[0])[:10] if row[0] else None
