@@ -7,6 +7,14 @@ from typing import Optional
 class UpdaterError(Exception):
     """Anything that keeps an update or a start from working."""
 
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """The text on one line, fit for a terminal and a log: a server's words may hold escape sequences, or no Unicode at all."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
 
 class CheckError(UpdaterError):
     """The server did not say which version is active."""

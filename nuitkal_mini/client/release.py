@@ -39,7 +39,7 @@ def parse_release(body: bytes, url: str) -> Release:
         values = json_object(body)
         parse(_text(values, "version", 64))
         release = Release(
-            values["version"], resolve(url, _text(values, "download_url", 8192)), _text(values, "file_hash", 64).lower(),
+            values["version"], resolve(url, _text(values, "download_url", 8192)), _hash(values),
             _size(values.get("file_size")), _text(values, "manifest_url", 8192), values.get("signature"), _text(values, "changelog", 2**20))
         if release.manifest_url:
             release = release._replace(manifest_url=resolve(url, release.manifest_url))
@@ -59,6 +59,13 @@ def _text(values: Dict[str, Any], key: str, limit: int) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise ManifestError("{key} is not a text of at most {limit} characters", key=key, limit=limit)
     return value
+
+
+def _hash(values: Dict[str, Any]) -> str:
+    text = _text(values, "file_hash", 64).lower()
+    if text and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
+        raise ManifestError("file_hash is not the 64 hex digits of a SHA-256")
+    return text
 
 
 def _size(value: object) -> int:

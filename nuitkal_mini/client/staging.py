@@ -101,8 +101,12 @@ class Staging:
         files = [(source, entry) for source, entry in absent if entry.link is None]
         self._check_space(entry for _, entry in files)
         rest = self._reuse(files)
-        if rest:
-            self._fetch(manifest, rest)
+        try:
+            if rest:
+                self._fetch(manifest, rest)
+        except VerificationError:
+            self._place.disk.remove(str(self._folder))  # or the same bytes would be believed complete at the next try
+            raise
         self._place.disk.remove(str(self._folder))
 
     def _check_space(self, entries: Iterable[FileEntry]) -> None:

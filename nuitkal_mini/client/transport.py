@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import io
 import json
 import logging
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, TypeVar, cast
 
 from .errors import DownloadError
-from .wire import MINIMUM_RATE, Interrupted, Wire, host_of, resolve, within
+from .wire import MINIMUM_RATE, Interrupted, Response, Wire, host_of, resolve, within
 
 logger = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
@@ -27,6 +26,7 @@ Outcome = TypeVar("Outcome")
 MAX_DOWNLOAD_BYTES = 4 << 30  # ends an endless body when nobody said how long it is; no program is that large
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
+GZIP_OVERHEAD_BYTES = 1024 + 2**14  # of what does not compress: a header, and 5 bytes in 16 kB
 
 
 class Document(NamedTuple):
@@ -165,7 +165,7 @@ class _Partial:
             return {"Range": f"bytes=-{self._length}"}
         return {"Range": f"bytes={self._start}-{self._start + self._length - 1}"}
 
-    def accept(self, response: http.client.HTTPResponse) -> None:
+    def accept(self, response: Response) -> None:
         """Agrees with the server on which bytes come; a 200 brings all of them, whatever was asked for."""
         host = host_of(response.url)
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -189,7 +189,7 @@ class _Partial:
         first = max(0, total - self._length) if self._start is None else self._start
         return first, min(first + self._length, total) - 1
 
-    def _begin(self, response: http.client.HTTPResponse, offset: int, total: Optional[int], expected: Optional[int]) -> None:
+    def _begin(self, response: Response, offset: int, total: Optional[int], expected: Optional[int]) -> None:
         if self._size is not None and total != self._size:
             raise DownloadError(f"{host_of(response.url)} offers {total} bytes where {self._size} were announced")
         if (expected or 0) > self._max_bytes:
@@ -236,22 +236,25 @@ def _disk(target: Path) -> Iterator[None]:
         raise DownloadError(f"{target}: " + ("the disk is full" if full else f"cannot be written: {error.strerror}")) from error
 
 
-def _whole_body(body: Iterator[bytes], response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+def _whole_body(body: Iterator[bytes], response: Response, max_bytes: int) -> bytes:
     """The whole body, unpacked if it came as gzip, and never more than `max_bytes` of it."""
     encoding, host = response.headers.get("Content-Encoding", "identity").lower(), host_of(response.url)
     if encoding not in ("gzip", "identity"):
         raise DownloadError(f"{host} compresses with {encoding}, which was not asked for")
-    inflater, document = zlib.decompressobj(31), b""
+    inflater, document, came = zlib.decompressobj(31), bytearray(), 0
     try:
         for chunk in body:
+            came += len(chunk)
             document += inflater.decompress(chunk, max_bytes + 1 - len(document)) if encoding == "gzip" else chunk
-            if len(document) > max_bytes:
+            if len(document) > max_bytes or came > max_bytes + GZIP_OVERHEAD_BYTES:  # gzip can go on for ever and unpack to nothing
                 raise DownloadError(f"{host} sends a document longer than the {max_bytes} bytes that it may have")
+            if inflater.eof:
+                break  # what comes behind the end, zlib would keep
     except zlib.error as error:
         raise Interrupted(f"{host} sends gzip that is damaged: {error}") from error
     if encoding == "gzip" and not inflater.eof:
         raise Interrupted(f"{host} sends gzip that ends too early")
-    return document
+    return bytes(document)
 
 
 def content_range(header: str) -> Tuple[int, int, Optional[int]]:

@@ -27,6 +27,7 @@ from .state import State, dump_state, load_state
 from .transport import Transport
 from .tree import IN_RELEASES
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
+from .wire import resolve
 
 if TYPE_CHECKING:
     from .arrange import Changes
@@ -263,12 +264,12 @@ class ClientUpdater:
 
     def _ask(self, deadline_seconds: Optional[float] = None) -> Release:
         """The active release; a start does not wait for a server that is away."""
-        url = self.config.check_api_url
         installed = self.installed_version
-        if installed:
-            url += ("&" if urllib.parse.urlsplit(url).query else "?") + urllib.parse.urlencode({"version": installed})
         logger.info("%s is installed, asking %s", installed or "nothing", self.config.check_api_url)
         try:
+            url = resolve(self.config.check_api_url, "")
+            if installed:
+                url += ("&" if urllib.parse.urlsplit(url).query else "?") + urllib.parse.urlencode({"version": installed})
             document = self._transport().read(url, MAX_CHECK_BYTES, deadline_seconds=deadline_seconds, retry=deadline_seconds is None)
         except DownloadError as error:
             raise CheckError(str(error)) from error
@@ -355,7 +356,10 @@ class ClientUpdater:
                 from ..archive import read_tree
                 staging.open(f"{release.version} {release.file_hash}".encode())
                 with open(staging.whole_package(), "rb") as file:
-                    text = dumps(read_tree(file, "", release.version))
+                    tree = read_tree(file, "", release.version)
+                if not tree.files:
+                    raise VerificationError(f"the package of {release.version} has no files; nothing was installed")
+                text = dumps(tree)
             accepted = accept(text, release.signature, trust, app=self.config.app, now=time.time(),
                               floor=self.config.minimum_version or "", downgrade=self.config.allow_downgrade is True)
         except Problem as error:

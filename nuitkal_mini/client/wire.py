@@ -31,6 +31,8 @@ Answer = TypeVar("Answer")
 MAX_REDIRECTS = 10  # browsers and curl follow 20 to 50, a CDN needs two
 MINIMUM_RATE = 1000  # bytes per second; GPRS managed 4,000. A server that stays below it is holding us up
 RATE_WINDOW_SECONDS = 60.0  # a train goes through a tunnel in less
+MAX_OVERHEAD_BYTES = 2**20  # status lines, headers, chunk sizes, trailers: http.client would read them without end
+OVERHEAD_RATIO = 10  # of such to one byte of a body: chunks of one byte need six
 CONNECT_SHARE = 0.4  # of a time-out: when a name's first address swallows packets (IPv6, often), the next gets its turn
 HOP_TIMEOUTS = 2  # DNS, two connection attempts, TLS and the first answer fit in
 LONGEST_RETRY_AFTER_SECONDS = 60.0  # somebody may be looking at a progress bar
@@ -64,7 +66,7 @@ class Wire:
         if not verify_ssl:
             logger.warning("verify_ssl is off: anybody on the network can pose as %s", host_of(self.base))
 
-    def get(self, url: str, request_headers: Mapping[str, str], accepted: Tuple[int, ...], seconds: Optional[float] = None) -> http.client.HTTPResponse:
+    def get(self, url: str, request_headers: Mapping[str, str], accepted: Tuple[int, ...], seconds: Optional[float] = None) -> Response:
         """The answer, if its status is an `accepted` one; `seconds` is a time-out shorter than the configured one."""
         timeout_seconds = min(self._timeout_seconds, seconds or self._timeout_seconds)
         headers = {**(self._headers if origin_of(url) == origin_of(self.base) else {}), **request_headers}
@@ -82,10 +84,10 @@ class Wire:
                 headers = dict(request_headers)  # and they stay away, should the next redirect lead back
         raise DownloadError(f"{host_of(url)} redirects without end")
 
-    def _send(self, url: str, headers: Dict[str, str], timeout_seconds: float) -> http.client.HTTPResponse:
+    def _send(self, url: str, headers: Dict[str, str], timeout_seconds: float) -> Response:
         try:
             request = urllib.request.Request(url, headers=headers)
-            return cast(http.client.HTTPResponse, self._opener.open(request, timeout=timeout_seconds))
+            return cast(Response, self._opener.open(request, timeout=timeout_seconds))
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise explain(error, self._peer(url)) from error
 
@@ -96,7 +98,7 @@ class Wire:
             return host_of(url)
         return f"{host_of(url)} (through the proxy {proxy.rpartition('@')[2]})"
 
-    def body(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+    def body(self, response: Response) -> Iterator[bytes]:
         """What the server sends, cut at the length that it announced; `Interrupted` when it is less."""
         left = response.length
         while left is None or left > 0:
@@ -106,12 +108,13 @@ class Wire:
                 raise explain(error, host_of(response.url)) from error
             if not chunk:
                 break
+            response.watched.deliver(len(chunk))
             left = None if left is None else left - len(chunk)
             yield chunk
         if left:
             raise Interrupted(f"the connection to {host_of(response.url)} broke, {left} bytes before the end")
 
-    def _refusal(self, response: http.client.HTTPResponse) -> DownloadError:
+    def _refusal(self, response: Response) -> DownloadError:
         """What an error status means, in the server's own words if it has any."""
         status, body = response.status, b""
         with contextlib.suppress(DownloadError):
@@ -225,7 +228,7 @@ class _WatchedHTTP(urllib.request.HTTPHandler):
             made = kind(host, **options, **more)
             # http.client's own hooks since 3.2: how a socket is made, and a response from it (a proxy's to CONNECT as well)
             made._create_connection = _connected
-            made.response_class = lambda sock, *args, **named: _WatchedResponse(self._clock, sock, *args, **named)
+            made.response_class = lambda sock, *args, **named: Response(self._clock, sock, *args, **named)
             return made
 
         return self.do_open(connection, request)
@@ -237,22 +240,30 @@ def _connected(address: Tuple[str, int], timeout: float, source_address: Optiona
     return sock
 
 
-class _WatchedResponse(http.client.HTTPResponse):
+class Response(http.client.HTTPResponse):
+    """An answer whose every byte passes through `watched`."""
+
     def __init__(self, clock: Callable[[], float], sock: socket.socket, *args: Any, **named: Any) -> None:
         super().__init__(sock, *args, **named)
-        self.fp = io.BufferedReader(_Watched(self.fp.detach(), clock))
+        self.watched = _Watched(self.fp.detach(), clock)
+        self.fp = io.BufferedReader(self.watched)
 
 
 class _Watched(io.RawIOBase):
     """A socket that loses patience: under `MINIMUM_RATE` over `RATE_WINDOW_SECONDS` of waiting is the end.
 
-    Here and not in the loop over the body, so that dripped status lines, headers and chunk sizes are covered. Only time
-    spent waiting counts; a progress callback may take as long as it likes.
+    Here and not in the loop over the body, so that dripped or endless status lines, headers and chunk sizes are covered.
+    Only time spent waiting counts; a progress callback may take as long as it likes.
     """
 
     def __init__(self, raw: io.RawIOBase, clock: Callable[[], float]) -> None:
         self._raw, self._clock = raw, clock
-        self._waited_seconds, self._received = 0.0, 0
+        self._waited_seconds, self._delivered, self._overhead = 0.0, 0, 0
+
+    def deliver(self, count: int) -> None:
+        """So many bytes of what was read were a body's."""
+        self._delivered += count
+        self._overhead = max(0, self._overhead - OVERHEAD_RATIO * count)
 
     def readable(self) -> bool:
         return True
@@ -261,11 +272,13 @@ class _Watched(io.RawIOBase):
         began = self._clock()
         count = self._raw.readinto(buffer)
         self._waited_seconds += self._clock() - began
-        self._received += count or 0
+        self._overhead += count or 0
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            raise DownloadError("the server sends headers or chunk sizes without end")
         if self._waited_seconds >= RATE_WINDOW_SECONDS:
-            if self._received < MINIMUM_RATE * self._waited_seconds:
+            if self._delivered < MINIMUM_RATE * self._waited_seconds:
                 raise DownloadError(f"the server sends less than {MINIMUM_RATE} bytes a second: try again later")
-            self._waited_seconds, self._received = 0.0, 0
+            self._waited_seconds, self._delivered = 0.0, 0
         return count
 
     def close(self) -> None:
