@@ -6,11 +6,11 @@ that is in the way of a new file is kept beside it.
 from __future__ import annotations
 
 import os
-from typing import Callable, Dict, Iterable, List, NamedTuple, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Set, Tuple
 
 from ..manifest import BACKUP_FOLDER, FileEntry, fold
 from .errors import InstallError
-from .tree import IN_RELEASES, Tree, same
+from .tree import IN_RELEASES, Tree, ancestors, parent_of, same
 
 
 class Move(NamedTuple):
@@ -22,11 +22,12 @@ class Move(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What must happen on disk: `out` leaves, then folders are dropped and made, then `into` arrives."""
+    """What must happen on disk: `out` leaves, `stale` is deleted, folders are dropped and made, then `into` arrives."""
 
     out: Tuple[Move, ...]
     into: Tuple[Move, ...]
-    drop: Tuple[str, ...]  # deepest first
+    stale: Tuple[str, ...]  # cached bytecode of what leaves
+    drop: Tuple[str, ...]  # folders, deepest first, if they are empty by then
     make: Tuple[str, ...]  # shallowest first
 
 
@@ -49,32 +50,32 @@ class _Arrangement:
     def __init__(self, place: Tree, old: Iterable[FileEntry], identifier: str) -> None:
         self._place = place
         self._old = {fold(entry.path): entry for entry in old}
+        self._new: Dict[str, FileEntry] = {}
         self._id = identifier
         self._out: Dict[str, Move] = {}
+        self._stale: Set[str] = set()
         self._drop: Set[str] = set()
         self._make: Set[str] = set()
         self._seen: Set[str] = set()
 
     def of(self, new: Tuple[FileEntry, ...], source_of: Callable[[FileEntry], str], preserved: Callable[[str], bool]) -> Changes:
-        by_fold = {fold(entry.path): entry for entry in new}
+        self._new = {fold(entry.path): entry for entry in new}
         for key, entry in self._old.items():
-            if key not in by_fold or by_fold[key].path != entry.path:
-                self._retire(entry, renamed=key in by_fold)
+            if key not in self._new or self._new[key].path != entry.path:
+                self._retire(entry, keep=preserved(entry.path))
         into = []
         for entry in new:
             target = self._target(entry, preserved)
             if target:
                 into.append(Move(source_of(entry), target, entry))
-        for move in into:
-            for folder in ancestors(move.target):
-                self._clear_way(folder)
-        needed = {folder for entry in new for folder in ancestors(entry.path)}
-        for move in self._out.values():
-            if move.target.startswith(BACKUP_FOLDER + "/"):
-                self._drop.update(folder for folder in ancestors(move.source) if folder not in needed)
+        for folder in [folder for move in into for folder in ancestors(move.target)]:
+            self._clear_way(folder)
+        self._drop_what_empties({folder for entry in new for folder in ancestors(entry.path)})
+        self._stale.update(cached for path in self._out for cached in self._bytecode(path))
         dropped = set(map(fold, self._drop))  # where names ignore case, `lib` goes with `Lib`
         self._make.update(folder for move in into for folder in ancestors(move.target) if fold(folder) in dropped)
         return Changes(tuple(self._out.values()), tuple(into),
+                       tuple(sorted(path for path in self._stale if fold(path) not in self._new and path not in self._out)),
                        tuple(sorted(self._drop, key=lambda path: (-path.count("/"), path))),
                        tuple(sorted(self._make, key=lambda path: (path.count("/"), path))))
 
@@ -82,11 +83,15 @@ class _Arrangement:
         target = f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
         self._out[path] = Move(path, target, found._replace(path=path))
 
-    def _retire(self, entry: FileEntry, renamed: bool) -> None:
-        """A path that the new tree does not have; what the user has changed stays as the user's."""
+    def _retire(self, entry: FileEntry, keep: bool) -> None:
+        """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
         found = self._place.look(entry.path)
-        if found is not None and found.mode in IN_RELEASES and (renamed or same(found, entry)):
+        if found is None or found.mode not in IN_RELEASES:
+            return
+        if same(found, entry):
             self._leave(entry.path, found, keep=False)
+        elif fold(entry.path) in self._new:
+            self._leave(entry.path, found, keep=keep)
 
     def _target(self, entry: FileEntry, preserved: Callable[[str], bool]) -> str:
         """Where the new entry goes, after what is there has been arranged to leave; empty when it is there."""
@@ -116,9 +121,9 @@ class _Arrangement:
         """The name under which the shipped file comes beside one that the user has edited."""
         for name in (entry.path + ".new", f"{entry.path}.new-{self._id}"):
             found = self._place.look(name)
-            if found is None:
+            if found is None and fold(name) not in self._new:
                 return name
-            if same(found, entry):
+            if found is not None and same(found, entry):
                 return ""
         return ""
 
@@ -126,38 +131,52 @@ class _Arrangement:
         """A folder is in the way of a file: all in it must be leaving."""
         for folder, folders, files in os.walk(self._place.at(path)):
             relative = os.path.relpath(folder, self._place.folder).replace(os.sep, "/")
-            if os.path.basename(folder) == "__pycache__":
-                folders.clear()
-                continue
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in files + links:
-                if f"{relative}/{name}" not in self._out:
+                if f"{relative}/{name}" in self._out:
+                    continue
+                if "__pycache__" not in relative.split("/"):
                     raise InstallError(f"{self._place.at(path)} must become a file, but {name} in it is not the program's; move it away and update again")
+                self._stale.add(f"{relative}/{name}")
             self._drop.add(relative)
+
+    def _drop_what_empties(self, needed: Set[str]) -> None:
+        """The folders that the old release had and the new one has not go, if nothing but cached bytecode stays in them."""
+        left = {move.source for move in self._out.values() if move.target.startswith(BACKUP_FOLDER + "/")}
+        for folder in {folder for path in left for folder in ancestors(path)}:
+            self._check_file_system(folder)
+            if folder not in needed:
+                self._drop.add(folder)
+        for folder in list(self._drop):
+            stay = {f"{folder}/{name}" for name in os.listdir(self._place.at(folder))} - left - self._drop
+            if stay == {f"{folder}/__pycache__"} and not os.path.islink(self._place.at(f"{folder}/__pycache__")):
+                self._empty(f"{folder}/__pycache__")
+
+    def _bytecode(self, path: str) -> Iterator[str]:
+        """Cached bytecode of a module: Python trusts it when size and time, in seconds, match."""
+        stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+        folder = f"{parent_of(path)}/__pycache__".lstrip("/")
+        if suffix in ("py", "pyw") and (self._place.look(folder) or FileEntry(path, 0, "", "")).mode == "folder":
+            for name in os.listdir(self._place.at(folder)):
+                if name.startswith(stem + dot) and name.endswith(".pyc"):
+                    yield f"{folder}/{name}"
+
+    def _check_file_system(self, folder: str) -> None:
+        if os.lstat(self._place.at(folder)).st_dev != os.stat(self._place.folder).st_dev:
+            raise InstallError(f"{self._place.at(folder)} lies on another file system; make it a plain folder and update again")
 
     def _clear_way(self, folder: str) -> None:
         """Every folder above a new file is a real one on this file system, or will be made."""
         if folder in self._seen:
             return
         self._seen.add(folder)
-        full = self._place.at(folder)
         found = self._place.look(folder)
         if found is None or folder in self._out:
             self._make.add(folder)
         elif found.mode == "folder":
-            if os.lstat(full).st_dev != os.stat(self._place.folder).st_dev:
-                raise InstallError(f"{full} lies on another file system; make it a plain folder and update again")
+            self._check_file_system(folder)
         elif found.link is not None or found.mode == "special":
-            raise InstallError(f"{full} is a link or special file where the program has a folder; remove it and update again")
+            raise InstallError(f"{self._place.at(folder)} is a link or special file where the program has a folder; remove it and update again")
         else:
             self._leave(folder, found, keep=True)
             self._make.add(folder)
-
-
-def parent_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def ancestors(path: str) -> List[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

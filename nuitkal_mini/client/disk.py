@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Iterable, Optional
+from typing import IO, Any, Callable, Iterable, Optional
 
 from .errors import InstallError
 
@@ -24,16 +24,19 @@ class Disk:
         self._sleep = sleep
         self.patience = BUSY_SECONDS  #: seconds left to wait for busy files
 
-    def perform(self, operation: str, call: Callable[..., Any], *args: Any) -> Any:
-        """Do one operation; tests override this."""
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        """Do one operation, on what lies at a path; tests override this."""
         return call(*args)
 
-    def _insist(self, operation: str, call: Callable[..., Any], *args: Any) -> Any:
+    def _do(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        """One operation, tried again while somebody holds the file open; an error names the file."""
         pause = 0.05
         while True:
             try:
-                return self.perform(operation, call, *args)
-            except PermissionError as error:
+                return self.perform(operation, path, call, *args)
+            except OSError as error:
+                if error.filename is None:
+                    error.filename = path
                 if getattr(error, "winerror", None) not in _BUSY or self.patience <= 0:
                     raise
             self._sleep(min(pause, self.patience))
@@ -41,46 +44,46 @@ class Disk:
             pause = min(pause * 2, 1.0)
 
     def rename(self, source: str, target: str) -> None:
-        self._insist("rename", os.replace, source, target)
+        self._do("rename", source, os.replace, source, target)
 
     def link(self, source: str, target: str) -> None:
-        self._insist("link", os.link, source, target)
+        self._do("link", source, os.link, source, target)
 
     def unlink(self, path: str) -> None:
-        self._insist("unlink", _unlink, path)
+        self._do("unlink", path, _unlink, path)
 
     def mkdir(self, path: str) -> None:
         # 755 and not the umask alone: with a umask of 0 anybody could put a module beside ours
-        self._insist("mkdir", os.mkdir, path, 0o755)
+        self._do("mkdir", path, os.mkdir, path, 0o755)
 
     def rmdir(self, path: str) -> None:
-        self._insist("rmdir", os.rmdir, path)
+        self._do("rmdir", path, os.rmdir, path)
 
     def symlink(self, target: str, path: str) -> None:
-        self._insist("symlink", os.symlink, target, path)
+        self._do("symlink", path, os.symlink, target, path)
 
     def write(self, path: str, chunks: Iterable[bytes], mode: int = 0o644) -> None:
         """Write a whole file and make its contents durable; its name is durable after `sync_folder`."""
-        with self._insist("create", open, path, "wb") as file:
+        with self._do("create", path, _create, path) as file:
             for chunk in chunks:
-                self.perform("write", file.write, chunk)
-            self.perform("write", file.flush)
-            self.perform("chmod", _chmod, path, mode)
-            self.perform("fsync", os.fsync, file.fileno())
+                self._do("write", path, file.write, chunk)
+            self._do("flush", path, file.flush)
+            self._do("chmod", path, _chmod, path, mode)
+            self._do("fsync", path, os.fsync, file.fileno())
 
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable. (Windows cannot open folders; NTFS journals its names.)"""
         if os.name == "posix":
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                self.perform("fsync", os.fsync, descriptor)
+                self._do("fsync", path, os.fsync, descriptor)
             finally:
                 os.close(descriptor)
 
     def sync_file(self, path: str) -> None:
         """Flush a file through a writable handle, as Windows wants it after a rename."""
-        with open(path, "r+b") as file:
-            self.perform("fsync", os.fsync, file.fileno())
+        with self._do("open", path, open, path, "r+b") as file:
+            self._do("fsync", path, os.fsync, file.fileno())
 
     def remove(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing there is fine. Links are not followed."""
@@ -90,6 +93,11 @@ class Disk:
             self.rmdir(path)
         elif os.path.lexists(path):
             self.unlink(path)
+
+
+def _create(path: str) -> IO[bytes]:
+    """A new file that nobody else can write to, not even for the moment before it gets its mode (with a umask of 0)."""
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _unlink(path: str) -> None:

@@ -19,12 +19,12 @@ import os
 from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
-from .arrange import Changes, Move, ancestors, arrange, parent_of
+from .arrange import Changes, Move, arrange
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
-from .state import MAX_STATE_BYTES, State, dump_state, load_state
-from .tree import Tree
+from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_state
+from .tree import IN_RELEASES, Tree, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,12 @@ class Installation(Tree):
         journal = Journal(state.id, state, self.state(), self._launcher, _launcher_last(changes, self._launcher))
         self.disk.patience = BUSY_SECONDS
         try:
+            text = dump_journal(journal)
+            parse_journal(text)  # what recovery would not believe is not begun
             self._check_targets(journal)
-            self._write_journal(journal)
+            self._write_journal(journal, text)
+        except ValueError as error:
+            raise InstallError(f"{error}; nothing was installed") from error
         except OSError as error:
             raise InstallError(f"{_what(error)}; nothing was installed{self._withdraw()}") from error
         self._go_on(journal)
@@ -87,9 +91,10 @@ class Installation(Tree):
         state, past = self.state(), self._past()
         if state is None or past is None or past.before is None:
             raise RollbackError("there is no earlier version to go back to")
-        came = {move.target for move in past.changes.into}
+        came = {move.target: move.entry._replace(path=move.target) for move in past.changes.into}
         stay = [self.look(entry.path) for entry in self.installed() if entry.path not in came]
-        target = {entry.path: entry for entry in stay if entry is not None}  # as they are: an edit is no reason to refuse
+        # as they are: an edit is no reason to refuse
+        target = {entry.path: entry for entry in stay if entry is not None and entry.mode in IN_RELEASES}
         sources = {}
         for move in past.changes.out:
             if self.holds(move.target, move.entry):
@@ -99,12 +104,12 @@ class Installation(Tree):
             else:
                 continue  # the user has taken back what was kept aside
             target[move.source] = move.entry._replace(path=move.source)
-        changes = self.arrange(target.values(), identifier, lambda entry: sources[entry.path])
+        ours = {**came, **{entry.path: entry for entry in self.installed()}}  # `*.new` files are not in the manifest
         before = past.before._replace(id=identifier, backup="", trial=-1, trust=state.trust,
                                       bad=(state.version, state.package))
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
-            self.install(changes, before)
+            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self._preserved), before)
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
@@ -116,7 +121,10 @@ class Installation(Tree):
     def _past(self) -> Optional[Journal]:
         state = self.state()
         try:
-            return self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json") if state and state.backup else None
+            if state is None or not state.backup or not os.path.lexists(self.at(BACKUP_FOLDER)):
+                return None
+            check_owned(self.at(BACKUP_FOLDER))
+            return self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json")
         except InstallError as error:
             raise RollbackError(str(error)) from error
 
@@ -145,9 +153,11 @@ class Installation(Tree):
 
     def remember(self, state: State) -> None:
         """Replace the state without touching the app."""
+        self.disk.patience = BUSY_SECONDS
         try:
             self._write_state(_NEXT, state)
-            self._commit()
+            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+            self._settle()
             self._write_copy(state)
         except OSError as error:
             raise InstallError(f"{_what(error)}; the version file could not be written") from error
@@ -165,15 +175,12 @@ class Installation(Tree):
         if not os.path.isdir(self.at(UPDATE_FOLDER)):
             return
         self.disk.patience = BUSY_SECONDS
-        undo = os.path.lexists(self.at(_UNDO))
-        journal = self._load(_UNDO if undo else _JOURNAL)
+        journal = self._load(_JOURNAL) or self._load(_UNDO)
         if journal is None:
             self._sweep()
-            return
-        state = self.state()
-        if not undo and state is not None and state.id == journal.id:
+        elif self._is_committed(journal):
             self._finish(journal)
-        elif not undo and self._all_found(journal):
+        elif not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
             logger.warning("an interrupted installation of %s is being finished", journal.state.version)
             self._go_on(journal)
             self._finish(journal)
@@ -182,28 +189,32 @@ class Installation(Tree):
             self._give_up(journal)
             self._sweep()
 
+    def _is_committed(self, journal: Journal) -> bool:
+        state = self.state()
+        return state is not None and state.id == journal.id
+
     def _all_found(self, journal: Journal) -> bool:
         return all(self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
                    for move in journal.changes.into)
 
     def _check_targets(self, journal: Journal) -> None:
         for move in journal.changes.into:
-            if not os.path.lexists(self.at(move.source)):
+            if not self.holds(move.source, move.entry):
                 raise InstallError(f"{move.target} has changed while the update was prepared; start again")
             full = os.path.abspath(self.at(move.target))
             if os.name == "nt" and len(full) > _WINDOWS_PATH:
                 raise InstallError(f"{full} is longer than Windows allows (260 characters); move the program to a shorter path")
         if os.name == "nt":
-            for move in journal.changes.out:
-                self.disk.rename(self.at(move.source), self.at(move.source))  # fails while somebody holds it open
+            for path in [*(move.source for move in journal.changes.out), *([self._version_file] if journal.before else [])]:
+                self.disk.rename(self.at(path), self.at(path))  # fails while somebody holds it open
 
-    def _write_journal(self, journal: Journal) -> None:
+    def _write_journal(self, journal: Journal, text: bytes) -> None:
         for folder in (BACKUP_FOLDER, f"{BACKUP_FOLDER}/{journal.id}", STAGING):
-            if not os.path.isdir(self.at(folder)):
+            if not os.path.lexists(self.at(folder)):
                 self.disk.mkdir(self.at(folder))
-        check_owned(self.at(BACKUP_FOLDER))
+            check_owned(self.at(folder))
         self._write_state(_NEXT, journal.state)
-        self.disk.write(self.at(_JOURNAL + ".new"), [dump_journal(journal)])
+        self.disk.write(self.at(_JOURNAL + ".new"), [text])
         self._sync(STAGING, BACKUP_FOLDER, "")
         self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
         self._sync(UPDATE_FOLDER)
@@ -223,38 +234,39 @@ class Installation(Tree):
             self._swap(journal)
             if not os.path.lexists(self.at(_NEXT)):
                 self._write_state(_NEXT, journal.state)
-                self._sync(UPDATE_FOLDER)
+            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
         except OSError as error:
+            if self._is_committed(journal):
+                return  # a network's file system can do the rename and lose its answer
             self._give_up(journal)
             self._sweep()
             raise InstallError(f"{_what(error)}; the installed version stays") from error
-        try:
-            self._commit()
-        except OSError as error:
-            raise InstallError(f"{_what(error)}; the next start will finish the installation") from error
 
     def _swap(self, journal: Journal) -> None:
         changes = journal.changes
         for move in changes.out:
-            if os.path.lexists(self.at(move.target)):
-                continue  # it left before we were interrupted
-            if move.source == journal.launcher and os.name == "posix":
-                self.disk.link(self.at(move.source), self.at(move.target))
-            elif os.path.lexists(self.at(move.source)):
-                self.disk.rename(self.at(move.source), self.at(move.target))
-        self._sync(*_folders(changes.out))  # no arrival may become durable over what has not durably left
-        for move in changes.out:
-            self._drop_bytecode(move.source)
+            if not os.path.lexists(self.at(move.target)) or self._is_one_file(move.source, move.target):  # or it left before
+                self._set_aside(move.source, move.target, move.source == journal.launcher)
+        self._sync(*(parent_of(move.target) for move in changes.out))  # nothing may arrive, durably, over what is not kept
+        for path in changes.stale:
+            if os.path.lexists(self.at(path)):
+                self.disk.unlink(self.at(path))
         for folder in changes.drop:
-            self._drop_folder(folder)
+            if self._is_folder(folder) and not os.listdir(self.at(folder)):
+                self.disk.rmdir(self.at(folder))
         for folder in changes.make:
-            if not os.path.isdir(self.at(folder)):
+            if not self._is_folder(folder):
                 self.disk.mkdir(self.at(folder))
         for move in changes.into:
             if os.path.lexists(self.at(move.source)):
-                self._keep_stranger(move.target, journal)
-                self.disk.rename(self.at(move.source), self.at(move.target))
-        self._sync(*_folders(changes.into), *map(parent_of, changes.make), *map(parent_of, changes.drop))
+                if move.target != journal.launcher:
+                    self._keep_stranger(move.source, move.target, journal)
+                self._move(move.source, move.target)
+        for move in changes.out:
+            if self._is_one_file(move.source, move.target):  # a launcher that has no successor
+                self.disk.unlink(self.at(move.source))
+        self._sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
+                                    *changes.make, *changes.drop, *changes.stale]))
 
     def _give_up(self, journal: Journal) -> None:
         """Undo the transaction; from its first step on there is no way forward any more."""
@@ -270,100 +282,106 @@ class Installation(Tree):
 
     def _swap_back(self, journal: Journal) -> None:
         changes = journal.changes
+        left = {move.source for move in changes.out}
         for move in reversed(changes.into):
-            if move.target == journal.launcher and os.name == "posix":
-                continue  # the old one is renamed over it below
-            if not os.path.lexists(self.at(move.source)) and self.holds(move.target, move.entry):
-                self._make_parents(move.source)
-                self.disk.rename(self.at(move.target), self.at(move.source))
+            is_gone = not os.path.lexists(self.at(move.source)) or self._is_one_file(move.source, move.target)
+            if is_gone and self.holds(move.target, move.entry):
+                self._make_parents(move.source, journal)
+                self._set_aside(move.target, move.source, move.target == journal.launcher in left)
         for folder in reversed(changes.make):
-            if os.path.isdir(self.at(folder)) and not os.listdir(self.at(folder)):
+            if self._is_folder(folder) and not os.listdir(self.at(folder)):
                 self.disk.rmdir(self.at(folder))
-        for folder in reversed(changes.drop):
-            self._make_parents(folder + "/")
         for move in reversed(changes.out):
-            if not os.path.lexists(self.at(move.target)):
-                continue
-            if os.path.lexists(self.at(move.source)) and os.path.samestat(os.lstat(self.at(move.source)), os.lstat(self.at(move.target))):
-                self.disk.unlink(self.at(move.target))  # renaming one link of a file over another does nothing
-                continue
-            if move.source != journal.launcher:
-                self._keep_stranger(move.source, journal)
-            self.disk.rename(self.at(move.target), self.at(move.source))
-        self._sync(*_folders(changes.out), *_folders(changes.into), *map(parent_of, changes.make), *map(parent_of, changes.drop))
+            if os.path.lexists(self.at(move.target)):
+                self._make_parents(move.source, journal)
+                if move.source != journal.launcher:
+                    self._keep_stranger(move.target, move.source, journal)
+                self._move(move.target, move.source)
+        self._sync(*_folders(changes.out), *_folders(changes.into), *map(parent_of, changes.drop))
 
-    def _keep_stranger(self, path: str, journal: Journal) -> None:
-        """Somebody put a file where one of ours goes, after we had looked."""
-        if path != journal.launcher and os.path.lexists(self.at(path)) and not os.path.isdir(self.at(path)):
-            self.disk.rename(self.at(path), self.at(f"{path}.user-{journal.id}"))
+    def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
+        """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
+        if is_launcher and os.name == "posix":
+            try:
+                return None if self._is_one_file(path, target) else self.disk.link(self.at(path), self.at(target))
+            except OSError as error:
+                logger.debug("%s; for a moment there will be no launcher", _what(error))  # exFAT has no hard links
+        if os.path.lexists(self.at(path)):
+            self._move(path, target)
 
-    def _make_parents(self, path: str) -> None:
+    def _move(self, source: str, target: str) -> None:
+        """Rename; a power cut may have left one file under both names, where a rename does nothing."""
+        if self._is_one_file(source, target):
+            self.disk.unlink(self.at(source))
+        else:
+            self.disk.rename(self.at(source), self.at(target))
+
+    def _is_one_file(self, path: str, other: str) -> bool:
+        try:
+            found, twin = os.lstat(self.at(path)), os.lstat(self.at(other))
+        except OSError:
+            return False
+        return found.st_ino != 0 and os.path.samestat(found, twin)
+
+    def _keep_stranger(self, comer: str, path: str, journal: Journal) -> None:
+        """Somebody put something where `comer` goes, after we had looked."""
+        kept = f"{path}.user-{journal.id}"
+        while os.path.lexists(self.at(kept)):
+            kept += "-"
+        if os.path.lexists(self.at(path)) and not self._is_one_file(comer, path):
+            self.disk.rename(self.at(path), self.at(kept))
+
+    def _make_parents(self, path: str, journal: Journal) -> None:
         for folder in ancestors(path):
-            if not os.path.lexists(self.at(folder)):
+            if not self._is_folder(folder):
+                self._keep_stranger("", folder, journal)
                 self.disk.mkdir(self.at(folder))
 
-    def _drop_folder(self, folder: str) -> None:
-        """Remove a folder that the release has left, unless the user has files in it."""
-        full = self.at(folder)
-        if not os.path.isdir(full) or os.path.islink(full):
-            return
-        if os.listdir(full) == ["__pycache__"]:
-            self.disk.remove(os.path.join(full, "__pycache__"))
-        if not os.listdir(full):
-            self.disk.rmdir(full)
-
-    def _drop_bytecode(self, path: str) -> None:
-        """Python trusts cached bytecode when size and time, in seconds, match: drop it with its source."""
-        folder, name = os.path.split(self.at(path))
-        cache = os.path.join(folder, "__pycache__")
-        if name.endswith((".py", ".pyw")) and os.path.isdir(cache) and not os.path.islink(cache):
-            stem = name.rpartition(".")[0] + "."
-            for cached in os.listdir(cache):
-                if cached.startswith(stem) and cached.endswith(".pyc"):
-                    self.disk.unlink(os.path.join(cache, cached))
+    def _is_folder(self, path: str) -> bool:
+        return os.path.isdir(self.at(path)) and not os.path.islink(self.at(path))
 
     def _write_state(self, path: str, state: State) -> None:
         self.disk.write(self.at(path), [dump_state(state)])
-
-    def _commit(self) -> None:
-        version_file = self.at(self._version_file)
-        self.disk.rename(self.at(_NEXT), version_file)
-        if os.name == "nt":
-            self.disk.sync_file(version_file)
-        self._sync("")
 
     def _write_copy(self, state: State) -> None:
         self._write_state(_COPY + ".new", state)
         self.disk.rename(self.at(_COPY + ".new"), self.at(_COPY))
 
+    def _settle(self) -> None:
+        """Make the rename of the version file durable."""
+        if os.name == "nt":
+            self.disk.sync_file(self.at(self._version_file))
+        self._sync("")
+
     def _finish(self, journal: Journal) -> None:
         """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
         try:
-            self._sync("")
+            self._settle()
+            self.clear_staging()
+            self._sync(UPDATE_FOLDER)  # without the journal nobody would come back for it
             if journal.state.backup == journal.id:
-                self.disk.rename(self.at(_JOURNAL), self.at(f"{BACKUP_FOLDER}/{journal.id}/journal.json"))
-                self._sync(f"{BACKUP_FOLDER}/{journal.id}", UPDATE_FOLDER)
+                self._move(_JOURNAL, f"{BACKUP_FOLDER}/{journal.id}/journal.json")
             else:
-                self._forget(_JOURNAL)
-            for folder in (STAGING, DOWNLOAD):
-                self.disk.remove(self.at(folder))
+                self.disk.unlink(self.at(_JOURNAL))
         except OSError as error:
             logger.warning("%s; the next start will clean up", _what(error))
             return
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what nothing refers to, and refresh the copy of the state."""
+        """Remove what nothing refers to, and mend the version file and its copy."""
         state = self.state()
         try:
             for name in os.listdir(self.at(UPDATE_FOLDER)):
                 if name not in _KEPT:
                     self.disk.remove(self.at(f"{UPDATE_FOLDER}/{name}"))
-            if os.path.isdir(self.at(BACKUP_FOLDER)) and not os.path.islink(self.at(BACKUP_FOLDER)):
-                for name in os.listdir(self.at(BACKUP_FOLDER)):
-                    if state is None or name != state.backup:
-                        self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
-            if state is not None and load_state(self.at(UPDATE_FOLDER), "state.json") != state:
+            for name in os.listdir(self.at(BACKUP_FOLDER)) if self._is_folder(BACKUP_FOLDER) else ():
+                if state is None or name != state.backup:
+                    self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
+            if state is not None and read_state(self.at(self._version_file)) != state:
+                self._write_state(_NEXT, state)
+                self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+            if state is not None and read_state(self.at(_COPY)) != state:
                 self._write_copy(state)
         except OSError as error:
             logger.warning("%s; the next start will clean up", _what(error))
@@ -390,7 +408,7 @@ class Installation(Tree):
                 return parse_journal(file.read(2 * MAX_STATE_BYTES))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise InstallError(f"{self.at(path)} cannot be read ({error}); remove it and run update") from error
 
 

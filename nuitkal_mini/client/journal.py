@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Iterator, List, NamedTuple, Optional
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry, check_path, json_object
@@ -20,26 +21,29 @@ class Journal(NamedTuple):
 
 
 def dump_journal(journal: Journal) -> bytes:
-    """The journal file's bytes."""
+    """The journal file's bytes: ASCII, for names that are no Unicode."""
     values = {"id": journal.id, "state": state_values(journal.state), "before": journal.before and state_values(journal.before),
               "launcher": journal.launcher, "changes": journal.changes}
-    return json.dumps(values, ensure_ascii=False).encode("utf-8")
+    return json.dumps(values).encode("ascii")
 
 
 def parse_journal(data: bytes) -> Journal:
     """The journal in a file, its paths checked; the files it speaks of are still to be hashed.
 
     Raises:
-        ValueError, TypeError, LookupError: it is not one.
+        ValueError, TypeError, LookupError, AttributeError: it is not one.
     """
     values = json_object(data)
-    out, into, drop, make = values["changes"]
+    out, into, stale, drop, make = values["changes"]
     identifier = str(values["id"])
-    for path in [*drop, *make, identifier]:
+    for path in [*make, identifier]:
         check_path(path)
+    for path in [*stale, *drop]:  # of names that the user or Python chose
+        if {"", ".", ".."}.intersection(path.split("/")) or os.name == "nt" and {"\\", ":"}.intersection(path):
+            raise ValueError(f"{path} leaves the folder")
     before = values["before"]
     return Journal(identifier, state_from(values["state"]), state_from(before) if before else None, str(values["launcher"]),
-                   Changes(tuple(_journal_moves(out)), tuple(_journal_moves(into)), tuple(drop), tuple(make)))
+                   Changes(tuple(_journal_moves(out)), tuple(_journal_moves(into)), tuple(stale), tuple(drop), tuple(make)))
 
 
 def _journal_moves(items: List[Any]) -> Iterator[Move]:

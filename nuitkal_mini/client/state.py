@@ -43,8 +43,8 @@ class State(NamedTuple):
 
 
 def dump_state(state: State) -> bytes:
-    """The version file's bytes."""
-    return json.dumps(state_values(state), ensure_ascii=False, indent=1).encode("utf-8")
+    """The version file's bytes: ASCII, whatever a server called its release."""
+    return json.dumps(state_values(state), indent=1).encode("ascii")
 
 
 def state_values(state: State) -> Dict[str, Any]:
@@ -63,12 +63,15 @@ def parse_state(data: bytes) -> State:
 
 def state_from(values: Dict[str, Any]) -> State:
     """The state in a JSON object, each field of its own type."""
-    trust = _fields(Trust, values.get("trust", {}))
-    marks = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in trust.get("marks", ()))
-    known = _fields(State, {**values, "trust": Trust(**{**trust, "marks": marks})})
-    for version in [known["version"], *(mark.version for mark in marks)]:
+    trust = values.get("trust", {})
+    marks = trust.get("marks", []) if isinstance(trust, dict) else None
+    if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
+        raise ManifestError("the version file's 'trust' is of the wrong type")
+    read = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in marks)
+    state = State(**_fields(State, {**values, "trust": Trust(**{**_fields(Trust, {**trust, "marks": []}), "marks": read})}))
+    for version in [state.version, *(mark.version for mark in read), *(mark.minimum for mark in read if mark.minimum)]:
         parse(version)
-    return State(**known)
+    return state
 
 
 def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
@@ -77,7 +80,7 @@ def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     for name in kind._fields:
         value = values.get(name, kind._field_defaults.get(name))
         value = tuple(value) if isinstance(value, list) else value
-        if type(value) is not _TYPES.get(name, str):
+        if type(value) is not _TYPES.get(name, str) or type(value) is tuple and any(type(item) is not str for item in value):
             raise ManifestError("the version file's {name!r} is missing or of the wrong type", name=name)
         known[name] = value
     return known
@@ -85,13 +88,16 @@ def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
 
 def load_state(folder: str, version_file: str) -> Optional[State]:
     """The state of a client folder; None when nothing was ever installed there."""
-    places = (os.path.join(folder, version_file), os.path.join(folder, UPDATE_FOLDER, "state.json"))
-    for path in places:
-        try:
-            with open(path, "rb") as file:
-                return parse_state(file.read(MAX_STATE_BYTES))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError) as error:
-            logger.warning("%s cannot be read (%s); going by its copy", path, error)
-    return None
+    return read_state(os.path.join(folder, version_file)) or read_state(os.path.join(folder, UPDATE_FOLDER, "state.json"))
+
+
+def read_state(path: str) -> Optional[State]:
+    """The state in one file; None when it is not there, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return parse_state(file.read(MAX_STATE_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s cannot be read (%s); going by its copy", path, error)
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from ..manifest import FileEntry, link_entry
 
@@ -23,8 +23,13 @@ class Tree:
         return os.path.join(self.folder, *path.split("/"))
 
     def look(self, path: str) -> Optional[FileEntry]:
-        """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there."""
+        """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there.
+
+        What lies behind a link is not in this tree.
+        """
         full = self.at(path)
+        if any(os.path.islink(self.at(folder)) for folder in ancestors(path)):
+            return None
         try:
             found = os.lstat(full)
         except (FileNotFoundError, NotADirectoryError):
@@ -60,3 +65,13 @@ class Tree:
 def same(found: FileEntry, entry: FileEntry) -> bool:
     mode = entry.mode if os.name == "nt" and found.mode in IN_RELEASES else found.mode
     return found._replace(path=entry.path, mode=mode) == entry
+
+
+def parent_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def ancestors(path: str) -> List[str]:
+    """The folders above a path, shallowest first."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
