@@ -126,7 +126,7 @@ class Browser:
 
     def complaints(self) -> List[str]:
         """What the console has said since it was last asked: errors, violations of the content security policy."""
-        return [entry["message"] for entry in self.call("POST", "se/log", {"type": "browser"}) if entry["level"] != "INFO"]
+        return [entry["message"] for entry in self.call("POST", "se/log", {"type": "browser"}) if entry["level"] in ("WARNING", "SEVERE")]
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("GET", "screenshot")))

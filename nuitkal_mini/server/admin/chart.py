@@ -9,8 +9,8 @@ from typing import List, NamedTuple, Sequence
 
 from .markup import Html, escape
 
-WIDTH, HEIGHT = 720, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 30
+WIDTH, HEIGHT = 900, 300
+LEFT, RIGHT, TOP, BOTTOM = 64, 36, 14, 36  # the last day's name reaches beyond the axis
 TICKS = 4
 
 
@@ -37,13 +37,13 @@ def stacked(title: str, points: Sequence[str], series: Sequence[Series]) -> Html
 
 
 def nice_top(highest: int) -> int:
-    """The axis' end: the next 1, 2 or 5 times a power of ten that the ticks divide into whole numbers."""
-    step = 1
+    """The axis' end: four round and whole steps that reach just above the highest value."""
+    scale = 1
     while True:
-        for factor in (1, 2, 5):
-            if step * factor * TICKS >= highest:
-                return step * factor * TICKS
-        step *= 10
+        for tenths in (10, 15, 20, 25, 30, 40, 50, 60, 80):
+            if tenths * scale % 10 == 0 and tenths * scale // 10 * TICKS >= highest:
+                return tenths * scale // 10 * TICKS
+        scale *= 10
 
 
 def _grid(top: int) -> str:
@@ -70,7 +70,7 @@ def short(value: int) -> str:
 
 
 def _x(at: int, count: int) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT - 20) * at / max(1, count - 1)  # 20: half of the last name
+    return LEFT + (WIDTH - LEFT - RIGHT) * at / max(1, count - 1)
 
 
 def _y(value: int, top: int) -> float:

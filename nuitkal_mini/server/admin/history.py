@@ -25,8 +25,8 @@ ACTIONS = {  # the log's words for people
     "user_create": "new user", "user_password": "new password", "user_disable": "disabled user", "user_enable": "enabled user",
 }
 
-LOG = """<form class="search" method="get"><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist>
-<label for="action">[[What]]</label><select id="action" name="action"><option value="">[[everything]]</option>{actions}</select>
+LOG = """<form class="search" method="get"><div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist></div>
+<div><label for="action">[[What]]</label><select id="action" name="action"><option value="">[[everything]]</option>{actions}</select></div>
 <button type="submit">[[Show]]</button> <a class="button" href="{csv}">CSV</a></form>
 <table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[What]]</th><th scope="col">[[Details]]</th></tr></thead><tbody>{rows}</tbody></table>{older}"""
 LINE = '<tr data-action="{action}"><td>{time}<td>{who}<td>{what}<td class="line">{detail}\n'

@@ -20,18 +20,17 @@ from .visit import Visit, size
 
 MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
 
-PAGE = """<section class="panel"><form class="actions" method="post">{csrf}{buttons}</form>{warning}
-<dl class="facts">{facts}</dl><p class="downloads">{downloads}</p></section>
-<form class="panel" method="post" enctype="multipart/form-data">{csrf}<h2>[[Edit]]</h2>
+PAGE = """<section class="panel"><dl class="facts">{facts}</dl><p class="downloads">{downloads}</p>{warning}<form class="actions" method="post">{csrf}{buttons}</form></section>
+<section class="panel" id="files"><h2>[[Files]]</h2><p>{summary}</p><p class="path">{path}</p>
+<table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th scope="col" class="n">[[Size]]</th><th scope="col">[[Change]]</th></tr></thead><tbody>{items}</tbody></table>{more}</section>
+<div class="pair"><form class="panel" method="post" enctype="multipart/form-data">{csrf}<h2>[[Edit]]</h2>
 <p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog" rows="6">{changelog}</textarea></p>
 <p><label for="signature">[[Another signature of the manifest (.minisig)]]</label><input id="signature" name="signature" type="file" accept=".minisig"></p>
 <p><button type="submit" name="action" value="save" class="primary">[[Save]]</button></p></form>
 <form class="panel" method="post">{csrf}<h2>[[Put it into another channel]]</h2>
 <p><label for="to">[[To the channel]]</label><input id="to" name="to" list="channels" required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{to}"><datalist id="channels">{channels}</datalist></p>
 <p><input id="is_active" name="is_active" type="checkbox" value="on" checked> <label for="is_active">[[and make it the active version there]]</label></p>
-<p><button type="submit" name="action" value="promote">[[Promote]]</button></p></form>
-<section class="panel" id="files"><h2>[[Files]]</h2><p>{summary}</p><p class="path">{path}</p>
-<table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th scope="col" class="n">[[Size]]</th><th scope="col">[[Change]]</th></tr></thead><tbody>{items}</tbody></table>{more}</section>"""
+<p><button type="submit" name="action" value="promote">[[Promote]]</button></p></form></div>"""
 WARNING = '<p class="warning">[[This version is older than the active {active}. When it is activated, clients go back to it; clients with public keys stay where they are.]]</p>'
 ITEM = '<tr{kind}><td>{name}<td class="n">{files}<td class="n">{size}<td>{change}\n'
 ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size}, {files} files) of the channel {channel} and its download addresses will be gone. The version can only come back with the same files.]]</p>
@@ -104,7 +103,7 @@ def _promote(visit: Visit) -> Answer:
 def _facts(visit: Visit, release: Release, seen: int) -> Html:
     facts: List[Tuple[str, object]] = [
         ("Uploaded", visit.time(release.uploaded_at)), ("App", release.app or "–"), ("Package", size(release.file_size)),
-        ("Unpacked", size(release.tree_size)), ("Signed by", _signature(release)), ("Seen in 7 days", seen),
+        ("Unpacked", size(release.tree_size)), ("Signed by", _signature(release)), ("Seen in 7 days", f"{seen:,}"),
         ("SHA-256", visit.html("<code>{hash}</code>", hash=release.file_hash)),
     ]
     return join(visit.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=visit.say(name), value=value) for name, value in facts)
@@ -118,9 +117,9 @@ def _signature(release: Release) -> str:
 
 
 def _downloads(visit: Visit, release: Release) -> Html:
-    names = [("ZIP", release.package), ("manifest", manifest_name(release.package))]
+    names = [("Download the ZIP", release.package), ("Download the manifest", manifest_name(release.package))]
     if release.signature is not None:
-        names.append(("signature", signature_name(release.package)))
+        names.append(("Download the signature", signature_name(release.package)))
     media = visit.root[:-len("admin/")] + "media/"
     return join(visit.html('<a class="button" href="{url}">{name}</a> ', url=media + quote(path), name=visit.say(name)) for name, path in names)
 

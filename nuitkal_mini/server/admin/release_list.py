@@ -19,21 +19,21 @@ SEEN_DAYS = 7
 
 COLUMNS = (  # title, what it sorts by, class
     ("Version", "version", ""), ("Changelog", "", ""), ("Size", "size", "n"), ("Files", "files", "n"), ("Uploaded", "uploaded", ""),
-    ("Signed by", "", ""), ("Seen in 7 days", "", "n"), ("Actions", "", ""),
+    ("Signed by", "", ""), ("Seen in 7 days", "", "n"), ("Actions", "", "do"),
 )
 SORTS = {"uploaded": "uploaded_at", "version": "precedence", "size": "file_size", "files": "file_count"}
 
 LIST = """<form class="search" method="get" role="search"><input type="hidden" name="channel" value="{channel}">
-<label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}" data-filter="releases"><button type="submit">[[Search]]</button>
+<div><label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}" data-filter="releases"><button type="submit">[[Search]]</button></div>
 <a class="button primary" href="{upload}">[[Upload a release]]</a></form>
 <table id="releases" class="cards"><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>{hint}{pages}"""
-HINT = '<p class="hint">[[Older versions can be gone back to: clients follow, those with public keys stay where they are.]]</p>'
-ROW = """<tr data-version="{version}"{active}><td><a href="{url}">{version}</a>{badge}<td class="line">{line}<td class="n">{size}<td class="n">{files}<td>{time}\
-<td class="key">{key}<td class="n">{seen}<td class="do"><form method="post">{csrf}<input type="hidden" name="version" value="{version}">{buttons}</form>
+HINT = '<p class="hint">[[After a roll back to an older version, clients go back to it; those with public keys stay where they are.]]</p>'
+ROW = """<tr data-version="{version}"{active}><td><a href="{url}">{version}</a>{badge}<td class="line">{line}<td class="n">{size}<td class="n">{files}<i> [[files]]</i><td>{time}\
+<td class="key">{key}<td class="n">{seen}<i> [[seen in 7 days]]</i><td class="do"><form method="post">{csrf}<input type="hidden" name="version" value="{version}">{buttons}</form>
 """
 BADGE = ' <span class="badge">[[active]]</span>'
 ACTIVATE = '<button type="submit" name="action" value="activate">[[Activate]]</button>'
-GO_BACK = '<button type="submit" name="action" value="activate">[[Go back]]</button>'
+GO_BACK = '<button type="submit" name="action" value="activate">[[Roll back]]</button>'
 IS_ACTIVE = '<button type="submit" name="action" value="activate" disabled hidden>[[Activate]]</button><button type="submit" name="action" value="deactivate">[[Deactivate]]</button>'
 DELETE = '<button type="submit" name="action" value="delete">[[Delete]]</button>'
 PAGES = '<nav class="pages" aria-label="[[More releases]]">{back}<span>{first}–{last} / {count}</span>{on}</nav>'
@@ -112,7 +112,7 @@ def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[s
     return visit.html(
         ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
         badge=visit.html(BADGE) if release.is_active else "", line=line[:MAX_LINE] + "…" * (len(line) > MAX_LINE), size=size(release.file_size),
-        files=release.file_count, time=visit.time(release.uploaded_at), key=signer(release), seen=seen.get(release.canonical, 0),
+        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signer(release), seen=f"{seen.get(release.canonical, 0):,}",
         csrf=visit.csrf(), buttons=buttons(visit, release, active))
 
 

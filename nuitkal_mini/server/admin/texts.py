@@ -24,8 +24,8 @@ CHINESE_TEXTS = {
     # releases
     "Search": "搜索", "Upload a release": "上传版本", "Version": "版本", "Changelog": "更新日志", "Size": "大小", "Files": "文件", "Uploaded": "上传时间",
     "Signed by": "签名密钥", "Seen in 7 days": "7 天内请求", "Actions": "操作", "active": "已激活", "Activate": "激活", "Deactivate": "停用", "Delete": "删除",
-    "Go back": "回退",
-    "Older versions can be gone back to: clients follow, those with public keys stay where they are.": "可以回退到较旧的版本：客户端会随之回退，配置了公钥的客户端保持不变。",
+    "Roll back": "回滚", "files": "个文件", "seen in 7 days": "次请求（7 天）",
+    "After a roll back to an older version, clients go back to it; those with public keys stay where they are.": "回滚到较旧的版本后，客户端会回退到该版本；配置了公钥的客户端保持不变。",
     "Previous": "上一页", "Next": "下一页", "More releases": "更多版本",
     "No release has these words in its version or changelog.": "没有版本的版本号或更新日志包含这些文字。",
     "Nothing has been published in this channel. Upload a ZIP here, or publish a folder from your machine with a token:":
@@ -33,7 +33,8 @@ CHINESE_TEXTS = {
     "Make a token": "创建令牌",
 
     # a release
-    "App": "应用", "Package": "更新包", "Unpacked": "解压后", "SHA-256": "SHA-256", "ZIP": "ZIP", "manifest": "清单", "signature": "签名",
+    "App": "应用", "Package": "更新包", "Unpacked": "解压后", "SHA-256": "SHA-256", 
+    "Download the ZIP": "下载 ZIP", "Download the manifest": "下载清单", "Download the signature": "下载签名",
     "Edit": "编辑", "Save": "保存", "Another signature of the manifest (.minisig)": "清单的另一个签名（.minisig）",
     "Put it into another channel": "放入另一个通道", "To the channel": "目标通道", "and make it the active version there": "并在那里设为激活版本", "Promote": "放入",
     "This version is older than the active {active}. When it is activated, clients go back to it; clients with public keys stay where they are.":
@@ -56,7 +57,7 @@ CHINESE_TEXTS = {
     "Sending": "正在发送", "The connection broke; nothing was uploaded.": "连接中断，没有上传任何内容。",
 
     # installed versions
-    "Chart": "图表", "Versions": "版本", "30 days": "30 天", "7 days": "7 天", "Today": "今天", "Share today": "今日占比", "others": "其他", "Day": "日期", "Days": "每日",
+    "Versions": "版本", "30 days": "30 天", "7 days": "7 天", "Today": "今天", "Share today": "今日占比", "others": "其他", "Day": "日期", "Days": "每日",
     "Requests for updates in the last 30 days, by installed version": "最近 30 天的更新请求，按已安装版本",
     "How often clients asked for updates, by the version they have installed. A client asks at each start; who asks is not recorded.":
         "客户端请求更新的次数，按其已安装版本统计。客户端每次启动时请求一次；不记录请求者。",

@@ -19,7 +19,7 @@ MAX_ROWS = 200
 SHOWN = 7  # versions with an area of their own; the rest is one more
 
 PAGE = """<section class="panel"><p class="adoption">{adoption}</p>
-<div class="chart" tabindex="0" role="region" aria-label="[[Chart]]">{chart}</div><ul class="legend">{legend}</ul>
+<div class="chart">{chart}</div><ul class="legend">{legend}</ul>
 <p class="hint">[[How often clients asked for updates, by the version they have installed. A client asks at each start; who asks is not recorded.]]</p></section>
 <section class="panel"><h2>[[Versions]]</h2><table><thead><tr><th scope="col">[[Version]]</th><th scope="col" class="n">[[30 days]]</th><th scope="col" class="n">[[7 days]]</th><th scope="col" class="n">[[Today]]</th><th scope="col" class="n">[[Share today]]</th></tr></thead><tbody>{versions}</tbody></table></section>
 <details class="panel"><summary>[[The chart's figures, day by day]]</summary><div class="wide" tabindex="0" role="region" aria-label="[[Days]]"><table><thead><tr><th scope="col">[[Day]]</th>{names}</tr></thead><tbody>{days}</tbody></table></div></details>"""

@@ -46,7 +46,7 @@ FRAME = """<!DOCTYPE html>
 </main></body></html>
 """
 HEAD = """<nav aria-label="[[Pages]]"><ul>{links}</ul></nav>
-<form class="channel" method="get"><label for="channel">[[Channel]]</label><select id="channel" name="channel">{channels}</select>
+<form class="channel" method="get"><label for="channel">[[Channel]]</label><select id="channel" name="channel" aria-label="[[Channel]]">{channels}</select>
 <button type="submit">[[Switch]]</button></form>
 <form class="logout" method="post" action="{logout}">{csrf}<span>{user}</span><button type="submit">[[Log out]]</button></form>"""
 ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
