@@ -1,0 +1,492 @@
+"""Breaking an installation in every way that a machine can: a folder as a value, and disks that die, forget, or fail.
+
+A `Scenario` is one transaction, with the tree before and the tree after it. `Image` is what lies in a folder, so each state
+that a kill or a power cut can leave is a value: it is laid down again, recovered, and judged, once. From there the recovery
+itself is killed at each of its operations, and so on, until no new state turns up: that is every depth of dying again.
+
+The power cut keeps what was fsynced. Of the operations since, any subset may survive, an operation whose folder or file
+was lost is lost with it, and a rename between two folders may have arrived without having left. It never loses a file.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import random
+import shutil
+import stat
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from nuitkal_mini.client.arrange import Changes
+from nuitkal_mini.client.disk import Disk
+from nuitkal_mini.client.errors import InstallError, RollbackError
+from nuitkal_mini.client.install import STAGING, Installation
+from nuitkal_mini.client.staging import Package, Staging
+from nuitkal_mini.client.state import State, parse_state
+from nuitkal_mini.manifest import dumps
+
+from ..trees import Tree, manifest_of, read_tree, write_tree
+from .site import package_of
+
+OURS = (".update", ".backup", "local_version.json")
+FIRST, SECOND, THIRD, FOURTH = ("%d" % number * 16 for number in range(1, 5))  # ids of transactions
+
+
+# --- a folder as a value ----------------------------------------------------------------------------
+
+class Node(NamedTuple):
+    """`kind` is dir, file or link (`content` is its target then); the names of one file or link share a `number`."""
+
+    path: str
+    kind: str
+    content: bytes = b""
+    mode: int = 0
+    number: int = 0
+
+
+Image = Tuple[Node, ...]
+
+
+def image_of(folder: str) -> Image:
+    nodes: List[Node] = []
+    numbers: Dict[int, int] = {}
+
+    def visit(path: str) -> None:
+        for entry in sorted(os.scandir(os.path.join(folder, path)), key=lambda entry: entry.name):
+            name, found = os.path.join(path, entry.name), entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                nodes.append(Node(name, "dir"))
+                visit(name)
+                continue
+            number = numbers.setdefault(found.st_ino, len(numbers) + 1)
+            if stat.S_ISLNK(found.st_mode):
+                nodes.append(Node(name, "link", os.fsencode(os.readlink(entry.path)), 0, number))
+            else:
+                nodes.append(Node(name, "file", Path(entry.path).read_bytes(), stat.S_IMODE(found.st_mode), number))
+
+    visit("")
+    return tuple(nodes)
+
+
+def lay_down(image: Image, folder: str) -> None:
+    """Make the folder the image, whatever is in it now."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    first: Dict[int, str] = {}
+    for node in image:
+        path = os.path.join(folder, node.path)
+        if node.kind == "dir":
+            os.mkdir(path)
+        elif node.number in first:
+            os.link(first[node.number], path, follow_symlinks=False)
+        elif node.kind == "link":
+            os.symlink(os.fsdecode(node.content), path)
+        else:
+            with open(path, "wb") as file:
+                file.write(node.content)
+            os.chmod(path, node.mode)
+        first.setdefault(node.number, path)
+
+
+# --- one transaction --------------------------------------------------------------------------------
+
+class Shop:
+    """A transport whose server has one package."""
+
+    def __init__(self, package: bytes) -> None:
+        self._package = package
+
+    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int], None], *, max_bytes: int) -> None:
+        path.write_bytes(self._package)
+
+
+def update(place: Installation, tree: Tree, version: str, identifier: str) -> None:
+    """What `ClientUpdater` does between the manifest and the end."""
+    manifest, package = manifest_of(tree, version=version), package_of(tree)
+    staging = Staging(place, Shop(package), Package("http://shop/", hashlib.sha256(package).hexdigest(), 0), lambda *_: None)  # type: ignore[arg-type]
+    number = {entry.path: index for index, entry in enumerate(manifest.files)}
+
+    def arranged() -> Changes:
+        return place.arrange(manifest.files, identifier, lambda entry: f"{STAGING}/{number[entry.path]}")
+
+    staging.open(dumps(manifest))
+    staging.fill(manifest, [(move.source, move.entry) for move in arranged().into])
+    backup = identifier if place.state() else ""
+    place.install(arranged(), State(version, identifier, backup, dumps(manifest).decode()))
+
+
+class Scenario(NamedTuple):
+    """`prepare` makes the folder, `act` is the transaction that gets interrupted; `{id}` in a path stands for its id.
+
+    The trees are all that lies in the folder, the user's files included; cached bytecode is left out unless it is shipped.
+    """
+
+    name: str
+    prepare: Callable[[Installation], None]
+    act: Callable[[Installation, str], None]
+    before: Tree
+    after: Tree
+    versions: Tuple[Optional[str], str]
+    launcher: str = ""
+    preserve: Tuple[str, ...] = ()
+
+
+class Sweep:
+    """One scenario, in a scratch folder, and what was tried on it."""
+
+    def __init__(self, scenario: Scenario, scratch: Path) -> None:
+        self.scenario = scenario
+        self.folder = str(scratch / "client")
+        os.makedirs(self.folder)
+        os.mkdir(os.path.join(self.folder, ".update"))
+        scenario.prepare(self.place(Unsynced()))
+        self.start = image_of(self.folder)
+        self.kill_points = self.cuts = self.failures = 0
+        self._verdicts: Dict[Image, str] = {}
+        self._reached: Set[Image] = set()
+
+    def place(self, disk: Optional[Disk] = None) -> Installation:
+        scenario = self.scenario
+        return Installation(self.folder, "local_version.json", disk=disk or Unsynced(), launcher=scenario.launcher,
+                            preserve=tuple(scenario.preserve))
+
+    def act(self, disk: Disk, identifier: str = THIRD) -> None:
+        self.scenario.act(self.place(disk), identifier)
+
+    # the judge
+
+    def verdict(self, image: Image) -> str:
+        """`old` or `new`, or what is broken, after a start has recovered the image; before the commit, undoing must be possible too."""
+        if image not in self._verdicts:
+            verdict = self._start(image)
+            marked = tuple(node._replace(path=".update/journal.undo") if node.path == ".update/journal.json" else node for node in image)
+            if verdict in ("old", "new") and marked != image and not self._is_committed(image):
+                undone = self._start(marked)
+                verdict = verdict if undone == "old" else f"broken: undone, it is {undone}"
+            self._verdicts[image] = verdict
+        return self._verdicts[image]
+
+    def _start(self, image: Image) -> str:
+        copies = [node.content for node in image if node.path == ".update/state.json"]
+        lay_down(image, self.folder)
+        try:
+            for copy in copies:
+                parse_state(copy)
+            self.place().recover()
+            return self.judge()
+        except Exception as error:
+            return f"broken: recovery ended in {error!r}"
+
+    def _is_committed(self, image: Image) -> bool:
+        versions = [node.content for node in image if node.path == "local_version.json"]
+        return any(parse_state(version).id in (THIRD, FOURTH) for version in versions)
+
+    def deaths(self, image: Image) -> List[Image]:
+        """The states in which the recovery from the image can die."""
+        lay_down(image, self.folder)
+        watch = Watch(self.folder)
+        self.place(watch).recover()
+        return watch.images
+
+    def judge(self) -> str:
+        """What the folder is, now that nothing is pending, and that the next transaction reaches the new tree from here."""
+        place, scenario = self.place(), self.scenario
+        if place.pending():
+            return "broken: a journal is left"
+        state = place.state()
+        version, identifier = (state.version, state.id) if state else (None, "")
+        is_new = version == scenario.versions[1] and (identifier in (THIRD, FOURTH))
+        found = self.tree()
+        if found != (named(scenario.after, identifier) if is_new else scenario.before):
+            return f"broken: {'new' if is_new else 'old'} version with {sorted(difference(found, named(scenario.after, identifier) if is_new else scenario.before))}"
+        if is_new and self.stale_bytecode():
+            return f"broken: stale bytecode {self.stale_bytecode()}"
+        left = set(os.listdir(os.path.join(self.folder, ".update"))) - {"lock", "state.json", *((["staging", "download"]) if not is_new else [])}
+        backups = os.listdir(os.path.join(self.folder, ".backup")) if os.path.isdir(os.path.join(self.folder, ".backup")) else []
+        if left or [name for name in backups if state is None or name != state.backup]:
+            return f"broken: left over {left} {backups}"
+        if state is not None and Installation(os.path.join(self.folder, ".update"), "state.json").state() != state:
+            return "broken: the copy of the state is not the state"
+        if not is_new:
+            self._reach_new()
+        return "new" if is_new else "old"
+
+    def _reach_new(self) -> None:
+        image = image_of(self.folder)
+        if image in self._reached:
+            return
+        self.act(Unsynced(), FOURTH)
+        verdict = self.judge()
+        assert verdict == "new", f"the next update did not reach the new tree: {verdict}"
+        self._reached.add(image)
+
+    def tree(self) -> Tree:
+        """All but the updater's own, and cached bytecode that is not shipped."""
+        shipped = {*self.scenario.before, *self.scenario.after}
+        return {path: item for path, item in read_tree(Path(self.folder), OURS).items() if "__pycache__" not in path or path in shipped}
+
+    def stale_bytecode(self) -> List[str]:
+        """Cached bytecode of a module that came or went with the transaction."""
+        scenario, found = self.scenario, read_tree(Path(self.folder), OURS)
+        changed = {path[:-len(".py")] for path in {*scenario.before, *scenario.after}
+                   if path.endswith(".py") and scenario.before.get(path, scenario.after.get(path)) != scenario.after.get(path)}
+        return [path for path in found if "__pycache__/" in path and path not in scenario.after
+                and path.replace("__pycache__/", "").split(".")[0] in changed]
+
+    # the three ways to break it
+
+    def kills(self, depth: int) -> Iterator[Image]:
+        """Every state in which the process can die: in the transaction, in the recovery from that, and so on down to `depth`."""
+        lay_down(self.start, self.folder)
+        watch = Watch(self.folder)
+        self.act(watch)
+        level, seen = watch.images + [image_of(self.folder)], set()
+        for _ in range(depth):
+            below: List[Image] = []
+            for image in level:
+                self.kill_points += 1
+                if image not in seen:
+                    seen.add(image)
+                    yield image
+                    below += self.deaths(image)
+            level = below
+
+    def log(self, fail_at: int = -1) -> Tuple[Op, ...]:
+        """The operations of the transaction; at `fail_at`, the disk fails once."""
+        lay_down(self.start, self.folder)
+        recorder = Recorder(self.folder, fail_at)
+        with contextlib.suppress(OSError, InstallError, RollbackError):
+            self.act(recorder)
+        return tuple(recorder.ops)
+
+    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, draws: int = 12) -> Iterator[Image]:
+        """What a power cut can leave, before each operation from `first` on and at the end."""
+        seen: Set[Image] = set()
+        for count in range(first, len(log) + 1):
+            for image in survivors(self.start, log[:count], draws):
+                self.cuts += 1
+                if image not in seen:
+                    seen.add(image)
+                    yield image
+
+
+def named(tree: Tree, identifier: str) -> Tree:
+    return {path.replace("{id}", identifier): item for path, item in tree.items()}
+
+
+def difference(found: Tree, wanted: Tree) -> List[Tuple[str, Any, Any]]:
+    return [(path, found.get(path), wanted.get(path)) for path in {*found, *wanted} if found.get(path) != wanted.get(path)]
+
+
+# --- disks ------------------------------------------------------------------------------------------
+
+class Unsynced(Disk):
+    """A disk without the slow part: in these tests nothing but the model cuts the power."""
+
+    def __init__(self) -> None:
+        self.clock = 0.0
+        super().__init__(sleep=self._pass)
+
+    def _pass(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        return None if operation == "fsync" else call(*args)
+
+
+class Watch(Unsynced):
+    """Notes, before every operation, what a kill would leave; of a file that is being written, also half."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.images: List[Image] = []
+        self._folder = folder
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        self.images.append(image_of(self._folder))
+        if operation == "chmod":
+            name = os.path.relpath(path, self._folder)
+            self.images.append(tuple(node._replace(content=node.content[:len(node.content) // 2]) if node.path == name else node
+                                     for node in self.images[-1]))
+        return super().perform(operation, path, call, *args)
+
+
+class Dying(Disk):
+    """Ends the process at an operation, without a goodbye."""
+
+    def __init__(self, at: int, end: Callable[[], object]) -> None:
+        super().__init__()
+        self._left, self._end = at, end
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        if self._left == 0:
+            self._end()
+        self._left -= 1
+        return call(*args)
+
+
+class Failing(Unsynced):
+    """From operation `at` on, whatever is done to that operation's path fails with `error`, for `seconds`; 0 is once."""
+
+    def __init__(self, at: int, error: Callable[[str], OSError], seconds: float) -> None:
+        super().__init__()
+        self._at, self._error, self._seconds = at, error, seconds
+        self._end: Optional[float] = None
+        self.path = self.operation = ""
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        if self._at == 0:
+            self.path, self.operation, self._end = path, operation, self.clock + self._seconds
+        self._at -= 1
+        if self._at == -1 or self._end is not None and self.clock < self._end and path == self.path:
+            raise self._error(path)
+        return super().perform(operation, path, call, *args)
+
+
+# --- the power cut ----------------------------------------------------------------------------------
+
+class Op(NamedTuple):
+    """An operation with names relative to the folder; `target` is that of a rename, a link or a symlink."""
+
+    kind: str
+    path: str
+    target: str = ""
+    data: bytes = b""
+
+
+class Recorder(Unsynced):
+    """Does everything, and writes down what it did."""
+
+    def __init__(self, folder: str, fail_at: int = -1) -> None:
+        super().__init__()
+        self.ops: List[Op] = []
+        self._folder = folder
+        self._fail_at = fail_at
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        self._fail_at -= 1
+        if self._fail_at == -1:
+            raise OSError(errno.EIO, "Input/output error", path)
+        result = super().perform(operation, path, call, *args)
+        name = self._name(path)
+        if operation in ("rename", "link"):
+            self.ops.append(Op(operation, name, self._name(args[1])))
+        elif operation == "symlink":
+            self.ops.append(Op(operation, name, args[0]))
+        elif operation == "chmod":
+            self.ops.append(Op(operation, name, data=b"%o" % args[1]))
+        else:
+            self.ops.append(Op(operation, name, data=bytes(args[0]) if operation == "write" and args else b""))
+        return result
+
+    def _name(self, path: str) -> str:
+        name = os.path.relpath(path, self._folder)
+        return "" if name == "." else name
+
+
+DONE, LOST, BOTH, HALF, EMPTY = "done", "lost", "both", "half", "empty"
+
+
+def folded(log: Tuple[Op, ...]) -> List[Op]:
+    """The log with each file that was written as one operation, `file`; its content stands in `data`, its mode in `target`."""
+    ops: List[Op] = []
+    begun: Dict[str, int] = {}
+    for op in log:
+        if op.kind == "create":
+            begun[op.path] = len(ops)
+            ops.append(Op("file", op.path, "600"))
+        elif op.kind == "write":
+            written = ops[begun[op.path]]
+            ops[begun[op.path]] = written._replace(data=written.data + op.data)
+        elif op.kind == "chmod":
+            ops[begun[op.path]] = ops[begun[op.path]]._replace(target=op.data.decode())
+        else:
+            ops.append(op)
+    return ops
+
+
+def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
+    """What may have become of each operation, now that the power is gone: the best first, the worst last."""
+    synced = {op.path: index for index, op in enumerate(ops) if op.kind == "fsync"}  # when last
+    removed = {op.path: index for index, op in enumerate(ops) if op.kind == "rmdir"}
+
+    def is_kept(index: int, name: str) -> bool:
+        """Whether the folder of the name was fsynced since, or has durably gone itself."""
+        folder = os.path.dirname(name)
+        return synced.get(folder, -1) > index or removed.get(folder, -1) > index and is_kept(removed[folder], folder)
+
+    found: List[Tuple[str, ...]] = []
+    for index, op in enumerate(ops):
+        if op.kind == "fsync":
+            found.append((DONE,))
+        elif op.kind == "file":
+            contents = (DONE,) if synced.get(op.path, -1) > index else (DONE, HALF, EMPTY)
+            found.append(contents if is_kept(index, op.path) else (*contents, LOST))
+        elif op.kind == "rename" and os.path.dirname(op.path) != os.path.dirname(op.target):
+            arrived, left = is_kept(index, op.target), is_kept(index, op.path)
+            found.append((DONE, BOTH, LOST) if not arrived else (DONE, BOTH) if not left else (DONE,))
+        else:
+            found.append((DONE,) if is_kept(index, op.target if op.kind in ("rename", "link") else op.path) else (DONE, LOST))
+    return found
+
+
+def survivors(start: Image, log: Tuple[Op, ...], draws: int) -> Iterator[Image]:
+    """States after a cut: nothing lost, all lost, each single one lost or kept, and random subsets with fixed seeds."""
+    ops = folded(log)
+    choices = fates(ops)
+    best, worst = [choice[0] for choice in choices], [choice[-1] for choice in choices]
+    yield replay(start, ops, best)
+    yield replay(start, ops, worst)
+    undecided = [index for index, choice in enumerate(choices) if len(choice) > 1]
+    for index in undecided:
+        for choice in choices[index]:
+            yield replay(start, ops, best[:index] + [choice] + best[index + 1:])
+            yield replay(start, ops, worst[:index] + [choice] + worst[index + 1:])
+    chance = random.Random(len(log))
+    for _ in range(draws if len(undecided) > 2 else 0):
+        yield replay(start, ops, [chance.choice(choice) for choice in choices])
+
+
+def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
+    """The image after the operations that survived."""
+    files = {node.number: node for node in start}
+    names = {node.path: node.number if node.kind != "dir" else None for node in start}
+    for op, fate in zip(ops, chosen):
+        if fate != LOST:
+            _survive(op, fate, names, files)
+    numbers: Dict[int, int] = {}
+    nodes: List[Node] = []
+    for path in sorted(names, key=lambda path: path.split("/")):
+        number = names[path]
+        nodes.append(Node(path, "dir") if number is None else files[number]._replace(path=path, number=numbers.setdefault(number, len(numbers) + 1)))
+    return tuple(nodes)
+
+
+def _survive(op: Op, fate: str, names: Dict[str, Optional[int]], files: Dict[int, Node]) -> None:
+    """Do the operation, unless what it needs was lost; a folder has no number."""
+    def is_folder(path: str) -> bool:
+        return not path or names.get(path, 0) is None
+
+    def is_file(path: str) -> bool:
+        return names.get(path) is not None
+
+    target = op.target if op.kind in ("rename", "link") else op.path
+    if not is_folder(os.path.dirname(target)):
+        return
+    if op.kind in ("file", "symlink") and not is_folder(op.path):
+        number = len(files) + 10**6
+        content = {DONE: op.data, HALF: op.data[:len(op.data) // 2], EMPTY: b""}[fate]
+        files[number] = Node("", "file", content, int(op.target, 8)) if op.kind == "file" else Node("", "link", os.fsencode(op.target))
+        names[op.path] = number
+    elif op.kind == "mkdir" and op.path not in names:
+        names[op.path] = None
+    elif op.kind == "rmdir" and is_folder(op.path) and not any(name.startswith(op.path + "/") for name in names):
+        names.pop(op.path, None)
+    elif op.kind == "unlink" and is_file(op.path):
+        del names[op.path]
+    elif op.kind in ("rename", "link") and is_file(op.path) and not is_folder(target) and names.get(target) != names[op.path]:
+        names[target] = names[op.path]
+        if op.kind == "rename" and fate != BOTH:
+            del names[op.path]
