@@ -1,7 +1,9 @@
 """The client's command line: one verb, one call, one exit code."""
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,17 +26,27 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = _parse(parser, sys.argv[1:] if arguments is None else arguments)
     if options.verb in ASKING and not options.url:
         parser.error(f"{options.verb} needs --url")
+    if not options.dir:
+        parser.error("--dir needs the name of a folder")  # an unset variable in a script would mean the current one
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
     config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app, public_keys=options.public_key,
                            ca_file=options.ca_file, preserve=options.preserve, log_file=options.log_file,
                            confirm_seconds=options.confirm_seconds, verify_ssl=not options.insecure)
     if sys.stderr is not None and sys.stderr.isatty():
         config.progress_callback = ProgressBar()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have characters that the terminal's code page lacks
     try:
         with ClientUpdater(config) as updater:
-            return VERBS[options.verb](updater, options)
+            code = VERBS[options.verb](updater, options)
+        print(end="", flush=True)
+        return code
     except UpdaterError as error:
         print(f"{options.verb}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of what we print: the updater's own are UpdaterErrors
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more, and complain, when it ends
+        print(f"{options.verb}: what it found cannot be written to its output: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -47,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
                                      epilog="After -- come the program's arguments.")
     parser.add_argument("verb", choices=sorted(VERBS))
     parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")
-    parser.add_argument("--dir", required=True, type=Path, help="the folder that holds the program")
+    parser.add_argument("--dir", required=True, help="the folder that holds the program")
     parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
     parser.add_argument("--force", action="store_true", help="install also a version that was rolled back before")
     parser.add_argument("--public-key", action="append", default=[], metavar="KEY", help="install only what this minisign key signed; repeatable, oldest first")

@@ -233,6 +233,9 @@ def _disk(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        if full:
+            with contextlib.suppress(OSError):
+                target.unlink()  # the user needs the room more than we the head start
         raise DownloadError(f"{target}: " + ("the disk is full" if full else f"cannot be written: {error.strerror}")) from error
 
 

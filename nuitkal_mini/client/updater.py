@@ -234,6 +234,8 @@ class ClientUpdater:
             with held:
                 self._recover(place)
                 yield place
+        except UnicodeEncodeError as error:
+            raise InstallError(f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale") from error
         except OSError as error:
             name = error.filename if error.filename is not None else place.folder
             raise InstallError(f"{name}: {error.strerror or error}") from error
