@@ -25,6 +25,14 @@ def unavailable(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def peak_kilobytes() -> int:
+    """The most memory that this process has had so far. Windows counts elsewhere: 0 there, and the limits are held on POSIX."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+
+
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0  # a loaded machine; usually 0.3
 

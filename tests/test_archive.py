@@ -5,7 +5,6 @@ import hashlib
 import io
 import random
 import re
-import resource
 import stat
 import struct
 import time
@@ -25,6 +24,7 @@ from nuitkal_mini.archive import (
 from nuitkal_mini.manifest import FileEntry, ManifestError, UnsafePath
 from nuitkal_mini.problem import Problem
 
+from .support import peak_kilobytes
 from .trees import Tree, entries_of, manifest_of, trees
 
 REFUSALS = (ArchiveError, UnsafePath)
@@ -558,7 +558,7 @@ def mutated(chance: random.Random) -> bytes:
 
 def fuzz(seed: int, count: int) -> None:
     chance = random.Random(seed)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kilobytes()
     started = time.process_time()
     for number in range(count):
         data = mutated(chance)
@@ -567,7 +567,7 @@ def fuzz(seed: int, count: int) -> None:
         except Exception as error:
             raise AssertionError(f"mutation {number} of seed {seed}: {data.hex()}") from error
     assert time.process_time() - started < count * 0.01
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+    assert peak_kilobytes() - before < 50_000
 
 
 def test_thousands_of_mutated_zips_are_read_or_refused() -> None:
@@ -600,11 +600,11 @@ def hostile_directories() -> Dict[str, Callable[[], bytes]]:
 @pytest.mark.parametrize("make", hostile_directories().values(), ids=hostile_directories().keys())
 def test_hostile_directories_cost_seconds_and_megabytes_only(make: Callable[[], bytes]) -> None:
     data = make()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kilobytes()
     started = time.process_time()
     survives(data)
     assert time.process_time() - started < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+    assert peak_kilobytes() - before < 200_000
 
 
 # --- the tail alone -------------------------------------------------------------------------------
