@@ -7,7 +7,6 @@ from ..manifest import ManifestError, json_object
 from ..problem import Problem
 from ..semver import Version, parse
 from .errors import CheckError, DownloadError
-from .wire import resolve
 
 MAX_CHECK_BYTES = 2**20
 
@@ -35,6 +34,7 @@ def parse_release(body: bytes, url: str) -> Release:
     Raises:
         CheckError: it lacks what even a basic server says: version, download_url, file_hash.
     """
+    from .wire import resolve
     try:
         values = json_object(body)
         parse(_text(values, "version", 64))

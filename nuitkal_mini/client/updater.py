@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import time
-import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
 
@@ -24,14 +23,13 @@ from .install import STAGING, Installation
 from .launch import occupy_standard_streams, own_program, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
-from .transport import Transport
 from .tree import IN_RELEASES
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
-from .wire import resolve
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do without comes in when it is used
     from .arrange import Changes
-    from .staging import Staging  # comes in when an update is there: a start that finds nothing does not pay for it
+    from .staging import Staging
+    from .transport import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -260,18 +258,22 @@ class ClientUpdater:
             yield
 
     def _transport(self) -> Transport:
+        from .transport import Transport  # and urllib, and ssl, with it
         config = self.config
         return Transport(config.check_api_url, timeout_seconds=config.timeout, retries=config.retries, verify_ssl=config.verify_ssl,
                          ca_file=config.ca_file, headers=config.headers, chunk_size=config.chunk_size)
 
     def _ask(self, deadline_seconds: Optional[float] = None) -> Release:
         """The active release; a start does not wait for a server that is away."""
+        from urllib.parse import urlencode, urlsplit
+
+        from .wire import resolve
         installed = self.installed_version
         logger.info("%s is installed, asking %s", installed or "nothing", self.config.check_api_url)
         try:
             url = resolve(self.config.check_api_url, "")
             if installed:
-                url += ("&" if urllib.parse.urlsplit(url).query else "?") + urllib.parse.urlencode({"version": installed})
+                url += ("&" if urlsplit(url).query else "?") + urlencode({"version": installed})
             document = self._transport().read(url, MAX_CHECK_BYTES, deadline_seconds=deadline_seconds, retry=deadline_seconds is None)
         except DownloadError as error:
             raise CheckError(str(error)) from error
