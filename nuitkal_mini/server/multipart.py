@@ -69,8 +69,8 @@ class Form:
         for path in self._temporary:
             try:
                 path.unlink()
-            except FileNotFoundError:
-                pass    # moved into a release
+            except OSError:
+                pass    # moved into a release, or held by a virus scanner: an answer must not fail for that
         self._temporary.clear()
 
     def __enter__(self) -> Form:

@@ -145,7 +145,7 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
         Refused: no_such_version, bad_signature.
         SignatureError: the new signature is none, or not of this manifest.
     """
-    with store.scratch() as folder, store.database.write() as db:
+    with store.scratch() as folder, store.write() as db:
         release = find(db, channel, version)
         if changes.changelog is not None:
             db.execute("UPDATE releases SET changelog = ? WHERE id = ?", (changes.changelog, release.id))
@@ -173,7 +173,7 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
         db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
         write_log(db, who, "delete", f"{channel} {release.version}")
-    store.remove_unowned(_names(release.package))
+    store.sweep()
 
 
 # --- the questions ------------------------------------------------------------------------------
@@ -244,25 +244,18 @@ def rfc3339(moment: int) -> str:
 
 
 def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, origin: str) -> Release:
-    """Row, contents, active mark, log and files, in one transaction; files that fail to get a row are deleted."""
+    """Row, contents, active mark, log and files, in one transaction."""
     files = [settle(draft.intake.package), settle(folder / "manifest", draft.intake.manifest_bytes)]
     if draft.signature is not None:
         files.append(settle(folder / "signature", draft.signature.encode("utf-8")))
-    placed: List[str] = []
-    try:
-        with store.database.write() as db:
-            release = _write_row(db, draft)
-            _write_contents(db, release, draft.intake.manifest)
-            write_log(db, who, action, f"{draft.channel} {release.version}{origin}")
-            if draft.is_active:
-                _set_active(db, release, True, who)
-            _refuse_same_name(db, store, release)
-            placed.extend(_names(release.package)[:len(files)])
-            store.place(dict(zip(placed, files)))
-    except BaseException:
-        if placed:
-            store.remove_unowned(placed)
-        raise
+    with store.write() as db:
+        release = _write_row(db, draft)
+        _write_contents(db, release, draft.intake.manifest)
+        write_log(db, who, action, f"{draft.channel} {release.version}{origin}")
+        if draft.is_active:
+            _set_active(db, release, True, who)
+        _refuse_same_name(db, store, release)
+        store.place(dict(zip(_names(release.package), files)))
     return release._replace(is_active=draft.is_active)
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Mapping, Optional, Sequence, Set
+from typing import IO, Iterator, Mapping, Optional, Sequence, Set
 
 from ..minisign import PublicKey
 from ..problem import Problem
@@ -50,7 +50,7 @@ class Store:
         self.database = open_database(root)
         homes = root / "incoming"
         try:
-            (self.media / PACKS).mkdir(parents=True, exist_ok=True)
+            _make_folders(self.media / PACKS)
             homes.mkdir(exist_ok=True)
             with self.database.write() as db:
                 _sweep_homes(homes)
@@ -84,7 +84,7 @@ class Store:
             raise disk_full()
 
     def place(self, sources: Mapping[str, Path]) -> None:
-        """Move settled files to their names below media, durably. Only inside `database.write()`."""
+        """Move settled files to their names below media, durably. Only inside `write()`."""
         for name, source in sources.items():
             target = self.media / name
             _make_folders(target.parent)
@@ -92,11 +92,20 @@ class Store:
         for folder in {(self.media / name).parent for name in sources}:
             _sync_folder(folder)
 
-    def remove_unowned(self, names: Iterable[str]) -> None:
-        """Delete those of the named files that no live release owns: after a deletion, or a placing that failed."""
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that may place files as its last step; what a full disk leaves half done is taken back."""
+        try:
+            with self.database.write() as db:
+                yield db
+        except (OSError, sqlite3.Error):
+            self.sweep()
+            raise
+
+    def sweep(self) -> None:
+        """Make the files below media/ what the rows say."""
         with self.database.write() as db:
-            for name in set(names) - _owned(db):
-                _unlink(self.media / name)
+            self._sweep_media(db)
 
     def forget_contents(self, package: Path) -> None:
         """Take a package's contents for missing: it proved damaged or gone."""
@@ -105,16 +114,18 @@ class Store:
                        (package.relative_to(self.media).as_posix(),))
 
     def _sweep_media(self, db: sqlite3.Connection) -> None:
-        """Delete what a crash left; a release that lost its files is reported, and its contents count as missing."""
+        """Delete what nobody owns, put the right signature back; a lost release is reported, and its contents count as missing."""
         owned = _owned(db)
         found = {path.relative_to(self.media).as_posix() for path in (self.media / PACKS).rglob("update_*")}
         for name in found - owned:
             logger.warning("deleting %s, which an interrupted upload or deletion left", name)
             _unlink(self.media / name)
-        for release, package in db.execute("SELECT id, package FROM releases WHERE deleted_at IS NULL").fetchall():
+        for release, package, signature in db.execute("SELECT id, package, signature FROM releases WHERE deleted_at IS NULL").fetchall():
             if not {package, manifest_name(package)} <= found:
                 logger.error("the files of %s are gone: delete this version and upload it again", package)
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
+            elif signature is not None and not _holds(self.media / signature_name(package), signature.encode("utf-8")):
+                self.place({signature_name(package): settle(self.incoming / "signature", signature.encode("utf-8"))})
 
 
 def settle(path: Path, content: Optional[bytes] = None) -> Path:
@@ -134,7 +145,7 @@ def open_database(root: Path) -> Database:
         StoreProblem, DatabaseProblem: it cannot be used, or is of a newer version.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        _make_folders(root)
         (root / DATABASE).touch(mode=0o600)  # for its owner only, whoever else may read the media
     except OSError as error:
         raise _unusable(root, error) from error
@@ -162,8 +173,12 @@ def _owned(db: sqlite3.Connection) -> Set[str]:
     return names
 
 
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
+
+
 def _sweep_homes(homes: Path) -> None:
-    for home in [path for path in homes.iterdir() if path.is_dir()]:
+    for home in {path.with_suffix("") for path in homes.iterdir()}:  # of a server, or of its lock alone
         try:
             with open(_lock_path(home), "ab") as lock:
                 _lock(lock)

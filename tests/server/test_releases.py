@@ -5,8 +5,6 @@ import io
 import os
 import random
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import zipfile
@@ -256,54 +254,6 @@ def test_a_release_whose_files_are_gone_is_reported_and_its_contents_are_asked_f
 def test_closing_leaves_no_unfinished_files(data: Path) -> None:
     create_app(data).close()
     assert list((data / "incoming").iterdir()) == []
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = [{root!r}]
-from nuitkal_mini.server import create_app, store
-from tests.server.caller import Caller
-call, left = Caller(create_app({data!r})), int(sys.argv[1])
-
-def counted(function):
-    def stop_before(*args):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return function(*args)
-    return stop_before
-
-for name in ("replace", "fsync", "chmod", "link"):
-    setattr(os, name, counted(getattr(os, name)))
-store._sync_folder = counted(store._sync_folder)
-reply = call.upload("1.0", {{"a": b"a"}}) if sys.argv[2] == "upload" else call.send("POST", "promote/0.9/", {{"from": "beta"}})
-assert reply.status == 201, reply
-"""
-
-
-@pytest.mark.parametrize("action", ["upload", "promote"])
-def test_a_server_killed_anywhere_in_an_upload_leaves_all_of_it_or_nothing(action: str, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    outcomes: List[int] = []
-    while not outcomes or outcomes[-1] == 9:
-        data = tmp_path / str(len(outcomes))
-        app = create_app(data)
-        Caller(app).upload("0.9", {"old": b"old"}, channel="beta")
-        with app.store.database.write() as db:
-            db.execute("DELETE FROM tokens")
-        app.close()
-        script = KILLED.format(root=str(root), data=str(data))
-        outcomes.append(subprocess.run([sys.executable, "-c", script, str(len(outcomes)), action]).returncode)
-        app = create_app(data)
-        versions = app.store.database
-        with versions.read() as db:
-            packages = [row[0] for row in db.execute("SELECT package FROM releases").fetchall()]
-        assert files_below(data / "media") == sorted(name for package in packages for name in (package, package[:-4] + ".json"))
-        assert len(packages) == (2 if outcomes[-1] == 0 else 1)
-        app.close()
-    assert outcomes[-1] == 0 and len(outcomes) > 5  # each step was the last one once
 
 
 # --- races
