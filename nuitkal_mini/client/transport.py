@@ -105,7 +105,13 @@ class Transport:
                 partial.check_length()
             progress(partial.have)
 
-        self._persist(attempt, self._retries, lambda: partial.furthest, None)
+        try:
+            self._persist(attempt, self._retries, lambda: partial.furthest, None)
+        except Interrupted:
+            raise
+        except DownloadError:
+            partial.forget()  # a server that refuses to go on may still begin at the beginning
+            raise
 
     def _persist(self, attempt: Callable[[], Outcome], retries: int, reached: Callable[[], int], ends: Optional[float]) -> Outcome:
         """Tries until it works, or fails `retries` times more than is forgiven for the bytes that it brought."""
@@ -150,6 +156,10 @@ class _Partial:
             if note["asked"] == self._asked:
                 self.have = self.furthest = target.stat().st_size
                 self.offset, self.total, self._expected, self._validator = note["is"]
+
+    def forget(self) -> None:
+        with contextlib.suppress(OSError):
+            self._note.unlink()
 
     def is_complete(self) -> bool:
         return self.have == self._expected

@@ -546,6 +546,17 @@ def test_a_weak_etag_is_no_validator_but_a_date_is(serve, connect, target):
     assert target.read_bytes() == CONTENT and origin.asked[1].headers["If-Range"] == date
 
 
+def test_a_server_that_refuses_to_go_on_is_asked_for_the_whole_file_next_time(serve, connect, target):
+    def answer(e):
+        return e.reply(400) if "If-Range" in e.headers else e.reply_file(CONTENT, cut=5000 if len(origin.asked) == 1 else None)
+
+    origin = serve(answer)
+    for words in ("broke", "HTTP 400"):
+        refused(lambda: connect(origin.url, retries=0).download(origin.url, target, None, silent), words)
+    connect(origin.url, retries=0).download(origin.url, target, None, silent)
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_complete_file_is_not_asked_for_again(serve, connect, target):
     origin = serve(lambda e: e.reply_file(CONTENT))
     seen: List[int] = []
