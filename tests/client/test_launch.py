@@ -16,7 +16,7 @@ from hypothesis import given, strategies as st
 from nuitkal_mini.client import launch
 from nuitkal_mini.client.errors import LaunchError
 
-REPOSITORY = Path(launch.__file__).parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 

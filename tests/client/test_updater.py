@@ -398,11 +398,12 @@ def test_the_log_tells_an_updates_story_in_five_lines(site: Site, config: Update
     config.log_file = tmp_path / "log" / "update.log"
     config.log_file.parent.mkdir()
     site.publish("1.0.0", ONE)
+    handlers = list(logging.getLogger("nuitkal_mini.client").handlers)
     with ClientUpdater(config) as updater:
         updater.update_and_run([])
     story = [line.split(" INFO ")[1] for line in config.log_file.read_text().splitlines()]
     assert len(story) == 5 and story[0].startswith("nothing is installed") and story[-1] == "starting main.py"
-    assert not logging.getLogger("nuitkal_mini.client").handlers
+    assert logging.getLogger("nuitkal_mini.client").handlers == handlers
 
 
 def test_a_folder_that_cannot_be_written_still_starts(site: Site, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:
