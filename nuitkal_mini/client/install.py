@@ -163,8 +163,12 @@ class Installation(Tree):
             raise InstallError(f"{_what(error)}; the version file could not be written") from error
 
     def pending(self) -> bool:
-        """Whether a transaction was begun and not ended."""
-        return os.path.lexists(self.at(_JOURNAL)) or os.path.lexists(self.at(_UNDO))
+        """Whether the app is between two versions; of one that is committed, only the cleaning up may be left."""
+        try:
+            journal = self._load(_UNDO) or self._load(_JOURNAL)
+        except InstallError:
+            return True
+        return journal is not None and not self._is_committed(journal)
 
     def recover(self) -> None:
         """Finish or undo what was interrupted, and sweep what it left.
@@ -251,9 +255,7 @@ class Installation(Tree):
         for path in changes.stale:
             if os.path.lexists(self.at(path)):
                 self.disk.unlink(self.at(path))
-        for folder in changes.drop:
-            if self._is_folder(folder) and not os.listdir(self.at(folder)):
-                self.disk.rmdir(self.at(folder))
+        self._drop(changes.drop)
         for folder in changes.make:
             if not self._is_folder(folder):
                 self.disk.mkdir(self.at(folder))
@@ -288,16 +290,14 @@ class Installation(Tree):
             if is_gone and self.holds(move.target, move.entry):
                 self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
-        for folder in reversed(changes.make):
-            if self._is_folder(folder) and not os.listdir(self.at(folder)):
-                self.disk.rmdir(self.at(folder))
+        self._drop(reversed(changes.make))
         for move in reversed(changes.out):
             if os.path.lexists(self.at(move.target)):
                 self._make_parents(move.source, journal)
                 if move.source != journal.launcher:
                     self._keep_stranger(move.target, move.source, journal)
                 self._move(move.target, move.source)
-        self._sync(*_folders(changes.out), *_folders(changes.into), *map(parent_of, changes.drop))
+        self._sync(*_folders(changes.into), *map(parent_of, [*(move.source for move in changes.out), *changes.drop]))
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
         """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
@@ -336,6 +336,15 @@ class Installation(Tree):
             if not self._is_folder(folder):
                 self._keep_stranger("", folder, journal)
                 self.disk.mkdir(self.at(folder))
+
+    def _drop(self, folders: Iterable[str]) -> None:
+        """Remove those that are empty. One that cannot go, as somebody works in it, does no harm: folders are not part of a release."""
+        for folder in folders:
+            try:
+                if self._is_folder(folder) and not os.listdir(self.at(folder)):
+                    self.disk.rmdir(self.at(folder))
+            except OSError as error:
+                logger.debug("%s; the empty folder stays", _what(error))
 
     def _is_folder(self, path: str) -> bool:
         return os.path.isdir(self.at(path)) and not os.path.islink(self.at(path))

@@ -192,17 +192,14 @@ class Sweep:
 
     def judge(self) -> str:
         """What the folder is, now that nothing is pending, and that the next transaction reaches the new tree from here."""
-        place, scenario = self.place(), self.scenario
+        place = self.place()
+        state = place.state()
+        verdict = self.judge_tree()
+        is_new = verdict == "new"
         if place.pending():
             return "broken: a journal is left"
-        state = place.state()
-        version, identifier = (state.version, state.id) if state else (None, "")
-        is_new = version == scenario.versions[1] and (identifier in (THIRD, FOURTH))
-        found = self.tree()
-        if found != (named(scenario.after, identifier) if is_new else scenario.before):
-            return f"broken: {'new' if is_new else 'old'} version with {sorted(difference(found, named(scenario.after, identifier) if is_new else scenario.before))}"
-        if is_new and self.stale_bytecode():
-            return f"broken: stale bytecode {self.stale_bytecode()}"
+        if verdict.startswith("broken"):
+            return verdict
         left = set(os.listdir(os.path.join(self.folder, ".update"))) - {"lock", "state.json", *((["staging", "download"]) if not is_new else [])}
         backups = os.listdir(os.path.join(self.folder, ".backup")) if os.path.isdir(os.path.join(self.folder, ".backup")) else []
         if left or [name for name in backups if state is None or name != state.backup]:
@@ -211,6 +208,17 @@ class Sweep:
             return "broken: the copy of the state is not the state"
         if not is_new:
             self._reach_new()
+        return verdict
+
+    def judge_tree(self) -> str:
+        """Whether the tree is that of the version that the version file names."""
+        scenario, state = self.scenario, self.place().state()
+        is_new = state is not None and state.id in (THIRD, FOURTH)
+        found, wanted = self.tree(), named(scenario.after, state.id) if state and is_new else scenario.before
+        if found != wanted or (state and state.version) != scenario.versions[is_new]:
+            return f"broken: {'new' if is_new else 'old'} version with {sorted(difference(found, wanted))}"
+        if is_new and self.stale_bytecode():
+            return f"broken: stale bytecode {self.stale_bytecode()}"
         return "new" if is_new else "old"
 
     def _reach_new(self) -> None:
@@ -340,7 +348,8 @@ class Failing(Unsynced):
         if self._at == 0:
             self.path, self.operation, self._end = path, operation, self.clock + self._seconds
         self._at -= 1
-        if self._at == -1 or self._end is not None and self.clock < self._end and path == self.path:
+        is_same = path == self.path and (operation == "fsync") == (self.operation == "fsync")  # who holds a file open does not hinder that
+        if self._at == -1 or self._end is not None and self.clock < self._end and is_same:
             raise self._error(path)
         return super().perform(operation, path, call, *args)
 
