@@ -11,6 +11,7 @@ import errno
 import io
 import json
 import logging
+import os
 import random
 import time
 import zlib
@@ -38,8 +39,9 @@ class Document(NamedTuple):
 
     @property
     def is_html(self) -> bool:
-        """Where JSON was asked for: the login page of a hotel's network, most likely."""
-        return self.content_type.startswith("text/html") or self.body.lstrip()[:1] == b"<"
+        """Where JSON was asked for: the login page of a hotel's network, most likely. (A static host calls JSON HTML when its file is index.html.)"""
+        start = self.body.lstrip()[:1]
+        return start == b"<" or start != b"{" and self.content_type.startswith("text/html")
 
 
 class Piece(NamedTuple):
@@ -213,7 +215,7 @@ class _Partial:
 
     def _open(self, mode: str) -> None:
         with _disk(self._target):
-            self._file = cast(io.BufferedWriter, open(self._target, mode))
+            self._file = cast(io.BufferedWriter, open(self._target, mode, opener=_open_private))
 
     def write(self, chunk: bytes) -> None:
         assert self._file is not None
@@ -234,6 +236,11 @@ class _Partial:
     def check_length(self) -> None:
         if self._expected is not None and self.have < self._expected:
             raise Interrupted(f"{host_of(self.url)} stopped {self._expected - self.have} bytes too early")
+
+
+def _open_private(name: str, flags: int) -> int:
+    """For a file that nobody else can change between its check and its use, whatever the umask."""
+    return os.open(name, flags, 0o600)
 
 
 @contextlib.contextmanager

@@ -224,7 +224,8 @@ class ClientUpdater:
         place = self._place()
         try:
             folder = place.at(UPDATE_FOLDER)
-            os.makedirs(folder, 0o755, exist_ok=True)
+            for made in (place.folder, folder):  # one by one, as makedirs leaves the mode of those above to the umask
+                os.makedirs(made, 0o755, exist_ok=True)
             check_owned(folder)
             held = self._lock(place).update(self.config.lock_seconds)
             if held is None:

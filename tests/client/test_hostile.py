@@ -415,6 +415,24 @@ def test_manifest_and_package_may_lie_elsewhere_but_the_headers_do_not_go_there(
     assert elsewhere.asked and not any("Authorization" in request.headers for request in elsewhere.asked)
 
 
+def test_with_a_umask_of_0_nobody_else_can_write_what_is_installed_or_fetched(site: Site, tmp_path: Path) -> None:
+    config = UpdaterConfig(site.url, tmp_path / "client", retries=0)
+    site.publish("1.0.0", OLD)
+    site.origin.answer = lambda exchange: exchange.reply_file(site.files["1.0.0.zip"], cut=1000) if "zip" in exchange.path else site._answer(exchange)
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            attempt(ClientUpdater(config, disk=Quick()))
+            for folder, folders, files in os.walk(config.client_dir):
+                for path in [folder, *(os.path.join(folder, name) for name in files)]:
+                    assert os.path.islink(path) or not os.stat(path).st_mode & 0o022, path
+            assert app_of(config) or (config.client_dir / ".update" / "download" / "package.zip").stat().st_size == 1000
+            site.origin.answer = site._answer
+    finally:
+        os.umask(before)
+    assert app_of(config) == OLD
+
+
 @pytest.mark.parametrize("url", ["", "x", "http://", "http://[::1", "http://[::1]:99999/", "http://a b/", "file:///etc/passwd", "http://h:x/", "http://u:p@h/", "http://\ud800/",
                                  "http://" + "a" * 300 + "/", "http://é..x/", "http://\x1b[2J/", "http://127.0.0.1:1/?a=1#b"])
 def test_an_address_that_is_none_is_an_updater_error_before_and_after_the_first_install(updater: ClientUpdater, tmp_path: Path, url: str) -> None:

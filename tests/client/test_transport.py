@@ -382,7 +382,9 @@ def test_a_proxy_that_is_away_is_named_without_its_password(connect, monkeypatch
 def test_a_login_page_is_seen_as_html(serve, connect):
     origin = serve(lambda e: e.reply(302, Location="/login") if e.path == "/" else e.reply(200, b"  <!doctype html>"))
     assert connect(origin.url).read(origin.url, 100).is_html
+    assert Document("", b"log in here", "text/html").is_html
     assert not Document("", b'{"a": "<"}', "application/json").is_html
+    assert not Document("", b' {"a": "<"}', "text/html").is_html, "check/index.html on a static host"
 
 
 # --- TLS
