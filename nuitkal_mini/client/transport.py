@@ -210,8 +210,8 @@ class _Partial:
         self._validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")  # a weak ETag proves nothing
         self.offset, self.total, self._expected, self.have = offset, total, expected, 0
         self._open("wb")  # before the note: a note must never speak of older bytes
-        with _disk(self._note):
-            self._note.write_bytes(json.dumps({"asked": self._asked, "is": [offset, total, expected, self._validator]}).encode())
+        with _disk(self._note), open(self._note, "wb", opener=_open_private) as note:
+            note.write(json.dumps({"asked": self._asked, "is": [offset, total, expected, self._validator]}).encode())
 
     def _open(self, mode: str) -> None:
         with _disk(self._target):
