@@ -23,6 +23,11 @@ class Reply(NamedTuple):
     status: int
     headers: Dict[str, str]  # names in lower case
     body: bytes
+    cookies: Tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8")
 
     @property
     def json(self) -> Any:
@@ -38,9 +43,9 @@ class Reply(NamedTuple):
 class Caller:
     """Calls the application as a server would; with a token unless told otherwise."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, has_token: bool = True) -> None:
         self.app = app
-        self.token: Optional[str] = create_token(app.store.database, "tests", "tests")
+        self.token: Optional[str] = create_token(app.store.database, "tests", "tests") if has_token else None
 
     def __call__(self, method: str, path: str, body: bytes = b"", query: str = "", **environ: str) -> Reply:
         headers: List[Any] = []
@@ -66,7 +71,8 @@ class Caller:
             content = b"".join(result)
         finally:
             result.close()
-        return Reply(int(headers[0][:3]), {name.lower(): value for name, value in headers[1]}, content)
+        return Reply(int(headers[0][:3]), {name.lower(): value for name, value in headers[1]}, content,
+                     tuple(value for name, value in headers[1] if name == "Set-Cookie"))
 
     def get(self, path: str, **environ: str) -> Reply:
         return self("GET", path, **environ)

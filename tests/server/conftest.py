@@ -6,7 +6,7 @@ from typing import Iterator
 
 import pytest
 
-from nuitkal_mini.server import create_app
+from nuitkal_mini.server import auth, create_app
 from nuitkal_mini.server.application import Application
 
 from .caller import Caller
@@ -27,3 +27,9 @@ def app(data: Path) -> Iterator[Application]:
 @pytest.fixture
 def call(app: Application) -> Caller:
     return Caller(app)
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that takes 0.1 ms instead of 80 to check: most tests log in for other reasons."""
+    monkeypatch.setattr(auth, "_SCRYPT", {"n": 16, "r": 8, "p": 1})

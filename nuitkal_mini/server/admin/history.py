@@ -5,7 +5,7 @@ import csv
 import io
 import shutil
 import sqlite3
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 from .. import auth
 from ..database import now
@@ -36,6 +36,7 @@ OVERVIEW = """<section class="panel"><h2>[[Disk]]</h2><dl class="facts">{disk}</
 <section class="panel"><h2>[[Channels]]</h2><table><thead><tr><th scope="col">[[Channel]]</th><th scope="col">[[App]]</th><th scope="col" class="n">[[Releases]]</th><th scope="col">[[Active version]]</th></tr></thead><tbody>{channels}</tbody></table></section>
 <section class="panel"><h2>[[Failed logins]]</h2><p>[[{day} in the last 24 hours, {week} in the last 7 days.]]</p>{failures}</section>"""
 FAILED = '<table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[From]]</th></tr></thead><tbody>{rows}</tbody></table>'
+FACTS = ("Packages", "Free", "Releases", "Files in all releases", "Different contents", "Shared between releases")
 
 
 class Line(NamedTuple):
@@ -117,11 +118,8 @@ def _disk(visit: Visit, db: sqlite3.Connection) -> Html:
         "count(*), coalesce(sum(file_count), 0) FROM releases WHERE deleted_at IS NULL").fetchone()
     contents = _distinct_contents(visit, db)
     usage = shutil.disk_usage(visit.store.media)
-    facts: Tuple[Tuple[str, object], ...] = (
-        ("Packages", size(used)), ("Free", f"{size(usage.free)} ({percent(usage.free, usage.total)})"), ("Releases", f"{releases:,}"),
-        ("Files in all releases", f"{links:,}"), ("Different contents", f"{contents:,}"), ("Shared between releases", percent(max(0, links - contents), links)),
-    )
-    return join(visit.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=visit.say(name), value=value) for name, value in facts)
+    return visit.facts(FACTS, (size(used), f"{size(usage.free)} ({percent(usage.free, usage.total)})", f"{releases:,}", f"{links:,}", f"{contents:,}",
+                               percent(max(0, links - contents), links)))
 
 
 _counted: Dict[object, int] = {}

@@ -39,6 +39,10 @@ CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active 
 <p><a class="button" href="{back}">[[Back]]</a></p></div>"""
 
 
+FACTS = ("Uploaded", "App", "Package", "Unpacked", "Signed by", "Seen in 7 days", "SHA-256")
+DOWNLOADS = ("Download the ZIP", "Download the manifest", "Download the signature")
+
+
 class Item(NamedTuple):
     """A line of a folder: a file, or a folder with all below it; `changes` counts added, changed and removed files."""
 
@@ -51,7 +55,6 @@ class Item(NamedTuple):
 
 def show(visit: Visit) -> Answer:
     """The page of a release; `?folder=` is the folder of its tree that is shown."""
-    visit.fleet.flush()
     with visit.store.database.read() as db:
         release = releases.find(db, visit.channel, visit.version)
         active, before = releases.active(db, visit.channel), releases.before(db, release)
@@ -101,12 +104,9 @@ def _promote(visit: Visit) -> Answer:
 
 
 def _facts(visit: Visit, release: Release, seen: int) -> Html:
-    facts: List[Tuple[str, object]] = [
-        ("Uploaded", visit.time(release.uploaded_at)), ("App", release.app or "–"), ("Package", size(release.file_size)),
-        ("Unpacked", size(release.tree_size)), ("Signed by", _signature(release)), ("Seen in 7 days", f"{seen:,}"),
-        ("SHA-256", visit.html("<code>{hash}</code>", hash=release.file_hash)),
-    ]
-    return join(visit.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=visit.say(name), value=value) for name, value in facts)
+    values = (visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size), _signature(release), f"{seen:,}",
+              visit.html("<code>{hash}</code>", hash=release.file_hash))
+    return visit.facts(FACTS, values)
 
 
 def _signature(release: Release) -> str:
@@ -117,11 +117,9 @@ def _signature(release: Release) -> str:
 
 
 def _downloads(visit: Visit, release: Release) -> Html:
-    names = [("Download the ZIP", release.package), ("Download the manifest", manifest_name(release.package))]
-    if release.signature is not None:
-        names.append(("Download the signature", signature_name(release.package)))
+    paths = [release.package, manifest_name(release.package)] + [signature_name(release.package)] * (release.signature is not None)
     media = visit.root[:-len("admin/")] + "media/"
-    return join(visit.html('<a class="button" href="{url}">{name}</a> ', url=media + quote(path), name=visit.say(name)) for name, path in names)
+    return join(visit.html('<a class="button" href="{url}">{name}</a> ', url=media + quote(path), name=visit.say(name)) for name, path in zip(DOWNLOADS, paths))
 
 
 # --- the tree -----------------------------------------------------------------------------------

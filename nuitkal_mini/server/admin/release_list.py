@@ -14,7 +14,7 @@ from .markup import Html, join
 from .visit import Visit, size
 
 ROWS = 50
-MAX_LINE = 80  # characters of a changelog's first line
+MAX_LINE = 90  # bytes of a changelog's first line: 90 letters, or 30 Chinese characters, which are as wide
 SEEN_DAYS = 7
 
 COLUMNS = (  # title, what it sorts by, class
@@ -47,7 +47,6 @@ def show(visit: Visit) -> Answer:
     """The list, sorted, searched and cut by the database."""
     words, sort = visit.query.get("q", "").strip(), visit.query.get("sort", "")
     first = ROWS * (min(int(visit.query["page"]), 10**9) - 1) if visit.query.get("page", "").isdecimal() and int(visit.query["page"]) else 0
-    visit.fleet.flush()
     with visit.store.database.read() as db:
         count, shown = releases.page(db, visit.channel, ROWS, first, SORTS.get(sort, "uploaded_at"), visit.query.get("order") != "up", words)
         active, seen = releases.active(db, visit.channel), fleet.seen(db, visit.channel, SEEN_DAYS)
@@ -109,9 +108,10 @@ def api_url(visit: Visit) -> str:
 
 def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[str, int]) -> Html:
     line = release.changelog.strip().partition("\n")[0].strip()
+    cut = line.encode("utf-8")[:MAX_LINE].decode("utf-8", "ignore")
     return visit.html(
         ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
-        badge=visit.html(BADGE) if release.is_active else "", line=line[:MAX_LINE] + "…" * (len(line) > MAX_LINE), size=size(release.file_size),
+        badge=visit.html(BADGE) if release.is_active else "", line=cut + "…" * (cut != line), size=size(release.file_size),
         files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signer(release), seen=f"{seen.get(release.canonical, 0):,}",
         csrf=visit.csrf(), buttons=buttons(visit, release, active))
 

@@ -30,6 +30,7 @@ from . import upload as uploading
 BASE = "/admin/"
 SESSION_COOKIE = "nuitkal_session"
 MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog's megabyte and a signature
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 YEAR_SECONDS = 365 * 24 * 3600
 
 Page = Callable[[Visit], Answer]
@@ -108,6 +109,8 @@ class Site:
         limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
         with self._store.scratch() as visit.folder:
             try:
+                if not visit.environ.get("CONTENT_TYPE", "").startswith(FORMS):
+                    _check_csrf(visit)
                 if parts == ["upload"]:
                     self._store.need(content_length(visit.environ, limit))
                 with parse_form(visit.environ, visit.folder, limit) as visit.form:

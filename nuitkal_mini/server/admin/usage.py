@@ -15,7 +15,7 @@ from .markup import Html, join
 from .visit import Visit, percent
 
 DAYS = 30
-MAX_ROWS = 200
+MAX_ROWS = 100
 SHOWN = 7  # versions with an area of their own; the rest is one more
 
 PAGE = """<section class="panel"><p class="adoption">{adoption}</p>

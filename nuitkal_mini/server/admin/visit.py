@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...problem import Problem
@@ -62,7 +62,7 @@ class Visit:
         self.settings = settings
         self.fleet = fleet
         self.root = quote(environ.get("SCRIPT_NAME", "").rstrip("/"), encoding="latin-1") + "/admin/"
-        self.query: Dict[str, str] = dict(parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=32))
+        self.query = _query(environ.get("QUERY_STRING", ""))
         self.cookies = _cookies(environ.get("HTTP_COOKIE", ""))
         chosen = self.cookies.get(LANGUAGE_COOKIE, "")
         self.language = chosen if chosen in LOCALES else language_of(environ)
@@ -166,6 +166,10 @@ class Visit:
         return self.html('<time datetime="{machine}" title="{exact} UTC">{shown} UTC</time>', machine=exact[:19] + "Z",
                          exact=exact[:19].replace("T", " "), shown=exact[:16].replace("T", " "))
 
+    def facts(self, names: Sequence[str], values: Sequence[object]) -> Html:
+        """Names and what they are, for a list of facts."""
+        return join(self.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=self.say(name), value=value) for name, value in zip(names, values))
+
 
 def size(count: int) -> str:
     """Bytes for people, in powers of ten."""
@@ -181,6 +185,13 @@ def size(count: int) -> str:
 
 def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _query(text: str) -> Dict[str, str]:
+    try:
+        return dict(parse_qsl(text, max_num_fields=32))
+    except ValueError:
+        return {}
 
 
 def _cookies(header: str) -> Dict[str, str]:
