@@ -127,7 +127,8 @@ def judge(story: Story, point: Point) -> str:
 
 
 def sampled(all_points: List[Point], count: int) -> List[Point]:
-    return all_points[::max(1, len(all_points) // count)]
+    step = max(1, len(all_points) // count)
+    return all_points[step // 2::step]
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(10_000, marks=pytest.mark.slow)], ids=["sample", "everywhere"])
@@ -147,5 +148,6 @@ def test_when_any_system_call_fails_there_is_a_sentence_and_the_program_is_whole
         laid_down(story)
         done = interrupt(story, point, f"error={ERRORS[index % len(ERRORS)]}", since)
         assert done.returncode in (0, 1) and "Traceback" not in done.stderr, (point, done.stderr)
-        assert done.returncode == 0 or done.stderr.splitlines()[-1].startswith(("update: ", "rollback: ")), (point, done.stderr)
+        has_no_voice = point.call == "write" and since
+        assert done.returncode == 0 or has_no_voice or done.stderr.splitlines()[-1].startswith(("update: ", "rollback: ")), (point, done.stderr)
         judge(story, point)
