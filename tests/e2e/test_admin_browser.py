@@ -20,6 +20,7 @@ from ..webdriver import Browser
 def server(tmp_path: Path) -> Iterator[RunningServer]:
     with start_server(tmp_path / "data") as running:
         yield running
+        assert "Traceback" not in running.log()
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,23 @@ def test_times_are_in_the_zone_of_the_browser_and_texts_in_the_language_that_is_
     time = browser.find("td time")
     assert time.property("title").endswith("UTC") and "UTC" not in time.text
     assert time.text == browser.run("return new Date(arguments[0].dateTime).toLocaleString('zh-CN', {dateStyle: 'medium', timeStyle: 'short'})", time.reference)
+
+
+def test_the_script_filters_while_one_types_and_takes_files_that_are_dropped(browser: Browser, server: RunningServer, tmp_path: Path) -> None:
+    log_in(browser, server)
+    for version in ("1.0.0", "1.1.0"):
+        (tmp_path / "a.zip").write_bytes(make_zip({"a": version.encode()}))
+        upload(browser, server, version, tmp_path / "a.zip")
+        browser.find(".notice")
+    browser.open(server.url + "admin/")
+    browser.find("input[name=q]").type("1.1")
+    assert [row.text.split()[0] for row in browser.find_all("tbody tr") if row.text] == ["1.1.0"]
+    browser.open(server.url + "admin/upload/")
+    assert browser.run("""const files = new DataTransfer();
+        files.items.add(new File(["x"], "app.zip"));
+        document.querySelector("main").dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true}));
+        return document.querySelector("[name=file]").files[0].name;""") == "app.zip"
+    assert browser.complaints() == []
 
 
 EVIL = """<!DOCTYPE html><iframe src="{url}admin/"></iframe><form method="post" action="{url}admin/tokens/"><input name="action" value="create"><input name="name" value="evil"></form>"""
