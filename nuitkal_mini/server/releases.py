@@ -173,7 +173,7 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
         db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
         write_log(db, who, "delete", f"{channel} {release.version}")
-    store.sweep()
+    store.remove_unowned(_names(release.package))
 
 
 # --- the questions ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Iterator, Mapping, Optional, Sequence, Set
+from typing import IO, Iterable, Iterator, Mapping, Optional, Sequence, Set
 
 from ..minisign import PublicKey
 from ..problem import Problem
@@ -106,6 +106,12 @@ class Store:
         """Make the files below media/ what the rows say."""
         with self.database.write() as db:
             self._sweep_media(db)
+
+    def remove_unowned(self, names: Iterable[str]) -> None:
+        """Delete those of the named files that no live release owns."""
+        with self.database.write() as db:
+            for name in set(names) - _owned(db):
+                _unlink(self.media / name)
 
     def forget_contents(self, package: Path) -> None:
         """Take a package's contents for missing: it proved damaged or gone."""

@@ -173,6 +173,12 @@ def test_promoting_works_without_hard_links(call: Caller, monkeypatch: pytest.Mo
 # --- the database's own rules
 
 
+def test_what_is_committed_is_on_the_disk(call: Caller) -> None:
+    """Some builds of SQLite sync only at checkpoints unless told otherwise; the sweep of power cuts relies on this."""
+    with call.app.store.database.read() as db:
+        assert (db.execute("PRAGMA journal_mode").fetchone(), db.execute("PRAGMA synchronous").fetchone()) == (("wal",), (2,))
+
+
 def test_two_active_releases_are_impossible(call: Caller) -> None:
     call.upload("1.0", OLD)
     call.upload("1.1", NEW)

@@ -1,6 +1,7 @@
 """A server that was given public keys: what they have not signed stays outside, and nothing is left of it."""
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +14,8 @@ from nuitkal_mini.minisign import SecretKey, public_key, public_key_text, sign
 from nuitkal_mini.server import create_app
 from tests.support import ROOT, need_tool, start_server
 
-from .caller import KEY, Caller, Reply, files_below, make_manifest, make_signature
+from .caller import KEY, Caller, Reply, files_below, make_manifest, make_signature, make_zip
+from .visitor import make_visitor
 
 TREE = {"main.py": b"print('one')\n"}
 MANIFEST = make_manifest("1.0", TREE)
@@ -68,6 +70,16 @@ def test_any_of_the_keys_will_do_and_any_spelling_of_the_version(strict: Caller)
         signature = make_signature(manifest, f"v{version}", key=key)
         release = strict.upload(version, TREE, manifest=manifest, signature=signature).json
         assert release["signature"].encode() == strict.media(release["signature_url"]) == signature
+
+
+@pytest.mark.parametrize("signature", WRONG)
+def test_the_site_refuses_the_same_and_says_why(strict: Caller, signature: Optional[bytes], quick_passwords: None) -> None:
+    visitor = make_visitor(strict.app)
+    fields = {"version": "1.0", "file": make_zip(TREE), "manifest": MANIFEST}
+    reply = visitor.post("upload/", **fields, **({} if signature is None else {"signature": signature}))
+    assert reply.status == 403 and re.search(r'class="error"[^>]*>[^<]*(sign|trusted comment)', reply.text)
+    assert files_below(strict.app.store.media) == files_below(strict.app.store.incoming) == []
+    assert visitor.post("upload/", **fields, signature=RIGHT).status == 303
 
 
 @pytest.mark.parametrize("signature", WRONG[1:])

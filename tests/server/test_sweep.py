@@ -39,7 +39,7 @@ def test_every_end_leaves_the_old_state_or_the_new_one() -> None:
 
 @pytest.mark.slow
 def test_the_restart_can_be_ended_anywhere_too() -> None:
-    assert sweep("--every", "7", "--again", "1") > 1000
+    assert sweep("--every", "13", "--again", "1") > 1000
 
 
 def test_a_server_killed_while_it_stores_an_upload_has_it_whole_or_not_at_all(data: Path) -> None:
