@@ -122,7 +122,8 @@ def test_zips_that_are_false_in_one_thing(site: Site, updater: ClientUpdater, wa
 
 
 def test_names_that_some_system_misreads_or_takes_for_another(site: Site, updater: ClientUpdater) -> None:
-    for case, names in [*((case, [name]) for case, name in NAMES.items()), *PAIRS.items()]:
+    cases: Dict[str, Any] = {**{case: [name] for case, name in NAMES.items()}, **PAIRS}
+    for case, names in cases.items():
         offer(site, build(Part("main.sh"), *(Part(name, b"" if name[-1:] in ("/", b"/") else b"x") for name in names)), "basic")
         refused(updater, case)
     survives(site, updater)
@@ -307,7 +308,7 @@ def range_of(exchange: Exchange, size: int) -> Tuple[int, int]:
 
 
 def part(status: int = 206, shift: int = 0, more: int = 0, total: int = 0, header: Optional[str] = None,
-         body: Callable[[bytes, int, int], bytes] = lambda package, first, last: package[first:last + 1], **headers: str) -> Callable[[Exchange, bytes], None]:
+         body: Callable[[bytes, int, int], bytes] = lambda package, first, last: package[first:last + 1], **headers: Any) -> Callable[[Exchange, bytes], None]:
     """An answer to a range request that is false in one thing."""
     def answer(exchange: Exchange, package: bytes) -> None:
         first, last = range_of(exchange, len(package))
