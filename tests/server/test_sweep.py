@@ -1,7 +1,9 @@
 """The server ended at its disk operations: a sample in the plain tests, all of them with `-m slow`; and a real one by kill -9."""
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +14,11 @@ from typing import List
 
 import pytest
 
-from tests.support import ROOT, RunningServer, start_server
+from tests.support import ROOT, RunningServer, need_tool, start_server
 
 from .caller import BOUNDARY, files_below, make_form, make_zip, sha256
-from .test_main import begin_upload, request
+from .sweep import WHOLE
+from .test_main import begin_upload, request, upload
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the sweep forks, and asks Linux for names")
 
@@ -55,6 +58,35 @@ def test_a_server_killed_while_it_stores_an_upload_has_it_whole_or_not_at_all(da
             assert upload_again(server, body) in (201, 409)
             assert request(server, "check/")["version"] == f"{number}.0"
             assert len(whole(server, data)) == number + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syscall", ["openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "mkdir", "unlink"])
+def test_a_server_killed_from_outside_at_any_system_call_of_an_upload_has_it_whole_or_not_at_all(tmp_path: Path, syscall: str) -> None:
+    """SQLite's calls are among them. strace counts by thread: one thread carries an upload out."""
+    strace, calls, killed = need_tool("strace"), 0, True
+    body = make_form({"version": "1.1", "file": WHOLE})
+    with start_server(tmp_path / "prepared") as server:
+        upload(server, "1.0", make_zip({"a": b"a"}))
+    while killed:
+        calls, data = calls + 1, tmp_path / str(calls)
+        shutil.copytree(tmp_path / "prepared", data)
+        with start_server(data) as server:
+            rule = [f"trace={syscall}", f"inject={syscall}:signal=SIGKILL:when={calls}"]
+            command = [strace, "-f", "-o", os.devnull, "-e", rule[0], "-e", rule[1], "-p", str(server.process.pid)]
+            with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+                assert tracer.stderr is not None and b"attached" in tracer.stderr.readline()
+                try:
+                    killed = upload_again(server, body) != 201
+                except OSError:
+                    killed = True
+                server.kill()
+        with start_server(data) as server:
+            assert whole(server, data) in (["1.0"], ["1.1", "1.0"])
+            assert upload_again(server, body) in (201, 409)
+            assert whole(server, data) == ["1.1", "1.0"] and request(server, "check/")["version"] == "1.1"
+    assert calls > 1
+    print(f"{calls - 1} calls of {syscall}, 0 broken")
 
 
 def whole(server: RunningServer, data: Path) -> List[str]:
