@@ -23,7 +23,7 @@ from .arrange import Changes, Move, arrange
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
-from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_state
+from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
 from .tree import IN_RELEASES, Tree, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
@@ -414,7 +414,7 @@ class Installation(Tree):
     def _load(self, path: str) -> Optional[Journal]:
         try:
             with open(self.at(path), "rb") as file:
-                return parse_journal(file.read(2 * MAX_STATE_BYTES))
+                return parse_journal(read_at_most(file, 2 * MAX_STATE_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:

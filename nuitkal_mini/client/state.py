@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
 
 from ..manifest import UPDATE_FOLDER, Manifest, ManifestError, json_object, loads
 from ..problem import Problem
@@ -95,9 +95,14 @@ def read_state(path: str) -> Optional[State]:
     """The state in one file; None when it is not there, or cannot be read."""
     try:
         with open(path, "rb") as file:
-            return parse_state(file.read(MAX_STATE_BYTES))
+            return parse_state(read_at_most(file, MAX_STATE_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         logger.warning("%s cannot be read (%s); going by its copy", path, error)
         return None
+
+
+def read_at_most(file: BinaryIO, limit: int) -> bytes:
+    """The bytes of a file, cut at `limit`; `read(limit)` would take memory for the limit first, where there may be none."""
+    return file.read(min(os.fstat(file.fileno()).st_size, limit))
