@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
 from .arrange import Changes, Move, arrange
@@ -184,7 +184,15 @@ class Installation(Tree):
             self._sweep()
         elif self._is_committed(journal):
             self._finish(journal)
-        elif not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
+        else:
+            self._resume(journal)
+
+    def _resume(self, journal: Journal) -> None:
+        try:
+            self._sync(STAGING, BACKUP_FOLDER, UPDATE_FOLDER, "")  # whoever was interrupted may not have come to that
+        except OSError as error:
+            raise InstallError(f"{_what(error)}; the next start will finish or undo the installation") from error
+        if not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
             logger.warning("an interrupted installation of %s is being finished", journal.state.version)
             self._go_on(journal)
             self._finish(journal)
@@ -217,7 +225,6 @@ class Installation(Tree):
             if not os.path.lexists(self.at(folder)):
                 self.disk.mkdir(self.at(folder))
             check_owned(self.at(folder))
-        self._write_state(_NEXT, journal.state)
         self.disk.write(self.at(_JOURNAL + ".new"), [text])
         self._sync(STAGING, BACKUP_FOLDER, "")
         self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
@@ -235,9 +242,8 @@ class Installation(Tree):
     def _go_on(self, journal: Journal) -> None:
         """Forward to the commit; whatever fails before it is undone."""
         try:
+            self._write_state(_NEXT, journal.state)
             self._swap(journal)
-            if not os.path.lexists(self.at(_NEXT)):
-                self._write_state(_NEXT, journal.state)
             self.disk.rename(self.at(_NEXT), self.at(self._version_file))
         except OSError as error:
             if self._is_committed(journal):
@@ -290,6 +296,7 @@ class Installation(Tree):
             if is_gone and self.holds(move.target, move.entry):
                 self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
+        self._sync(*(parent_of(move.source) for move in changes.into))  # as above: a rollback's files come from an earlier backup
         self._drop(reversed(changes.make))
         for move in reversed(changes.out):
             if os.path.lexists(self.at(move.target)):
@@ -297,7 +304,7 @@ class Installation(Tree):
                 if move.source != journal.launcher:
                     self._keep_stranger(move.target, move.source, journal)
                 self._move(move.target, move.source)
-        self._sync(*_folders(changes.into), *map(parent_of, [*(move.source for move in changes.out), *changes.drop]))
+        self._sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out), *changes.drop]))
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
         """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
@@ -419,10 +426,6 @@ class Installation(Tree):
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise InstallError(f"{self.at(path)} cannot be read ({error}); remove it and run update") from error
-
-
-def _folders(moves: Iterable[Move]) -> Set[str]:
-    return {parent_of(path) for move in moves for path in (move.source, move.target)}
 
 
 def _launcher_last(changes: Changes, launcher: str) -> Changes:

@@ -93,7 +93,11 @@ class Staging:
             VerificationError: the package does not hold what the manifest says.
             InstallError: the disk has no room for it.
         """
-        absent = [(source, entry) for source, entry in wanted if not self._place.holds(source, entry)]
+        present = [(source, entry) for source, entry in wanted if self._place.holds(source, entry)]
+        for source, entry in present:
+            if entry.link is None:
+                self._place.disk.sync_file(self._place.at(source))  # whoever wrote it may have been killed before its fsync
+        absent = sorted(set(wanted) - set(present))
         for source, entry in absent:
             if entry.link is not None:
                 self._place.disk.remove(self._place.at(source))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, List
 
 from nuitkal_mini.client.errors import InstallError
 from nuitkal_mini.client.install import Installation

@@ -27,7 +27,7 @@ from nuitkal_mini.client.staging import Package, Staging
 from nuitkal_mini.client.state import State, parse_state
 from nuitkal_mini.manifest import dumps
 
-from ..trees import Tree, manifest_of, read_tree, write_tree
+from ..trees import Tree, manifest_of, read_tree
 from .site import package_of
 
 OURS = (".update", ".backup", "local_version.json")
@@ -136,14 +136,14 @@ class Scenario(NamedTuple):
 class Sweep:
     """One scenario, in a scratch folder, and what was tried on it."""
 
-    def __init__(self, scenario: Scenario, scratch: Path) -> None:
+    def __init__(self, scenario: Scenario, scratch: str) -> None:
         self.scenario = scenario
-        self.folder = str(scratch / "client")
-        os.makedirs(self.folder)
+        self.folder = os.path.join(scratch, "client")
+        os.mkdir(self.folder)
         os.mkdir(os.path.join(self.folder, ".update"))
         scenario.prepare(self.place(Unsynced()))
         self.start = image_of(self.folder)
-        self.kill_points = self.cuts = self.failures = 0
+        self.kill_points = self.cuts = 0
         self._verdicts: Dict[Image, str] = {}
         self._reached: Set[Image] = set()
 
@@ -180,8 +180,8 @@ class Sweep:
             return f"broken: recovery ended in {error!r}"
 
     def _is_committed(self, image: Image) -> bool:
-        versions = [node.content for node in image if node.path == "local_version.json"]
-        return any(parse_state(version).id in (THIRD, FOURTH) for version in versions)
+        ids = [b'"id": "%s"' % identifier.encode() for identifier in (THIRD, FOURTH)]
+        return any(node.path == "local_version.json" and identifier in node.content for node in image for identifier in ids)
 
     def deaths(self, image: Image) -> List[Image]:
         """The states in which the recovery from the image can die."""
@@ -243,7 +243,7 @@ class Sweep:
         return [path for path in found if "__pycache__/" in path and path not in scenario.after
                 and path.replace("__pycache__/", "").split(".")[0] in changed]
 
-    # the three ways to break it
+    # the ways to break it
 
     def kills(self, depth: int) -> Iterator[Image]:
         """Every state in which the process can die: in the transaction, in the recovery from that, and so on down to `depth`."""
@@ -261,6 +261,17 @@ class Sweep:
                     below += self.deaths(image)
             level = below
 
+    def log_of_next_start(self, killed_at: int) -> Tuple[Op, ...]:
+        """A transaction that was killed, the recovery from that, and the transaction again: what was not fsynced before still is not."""
+        log = self.log()[:killed_at]
+        ops = folded(log)
+        lay_down(replay(self.start, ops, [DONE] * len(ops)), self.folder)
+        recorder = Recorder(self.folder)
+        self.place(recorder).recover()
+        if self.judge_tree() == "old":
+            self.act(recorder, FOURTH)
+        return (*log, *recorder.ops)
+
     def log(self, fail_at: int = -1) -> Tuple[Op, ...]:
         """The operations of the transaction; at `fail_at`, the disk fails once."""
         lay_down(self.start, self.folder)
@@ -269,10 +280,10 @@ class Sweep:
             self.act(recorder)
         return tuple(recorder.ops)
 
-    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, draws: int = 12) -> Iterator[Image]:
+    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, step: int = 1, draws: int = 12) -> Iterator[Image]:
         """What a power cut can leave, before each operation from `first` on and at the end."""
         seen: Set[Image] = set()
-        for count in range(first, len(log) + 1):
+        for count in range(first, len(log) + 1, step):
             for image in survivors(self.start, log[:count], draws):
                 self.cuts += 1
                 if image not in seen:
@@ -336,11 +347,11 @@ class Dying(Disk):
 
 
 class Failing(Unsynced):
-    """From operation `at` on, whatever is done to that operation's path fails with `error`, for `seconds`; 0 is once."""
+    """From operation `at` on, whatever is done to that operation's path, or to `everything`, fails for `seconds`; 0 is once."""
 
-    def __init__(self, at: int, error: Callable[[str], OSError], seconds: float) -> None:
+    def __init__(self, at: int, error: Callable[[str], OSError], seconds: float, everything: bool = False) -> None:
         super().__init__()
-        self._at, self._error, self._seconds = at, error, seconds
+        self._at, self._error, self._seconds, self._everything = at, error, seconds, everything
         self._end: Optional[float] = None
         self.path = self.operation = ""
 
@@ -349,7 +360,7 @@ class Failing(Unsynced):
             self.path, self.operation, self._end = path, operation, self.clock + self._seconds
         self._at -= 1
         is_same = path == self.path and (operation == "fsync") == (self.operation == "fsync")  # who holds a file open does not hinder that
-        if self._at == -1 or self._end is not None and self.clock < self._end and is_same:
+        if self._at == -1 or self._end is not None and self.clock < self._end and (is_same or self._everything):
             raise self._error(path)
         return super().perform(operation, path, call, *args)
 
@@ -461,41 +472,39 @@ def survivors(start: Image, log: Tuple[Op, ...], draws: int) -> Iterator[Image]:
 def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
     """The image after the operations that survived."""
     files = {node.number: node for node in start}
-    names = {node.path: node.number if node.kind != "dir" else None for node in start}
-    for op, fate in zip(ops, chosen):
-        if fate != LOST:
-            _survive(op, fate, names, files)
+    names: Dict[str, Optional[int]] = {node.path: node.number if node.kind != "dir" else None for node in start}
+    truth = dict(names)  # had nothing been lost
+    for number, (op, fate) in enumerate(zip(ops, chosen), 10**6):
+        content = {HALF: op.data[:len(op.data) // 2], EMPTY: b""}.get(fate, op.data)
+        files[number] = Node("", "link", os.fsencode(op.target)) if op.kind == "symlink" else Node("", "file", content, int(op.target, 8) if op.kind == "file" else 0)
+        if fate != LOST and names.get(op.path) == truth.get(op.path):  # else it was done to a file that has not come there
+            _survive(op, fate == BOTH, number, names)
+        _survive(op, False, number, truth)
     numbers: Dict[int, int] = {}
     nodes: List[Node] = []
     for path in sorted(names, key=lambda path: path.split("/")):
-        number = names[path]
-        nodes.append(Node(path, "dir") if number is None else files[number]._replace(path=path, number=numbers.setdefault(number, len(numbers) + 1)))
+        file = names[path]
+        nodes.append(Node(path, "dir") if file is None else files[file]._replace(path=path, number=numbers.setdefault(file, len(numbers) + 1)))
     return tuple(nodes)
 
 
-def _survive(op: Op, fate: str, names: Dict[str, Optional[int]], files: Dict[int, Node]) -> None:
-    """Do the operation, unless what it needs was lost; a folder has no number."""
+def _survive(op: Op, stays: bool, number: int, names: Dict[str, Optional[int]]) -> None:
+    """Do the operation, unless what it needs was lost. A folder has no number; what is renamed may stay under its old name, too."""
     def is_folder(path: str) -> bool:
         return not path or names.get(path, 0) is None
-
-    def is_file(path: str) -> bool:
-        return names.get(path) is not None
 
     target = op.target if op.kind in ("rename", "link") else op.path
     if not is_folder(os.path.dirname(target)):
         return
     if op.kind in ("file", "symlink") and not is_folder(op.path):
-        number = len(files) + 10**6
-        content = {DONE: op.data, HALF: op.data[:len(op.data) // 2], EMPTY: b""}[fate]
-        files[number] = Node("", "file", content, int(op.target, 8)) if op.kind == "file" else Node("", "link", os.fsencode(op.target))
         names[op.path] = number
-    elif op.kind == "mkdir" and op.path not in names:
-        names[op.path] = None
+    elif op.kind == "mkdir":
+        names.setdefault(op.path, None)
     elif op.kind == "rmdir" and is_folder(op.path) and not any(name.startswith(op.path + "/") for name in names):
         names.pop(op.path, None)
-    elif op.kind == "unlink" and is_file(op.path):
-        del names[op.path]
-    elif op.kind in ("rename", "link") and is_file(op.path) and not is_folder(target) and names.get(target) != names[op.path]:
+    elif op.kind == "unlink" and not is_folder(op.path):
+        names.pop(op.path, None)
+    elif op.kind in ("rename", "link") and names.get(op.path) is not None and not is_folder(target) and names.get(target) != names[op.path]:
         names[target] = names[op.path]
-        if op.kind == "rename" and fate != BOTH:
+        if op.kind == "rename" and not stays:
             del names[op.path]

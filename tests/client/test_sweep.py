@@ -1,0 +1,246 @@
+"""The sweep: every operation with which the client changes the disk is the one at which it dies, the power goes, or the disk fails.
+
+The plain run does this to the small scenarios; `-m slow` to all of them. See sweep.py for how, scenarios.py for what.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Callable, Iterator, Tuple
+
+import pytest
+
+from nuitkal_mini import ClientUpdater, InstallError, RollbackError, UpdaterConfig
+
+from ..trees import Tree, read_tree
+from .conftest import Serve
+from .scenarios import MINE, NEW, OLD, SCENARIOS
+from .site import Site
+from .sweep import OURS, Dying, Failing, Image, Scenario, Sweep, image_of, lay_down
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="images need hard links and links; Windows has its own sweep")
+
+SMALL = ("update in a subfolder", "launcher rolls back")
+SWEPT = [pytest.param(scenario, id=scenario.name, marks=() if scenario.name in SMALL else pytest.mark.slow) for scenario in SCENARIOS]
+tally: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def summary(request: pytest.FixtureRequest) -> Iterator[None]:
+    started = time.monotonic()
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("\n%d kill points, %d lost-write states, %d failing calls, %d broken trees (%.0f s)" % (
+            tally["kills"], tally["cuts"], tally["failures"], tally["broken"], time.monotonic() - started))
+
+
+@pytest.fixture
+def scratch() -> Iterator[str]:
+    """In memory where the system has that: these tests make a hundred thousand files."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield folder
+
+
+@pytest.fixture(params=SWEPT)
+def sweep(request: pytest.FixtureRequest, scratch: str) -> Sweep:
+    return Sweep(request.param, scratch)
+
+
+def assert_whole(sweep: Sweep, images: Iterator[Image], allowed: Tuple[str, ...] = ("old", "new")) -> Counter[str]:
+    verdicts = Counter(map(sweep.verdict, images))
+    broken = {verdict: count for verdict, count in verdicts.items() if verdict not in allowed}
+    tally["broken"] += sum(broken.values())
+    assert not broken
+    return verdicts
+
+
+# --- death ------------------------------------------------------------------------------------------
+
+def in_child(act: Callable[[], object]) -> int:
+    """Run in a forked child; how it ended, as `os.waitpid` says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 dislikes forks beside the test server's threads
+        child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def test_a_process_that_ends_at_any_operation_leaves_the_old_or_the_new_tree(sweep: Sweep) -> None:
+    died, count = True, 0
+    while died:
+        lay_down(sweep.start, sweep.folder)
+        died = in_child(lambda: sweep.act(Dying(count, lambda: os._exit(77)))) != 0
+        assert_whole(sweep, iter([image_of(sweep.folder)]))
+        count += 1
+    tally["kills"] += count
+    assert count > 30
+
+
+def test_a_recovery_that_dies_at_any_operation_and_again_at_any_is_finished_by_the_next(sweep: Sweep) -> None:
+    verdicts = assert_whole(sweep, sweep.kills(depth=3))
+    tally["kills"] += sweep.kill_points
+    assert verdicts["old"] and verdicts["new"]
+
+
+@pytest.mark.parametrize("scenario", [scenario for scenario in SCENARIOS if scenario.launcher in {*scenario.before} & {*scenario.after}],
+                         ids=lambda scenario: scenario.name)
+def test_the_launcher_is_never_missing(scenario: Scenario, scratch: str) -> None:
+    sweep = Sweep(scenario, scratch)
+    launchers = {scenario.before[scenario.launcher], scenario.after[scenario.launcher]}
+    for image in sweep.kills(depth=2):
+        assert [node for node in image if node.path == scenario.launcher and (node.content, "%o" % node.mode) in launchers]
+
+
+def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int]) -> None:
+    """SIGKILL `ClientUpdater.update` at each of the points; whoever comes next finds a whole program, and updates it."""
+    config = UpdaterConfig(site.url, folder, python=sys.executable, retries=0, lock_seconds=0.2)
+
+    def app() -> Tree:
+        return read_tree(folder, OURS)
+
+    for point in points:
+        site.publish("1.0.0", start)
+        ClientUpdater(config).update(force=True)
+        site.publish("2.0.0", NEW)
+        killed = in_child(lambda: ClientUpdater(config, disk=Dying(point, lambda: os.kill(os.getpid(), signal.SIGKILL))).update())
+        version = dict(ClientUpdater(config).status())["installed"]
+        assert app() == {**MINE, **(NEW if version == "2.0.0" else start)}
+        tally["kills"] += 1
+        ClientUpdater(config).update()
+        assert app() == {**MINE, **NEW}
+        assert sorted(os.listdir(folder / ".update")) == ["lock", "state.json"]
+        if not os.WIFSIGNALED(killed):
+            return
+    assert os.WIFSIGNALED(killed)
+
+
+@pytest.mark.parametrize("points", [range(5, 150, 20), pytest.param(range(1000), marks=pytest.mark.slow)], ids=["sample", "all"])
+def test_a_killed_updater_is_no_trouble_for_the_next(serve: Serve, tmp_path: Path, points: Iterator[int]) -> None:
+    folder = tmp_path / "client"
+    folder.mkdir()
+    for path, item in MINE.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).symlink_to(item) if isinstance(item, str) else (folder / path).write_bytes(item[0])
+    killed_updates(Site(serve), folder, OLD, points)
+
+
+# --- power ------------------------------------------------------------------------------------------
+
+def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_tree(sweep: Sweep) -> None:
+    verdicts = assert_whole(sweep, sweep.power_cuts(sweep.log()))
+    tally["cuts"] += sweep.cuts
+    assert verdicts["old"] and verdicts["new"]
+
+
+def test_once_the_journal_is_durable_a_power_cut_alone_undoes_nothing(sweep: Sweep) -> None:
+    log = sweep.log()
+    begun = next(index for index, op in enumerate(log) if op.target == ".update/journal.json")
+    durable = next(index for index in range(begun, len(log)) if log[index].kind == "fsync")
+    assert_whole(sweep, sweep.power_cuts(log, durable + 1, step=3), allowed=("new",))
+    tally["cuts"] += sweep.cuts
+
+
+def test_a_power_cut_while_a_failed_update_is_undone_leaves_the_old_tree(sweep: Sweep) -> None:
+    complete = sweep.log()
+    begun = next(index for index, op in enumerate(complete) if op.target == ".update/journal.json")
+    committed = next(index for index, op in enumerate(complete) if op.target == "local_version.json")
+    for failing in sorted({begun + 2, (begun + committed) // 2, committed - 3, committed}):
+        log = sweep.log(failing)
+        marked = [index for index, op in enumerate(log) if op.target == ".update/journal.undo"]
+        if not marked:
+            continue  # it did without that operation
+        assert_whole(sweep, sweep.power_cuts(log, marked[0], step=3, draws=4))
+        assert_whole(sweep, sweep.power_cuts(log, len(log)), allowed=("old",))
+    tally["cuts"] += sweep.cuts
+
+
+def test_a_power_cut_after_a_kill_takes_along_what_was_not_yet_durable(sweep: Sweep) -> None:
+    count = len(sweep.log())
+    for killed in range(0, count, count // 12):
+        assert_whole(sweep, sweep.power_cuts(sweep.log_of_next_start(killed), killed, step=5, draws=2))
+    tally["cuts"] += sweep.cuts
+
+
+def test_each_fsync_is_needed(scratch: str) -> None:
+    """Without any one of them some power cut breaks the tree, makes undoing impossible, or leaves rubbish for good."""
+    sweep = Sweep(next(scenario for scenario in SCENARIOS if scenario.name == "update in a subfolder"), scratch)
+    log = sweep.log()
+    needless = [op.path for index, op in enumerate(log) if op.kind == "fsync" and all(
+        sweep.verdict(image) in ("old", "new") for image in sweep.power_cuts(log[:index] + log[index + 1:], index, draws=6))]
+    assert needless == [".update/staging/manifest.json"]  # which saves a download
+
+
+def test_an_update_costs_an_fsync_a_new_file_and_one_or_two_a_folder(sweep: Sweep) -> None:
+    log = sweep.log()
+    files = sum(op.kind == "create" and op.path.startswith(".update/staging/") for op in log)
+    folders = {os.path.dirname(path) for tree in (sweep.scenario.before, sweep.scenario.after) for path in tree}
+    assert sum(op.kind == "fsync" for op in log) <= files + len(folders) + 12
+
+
+# --- failing calls ----------------------------------------------------------------------------------
+
+def unix(number: int) -> Callable[[str], OSError]:
+    return lambda path: OSError(number, os.strerror(number), path)
+
+
+def windows(number: int) -> Callable[[str], OSError]:
+    def error(path: str) -> OSError:
+        error = PermissionError(errno.EACCES, "The process cannot access the file", path)
+        error.winerror = number  # type: ignore[attr-defined]
+        return error
+    return error
+
+
+FOR_EVER = 1e9
+FAULTS = [pytest.param(error, seconds, id=name) for name, error, seconds in [
+    ("ENOSPC", unix(errno.ENOSPC), 0), ("ENOSPC for ever", unix(errno.ENOSPC), FOR_EVER), ("EIO", unix(errno.EIO), 0),
+    ("EIO for ever", unix(errno.EIO), FOR_EVER), ("EACCES", unix(errno.EACCES), 0), ("winerror 5 once", windows(5), 0),
+    ("winerror 32 for 3 s", windows(32), 3), ("winerror 32 for ever", windows(32), FOR_EVER)]]
+
+
+@pytest.mark.parametrize("error, seconds", FAULTS)
+def test_a_failing_call_is_outlasted_or_undone_with_a_sentence_that_names_the_file(
+        sweep: Sweep, error: Callable[[str], OSError], seconds: float) -> None:
+    is_busy = hasattr(error(""), "winerror")
+    for at in range(len(sweep.log())):
+        lay_down(sweep.start, sweep.folder)
+        disk = Failing(at, error, seconds)
+        said = ""
+        try:
+            sweep.act(disk)
+        except (OSError, InstallError, RollbackError) as failure:  # OSError: the updater makes its sentence while staging
+            said = str(failure)
+        tally["failures"] += 1
+        verdict, is_pending = sweep.judge_tree(), sweep.place().pending()
+        assert not said or disk.path in said
+        if is_pending:
+            assert disk.operation == "fsync" and seconds == FOR_EVER and "the next start" in said
+        else:
+            assert verdict == ("old" if said else "new"), said
+        assert not said or not is_busy or seconds == FOR_EVER
+        assert_whole(sweep, iter([image_of(sweep.folder)]))
+
+
+def test_a_disk_that_dies_for_good_is_no_worse_than_a_kill(sweep: Sweep) -> None:
+    for at in range(len(sweep.log())):
+        lay_down(sweep.start, sweep.folder)
+        with contextlib.suppress(OSError, InstallError, RollbackError):
+            sweep.act(Failing(at, unix(errno.EIO), FOR_EVER, everything=True))
+        tally["failures"] += 1
+        assert_whole(sweep, iter([image_of(sweep.folder)]))
