@@ -38,7 +38,7 @@ PAGE = 100  # releases that `versions/` shows unless asked for more
 MAX_PAGE = 1000
 MAX_RENDERED = 256  # kept renderings of check/: channels times addresses; a forged Host makes one each
 
-CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -95,8 +95,7 @@ class Api:
         calls = CALLS.get((parts[0], len(parts)))
         if calls is None:
             raise Refused("not_found", "there is nothing at this address")
-        if not CHANNEL.fullmatch(channel):
-            raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=channel[:64])
+        parse_channel(channel)
         method = environ["REQUEST_METHOD"]
         call = calls.get("GET" if method == "HEAD" else method)
         if call is None:
@@ -235,6 +234,13 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
         channel, version, package.path, package.sha256, _read(manifest, MAX_BYTES), signature_text(signature),
         form.fields.get("changelog", ""), is_active,
     )
+
+
+def parse_channel(name: str) -> str:
+    """The name of a channel, whether it has begun or not."""
+    if not _CHANNEL.fullmatch(name):
+        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=name[:64])
+    return name
 
 
 def parse_flag(name: str, text: str) -> bool:

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from ...manifest import Diff, FileEntry, diff, loads
 from ...minisign import SignatureError, parse_signature
 from .. import fleet, releases
-from ..api import CHANNEL, signature_text
-from ..refused import Refused
+from ..api import parse_channel, signature_text
 from ..releases import Changes, Release
 from ..store import manifest_name, signature_name
 from ..wsgi import Answer
@@ -96,9 +95,7 @@ def act(visit: Visit) -> Answer:
 
 
 def _promote(visit: Visit) -> Answer:
-    target = visit.field("to").strip()
-    if not CHANNEL.fullmatch(target):
-        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=target[:64])
+    target = parse_channel(visit.field("to").strip())
     release = releases.promote(visit.store, visit.channel, target, visit.version, "is_active" in visit.form.fields, visit.who)
     return visit.redirect(visit.release_url(release.version, channel=target), "promoted", release.version)
 

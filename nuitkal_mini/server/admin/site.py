@@ -13,13 +13,13 @@ from typing import Callable, Dict, List, Optional, Tuple, Union
 from urllib.parse import quote, urlsplit
 
 from .. import sessions
-from ..api import CHANNEL, Settings, diagnose
+from ..api import Settings, diagnose, parse_channel
 from ..auth import Brake, check_password
 from ..database import write_log
 from ..fleet import Fleet
 from ..multipart import content_length, parse_form
-from ..refused import STATUS, Refused
-from ..releases import channels
+from ..refused import STATUS, Headers, Refused
+from ..releases import STABLE, channels
 from ..store import Store
 from ..wsgi import Answer, Environ
 from . import access, history, release, release_list, script, style, usage
@@ -66,7 +66,8 @@ class Site:
         self._brake = Brake()
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to any request for a path at or below /admin/."""
+        """The answer to any request for a path at or below /admin/; Refused where --admin-host keeps it away."""
+        _check_host(environ, self._settings.admin_host)
         visit = Visit(environ, self._store, self._settings, self._fleet)
         try:
             reply = self._answer(visit, path[len(BASE):])
@@ -78,7 +79,6 @@ class Site:
         return reply._replace(headers=reply.headers + HEADERS + kept)
 
     def _answer(self, visit: Visit, path: str) -> Answer:
-        _check_host(visit.environ, self._settings.admin_host)
         if path in (style.NAME, script.NAME):
             asset = style if path == style.NAME else script
             return Answer(200, asset.BODY, (("Content-Type", asset.TYPE), FOR_EVER))
@@ -106,44 +106,43 @@ class Site:
         return page(visit)
 
     def _post(self, visit: Visit, parts: List[str]) -> Answer:
-        limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
-        with self._store.scratch() as visit.folder:
-            try:
-                if not visit.environ.get("CONTENT_TYPE", "").startswith(FORMS):
-                    _check_csrf(visit)
-                if parts == ["upload"]:
-                    self._store.need(content_length(visit.environ, limit))
-                with parse_form(visit.environ, visit.folder, limit) as visit.form:
-                    _check_csrf(visit)
-                    if parts == ["logout"]:
-                        return self._log_out(visit)
-                    page = _find(ACTIONS, parts)
-                    self._prepare(visit, parts)
-                    return page(visit)
-            except ConnectionError:
+        """What goes wrong is said by the page of the same address, with what was typed."""
+        try:
+            with self._store.scratch() as visit.folder:
+                return self._act(visit, parts)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            code, visit.problem = diagnose(error)
+            if code == "forbidden" or (parts[0], len(parts)) not in PAGES:
                 raise
-            except Exception as error:
-                code, visit.problem = diagnose(error)
-                if code == "forbidden" or (parts[0], len(parts)) not in PAGES:
-                    raise
-                headers = error.headers if isinstance(error, Refused) else ()
-                shown = self._get(visit, parts)
-                return shown._replace(status=STATUS.get(code, 400), headers=shown.headers + headers)
+            shown = self._get(visit, parts)
+            return shown._replace(status=STATUS.get(code, 400), headers=shown.headers + _headers(error))
+
+    def _act(self, visit: Visit, parts: List[str]) -> Answer:
+        limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
+        if not visit.environ.get("CONTENT_TYPE", "").lower().startswith(FORMS):
+            _check_csrf(visit)  # no form, no token
+        if parts == ["upload"]:
+            self._store.need(content_length(visit.environ, limit))
+        with parse_form(visit.environ, visit.folder, limit) as visit.form:
+            _check_csrf(visit)
+            if parts == ["logout"]:
+                return self._log_out(visit)
+            page = _find(ACTIONS, parts)
+            self._prepare(visit, parts)
+            return page(visit)
 
     def _prepare(self, visit: Visit, parts: List[str]) -> None:
-        if not CHANNEL.fullmatch(visit.channel):
-            given, visit.channel = visit.channel, "stable"
-            raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=given[:64])
+        given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
+        visit.channel = parse_channel(given)
         visit.version = parts[1] if len(parts) > 1 else ""
         with self._database.read() as db:
             visit.channels = channels(db)
 
     def _explain(self, visit: Visit, error: Exception) -> Answer:
         code, visit.problem = diagnose(error)
-        if not CHANNEL.fullmatch(visit.channel):
-            visit.channel = "stable"
-        headers = error.headers if isinstance(error, Refused) else ()
-        return visit.page("That did not work", Html(""), STATUS.get(code, 400), headers)
+        return visit.page("That did not work", Html(""), STATUS.get(code, 400), _headers(error))
 
     # --- login
 
@@ -183,6 +182,10 @@ ACTIONS: Dict[Tuple[str, int], Page] = {
 }
 
 
+def _headers(error: Exception) -> Headers:
+    return error.headers if isinstance(error, Refused) else ()
+
+
 def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
     page = pages.get((parts[0], len(parts)))
     if page is None or len(parts) == 3 and parts[2] != "delete":
@@ -190,7 +193,7 @@ def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
     return page
 
 
-def _show_login(visit: Visit, status: int = 200, headers: Tuple[Tuple[str, str], ...] = ()) -> Answer:
+def _show_login(visit: Visit, status: int = 200, headers: Headers = ()) -> Answer:
     body = visit.html(LOGIN, action=visit.root + "login/" + ("?next=" + quote(visit.query["next"], safe="") if _safe_next(visit) else ""),
                       username=visit.field("username"))
     visit.session = None  # the frame of somebody who is not logged in

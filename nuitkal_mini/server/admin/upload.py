@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 from .. import releases
-from ..api import CHANNEL, read_offer
-from ..refused import Refused
+from ..api import parse_channel, read_offer
 from ..wsgi import Answer
 from .markup import Html, join
 from .visit import Visit
@@ -33,9 +32,7 @@ def show(visit: Visit) -> Answer:
 def act(visit: Visit) -> Answer:
     """Take the upload, then show what has become of it."""
     visit.form.fields["is_active"] = "on" if visit.field("is_active") else "off"  # a box that is not ticked sends nothing
-    channel = visit.field("channel") or visit.channel
-    if not CHANNEL.fullmatch(channel):
-        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=channel[:64])
+    channel = parse_channel(visit.field("channel") or visit.channel)
     offer = read_offer(visit.form, channel)._replace(changelog=visit.field("changelog"))
     release = releases.create(visit.store, visit.folder, offer, visit.who)
     return visit.redirect(visit.release_url(release.version, channel=channel), "uploaded", release.version)

@@ -11,6 +11,7 @@ from ..api import Settings
 from ..fleet import Fleet
 from ..messages import ENGLISH, language_of, say_problem
 from ..multipart import Form
+from ..refused import Headers
 from ..releases import STABLE, rfc3339
 from ..sessions import Session
 from ..store import Store
@@ -114,7 +115,7 @@ class Visit:
 
     # --- answers
 
-    def page(self, title: str, body: Html, status: int = 200, headers: Tuple[Tuple[str, str], ...] = ()) -> Answer:
+    def page(self, title: str, body: Html, status: int = 200, headers: Headers = ()) -> Answer:
         """A whole page; `title` is English and said in the reader's language, unless it is Html."""
         other = "zh" if self.language == ENGLISH else "en"
         notice, cookies = self._notice()
@@ -143,7 +144,7 @@ class Visit:
                         for name in sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)))
         return self.html(HEAD, links=links, channels=channels, logout=self.root + "logout/", csrf=self.csrf(), user=self.session.user)
 
-    def _notice(self) -> Tuple[Html, Tuple[Tuple[str, str], ...]]:
+    def _notice(self) -> Tuple[Html, Headers]:
         """What the cookie says has happened, once; what the script fetches behind the scenes is not seen by anybody."""
         if NOTICE_COOKIE not in self.cookies or "HTTP_X_REQUESTED_WITH" in self.environ:
             return Html(""), ()
