@@ -26,7 +26,7 @@ from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.fleet import Daily
 
 from .caller import Caller, Reply, make_manifest, make_zip
-from .visitor import Visitor, make_visitor, rows
+from .visitor import PASSWORD, Visitor, make_visitor, rows
 
 
 @pytest.fixture
@@ -369,6 +369,17 @@ def test_the_language_is_the_browsers_until_another_is_chosen(visitor: Visitor) 
     assert visitor.get("tokens/?channel=beta&lang=zh").headers["location"] == "/admin/tokens/?channel=beta"
     assert '<html lang="zh-CN">' in visitor.get("tokens/").text
     assert "已有令牌" in said(visitor.post("tokens/", action="create", name="tests") and visitor.post("tokens/", action="create", name="tests"), "error")
+
+
+def test_the_site_works_below_the_folder_where_it_is_mounted(app: Application, call: Caller, quick_passwords: None) -> None:
+    call.upload("1.0", {"a": b"a"})
+    visitor, mounted = make_visitor(app, logged_in=False), {"SCRIPT_NAME": "/updates"}
+    login = visitor.get("log/", **mounted).headers["location"]
+    assert login == "/updates/admin/login/?next=%2Fadmin%2Flog%2F"
+    reply = visitor.post(login[len("/updates"):], mounted, username="admin", password=PASSWORD)
+    assert reply.headers["location"] == "/updates/admin/log/" and "; Path=/updates/admin/;" in reply.cookies[0]
+    links = re.findall(r'(?:href|src|action)="([^"#]*)', visitor.get("versions/1.0/", **mounted).text)
+    assert len(links) > 10 and all(link.startswith(("/updates/admin/", "/updates/media/", "data:")) for link in links if link)
 
 
 class Page(HTMLParser):

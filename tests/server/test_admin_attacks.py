@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import io
 import re
 import time
+from pathlib import Path
 from typing import Any, Dict
 from urllib.parse import quote
 
@@ -13,6 +15,7 @@ import pytest
 from nuitkal_mini.server import auth, create_app
 from nuitkal_mini.server.api import Settings
 from nuitkal_mini.server.application import Application
+from tests.support import start_server
 
 from .caller import Caller, Reply
 from .visitor import PASSWORD, Visitor, make_visitor
@@ -258,7 +261,7 @@ def test_every_answer_is_kept_from_caches_frames_and_inline_scripts(visitor: Vis
 # --- where it is ----------------------------------------------------------------------------------
 
 
-def test_there_is_no_site_where_there_shall_be_none(data: Any) -> None:
+def test_there_is_no_site_where_there_shall_be_none(data: Path) -> None:
     app = create_app(data, admin=False)
     assert Visitor(app).get("login/").status == 404  # type: ignore[arg-type]
     app.close()  # type: ignore[attr-defined]
@@ -269,7 +272,22 @@ def test_there_is_no_site_where_there_shall_be_none(data: Any) -> None:
     ("127.0.0.1", "127.0.0.1:8000", "127.0.0.1", True), ("127.0.0.1", "localhost:8000", "127.0.0.1", True), ("127.0.0.1", "updates.test", "127.0.0.1", False),
     ("127.0.0.1", "127.0.0.1", "10.0.0.1", False), ("10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1", True), ("::1", "[::1]:8000", "::1", True),
 ])
-def test_the_site_is_there_under_its_host_only(data: Any, admin_host: str, host: str, local: str, there: bool) -> None:
+def test_the_site_is_there_under_its_host_only(data: Path, admin_host: str, host: str, local: str, there: bool) -> None:
     app = Application(data, Settings(admin_host=admin_host))
     assert Visitor(app).get("login/", HTTP_HOST=host, SERVER_NAME=local).status == (200 if there else 404)
     app.close()
+
+
+def test_the_flags_keep_the_site_away(data: Path) -> None:
+    def status(port: int, host: str) -> int:
+        connection = http.client.HTTPConnection(host, port, timeout=20)
+        connection.request("GET", "/admin/login/")
+        code = connection.getresponse().status
+        connection.close()
+        return code
+
+    with start_server(data, "--no-admin") as server:
+        assert status(int(server.url.split(":")[2][:-1]), "127.0.0.1") == 404
+    with start_server(data, "--host", "0.0.0.0", "--admin-host", "127.0.0.2") as server:
+        port = int(server.url.split(":")[2][:-1])
+        assert (status(port, "127.0.0.1"), status(port, "127.0.0.2")) == (404, 200)
