@@ -260,6 +260,7 @@ class Server:
         environ = environ_of(request, Origin(connection.peer, scheme, (self.host, self.port)), self._trusted)
         connection.client = environ["REMOTE_ADDR"]
         environ.update(_SERVER_ENVIRON)
+        environ["nuitkal.local_address"] = _local_address(connection.sock)    # SERVER_NAME may be all addresses at once
         environ["wsgi.errors"] = sys.stderr
         environ["wsgi.input"] = io.BufferedReader(body, BLOCK_BYTES) if body.left else io.BytesIO()
         try:
@@ -305,6 +306,13 @@ def _language(head: bytes) -> str:
     """The language for the answer to a head that could not be read."""
     line = re.search(rb"\naccept-language:([^\r\n]*)", head, re.IGNORECASE)
     return language_of({"HTTP_ACCEPT_LANGUAGE": line.group(1).decode("latin-1")} if line else {})
+
+
+def _local_address(sock: socket.socket) -> str:
+    try:
+        return str(sock.getsockname()[0])
+    except OSError:    # macOS, when the client has gone
+        return ""
 
 
 def _log_access(client: str, request: Optional[Request], response: Response, seconds: float) -> None:

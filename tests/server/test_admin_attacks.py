@@ -274,7 +274,7 @@ def test_there_is_no_site_where_there_shall_be_none(data: Path) -> None:
 ])
 def test_the_site_is_there_under_its_host_only(data: Path, admin_host: str, host: str, local: str, there: bool) -> None:
     app = Application(data, Settings(admin_host=admin_host))
-    assert Visitor(app).get("login/", HTTP_HOST=host, SERVER_NAME=local).status == (200 if there else 404)
+    assert Visitor(app).get("login/", HTTP_HOST=host, **{"nuitkal.local_address": local}).status == (200 if there else 404)
     app.close()
 
 

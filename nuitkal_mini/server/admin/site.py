@@ -238,7 +238,7 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     if admin_host is None:
         return
     host = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or ""
-    wanted, local = _address(admin_host), _address(environ.get("SERVER_NAME", ""))
+    wanted, local = _address(admin_host), _address(environ.get("nuitkal.local_address", ""))
     same_name = host == admin_host.lower() or wanted is not None and (_address(host) == wanted or wanted.is_loopback and host == "localhost")
     if not same_name or wanted is not None and wanted != local:
         raise Refused("not_found", "there is nothing at this address")
