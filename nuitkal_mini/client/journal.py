@@ -5,9 +5,11 @@ import json
 import os
 from typing import Any, Iterator, List, NamedTuple, Optional
 
-from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry, check_path, json_object
+from ..manifest import BACKUP_FOLDER, MAX_FILES, UPDATE_FOLDER, FileEntry, check_path, json_object
 from .arrange import Changes, Move
 from .state import State, state_from, state_values
+
+MAX_JOURNAL_COMMAS = 40 * MAX_FILES  # every file of two manifests leaves or comes, with seven fields, and both manifests' own
 
 
 class Journal(NamedTuple):
@@ -33,7 +35,7 @@ def parse_journal(data: bytes) -> Journal:
     Raises:
         ValueError, TypeError, LookupError, AttributeError: it is not one.
     """
-    values = json_object(data)
+    values = json_object(data, MAX_JOURNAL_COMMAS)
     out, into, stale, drop, make = values["changes"]
     identifier = str(values["id"])
     for path in [*make, identifier]:

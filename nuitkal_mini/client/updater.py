@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do witho
 logger = logging.getLogger(__name__)
 
 LOG_BYTES = 10**6
+MANIFEST_TIMEOUTS = 10  # a manifest comes within that many time-outs: slower than 1 kB/s is refused anyway, faster is at most 64 MiB
 MAX_STARTS = 3  # of a release on trial that never lived long enough to confirm itself
 # Exit codes of a program that somebody ended: SIGHUP, SIGINT, SIGTERM; on Windows Ctrl-C and logging off
 NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
@@ -354,7 +355,7 @@ class ClientUpdater:
         """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
             if release.manifest_url:
-                text = self._transport().read(release.manifest_url, MAX_BYTES).body
+                text = self._transport().read(release.manifest_url, MAX_BYTES, deadline_seconds=MANIFEST_TIMEOUTS * self.config.timeout).body
             elif trust.keys:
                 raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
             else:

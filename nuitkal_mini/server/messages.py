@@ -100,7 +100,7 @@ TEXTS = {
     "the form is not URL-encoded UTF-8 of at most {limit} fields": "表单不是最多 {limit} 个字段的 URL 编码 UTF-8",
     "this is not JSON in UTF-8": "这不是 UTF-8 编码的 JSON",
     "this is not a JSON object": "这不是 JSON 对象",
-    "this JSON has more than 2,000,000 values": "此 JSON 超过 2,000,000 个值",
+    "this JSON has too many values": "此 JSON 的值太多",
 
     # releases
     "channel {channel} has no active version": "通道 {channel} 没有激活的版本",
