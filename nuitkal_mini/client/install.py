@@ -24,7 +24,8 @@ from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
 from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
-from .tree import IN_RELEASES, Tree, ancestors, parent_of
+from .swap import Swap, disk_error
+from .tree import IN_RELEASES, parent_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,12 @@ _KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", 
 _WINDOWS_PATH = 259  # characters, without the switch for long paths that no locked-down machine has set
 
 
-class Installation(Tree):
+class Installation(Swap):
     """A client folder, and the only code that changes the app in it."""
 
     def __init__(self, folder: str, version_file: str, *, disk: Optional[Disk] = None,
                  preserve: Sequence[str] = (), launcher: str = "") -> None:
-        super().__init__(folder)
-        self.disk = disk or Disk()
+        super().__init__(folder, disk or Disk())
         self._version_file = version_file
         self._preserve = preserve
         self._launcher = launcher
@@ -78,7 +78,7 @@ class Installation(Tree):
         except ValueError as error:
             raise InstallError(f"{error}; nothing was installed") from error
         except OSError as error:
-            raise InstallError(f"{_what(error)}; nothing was installed{self._withdraw()}") from error
+            raise InstallError(f"{disk_error(error)}; nothing was installed{self._withdraw()}") from error
         self._go_on(journal)
         self._finish(journal)
 
@@ -160,7 +160,7 @@ class Installation(Tree):
             self._settle()
             self._write_copy(state)
         except OSError as error:
-            raise InstallError(f"{_what(error)}; the version file could not be written") from error
+            raise InstallError(f"{disk_error(error)}; the version file could not be written") from error
 
     def pending(self) -> bool:
         """Whether the app is between two versions; of one that is committed, only the cleaning up may be left."""
@@ -189,9 +189,9 @@ class Installation(Tree):
 
     def _resume(self, journal: Journal) -> None:
         try:
-            self._sync(STAGING, BACKUP_FOLDER, UPDATE_FOLDER, "")  # whoever was interrupted may not have come to that
+            self.sync(STAGING, BACKUP_FOLDER, UPDATE_FOLDER, "")  # whoever was interrupted may not have come to that
         except OSError as error:
-            raise InstallError(f"{_what(error)}; the next start will finish or undo the installation") from error
+            raise InstallError(f"{disk_error(error)}; the next start will finish or undo the installation") from error
         if not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
             logger.warning("an interrupted installation of %s is being finished", journal.state.version)
             self._go_on(journal)
@@ -226,9 +226,9 @@ class Installation(Tree):
                 self.disk.mkdir(self.at(folder))
             check_owned(self.at(folder))
         self.disk.write(self.at(_JOURNAL + ".new"), [text])
-        self._sync(STAGING, BACKUP_FOLDER, "")
+        self.sync(STAGING, BACKUP_FOLDER, "")
         self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
-        self._sync(UPDATE_FOLDER)
+        self.sync(UPDATE_FOLDER)
 
     def _withdraw(self) -> str:
         """Take back a journal after which nothing has happened yet."""
@@ -243,118 +243,26 @@ class Installation(Tree):
         """Forward to the commit; whatever fails before it is undone."""
         try:
             self._write_state(_NEXT, journal.state)
-            self._swap(journal)
+            self.swap(journal)
             self.disk.rename(self.at(_NEXT), self.at(self._version_file))
         except OSError as error:
             if self._is_committed(journal):
                 return  # a network's file system can do the rename and lose its answer
             self._give_up(journal)
             self._sweep()
-            raise InstallError(f"{_what(error)}; the installed version stays") from error
-
-    def _swap(self, journal: Journal) -> None:
-        changes = journal.changes
-        for move in changes.out:
-            if not os.path.lexists(self.at(move.target)) or self._is_one_file(move.source, move.target):  # or it left before
-                self._set_aside(move.source, move.target, move.source == journal.launcher)
-        self._sync(*(parent_of(move.target) for move in changes.out))  # nothing may arrive, durably, over what is not kept
-        for path in changes.stale:
-            if os.path.lexists(self.at(path)):
-                self.disk.unlink(self.at(path))
-        self._drop(changes.drop)
-        for folder in changes.make:
-            if not self._is_folder(folder):
-                self.disk.mkdir(self.at(folder))
-        for move in changes.into:
-            if os.path.lexists(self.at(move.source)):
-                if move.target != journal.launcher:
-                    self._keep_stranger(move.source, move.target, journal)
-                self._move(move.source, move.target)
-        for move in changes.out:
-            if self._is_one_file(move.source, move.target):  # a launcher that has no successor
-                self.disk.unlink(self.at(move.source))
-        self._sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
-                                    *changes.make, *changes.drop, *changes.stale]))
+            raise InstallError(f"{disk_error(error)}; the installed version stays") from error
 
     def _give_up(self, journal: Journal) -> None:
         """Undo the transaction; from its first step on there is no way forward any more."""
         try:
             if os.path.lexists(self.at(_JOURNAL)):
                 self.disk.rename(self.at(_JOURNAL), self.at(_UNDO))
-                self._sync(UPDATE_FOLDER)
-            self._swap_back(journal)
+                self.sync(UPDATE_FOLDER)
+            self.swap_back(journal)
             self.disk.unlink(self.at(_UNDO))
-            self._sync(UPDATE_FOLDER)
+            self.sync(UPDATE_FOLDER)
         except OSError as error:
-            raise InstallError(f"{_what(error)}; the next start will undo the installation") from error
-
-    def _swap_back(self, journal: Journal) -> None:
-        changes = journal.changes
-        left = {move.source for move in changes.out}
-        for move in reversed(changes.into):
-            is_gone = not os.path.lexists(self.at(move.source)) or self._is_one_file(move.source, move.target)
-            if is_gone and self.holds(move.target, move.entry):
-                self._make_parents(move.source, journal)
-                self._set_aside(move.target, move.source, move.target == journal.launcher in left)
-        self._sync(*(parent_of(move.source) for move in changes.into))  # as above: a rollback's files come from an earlier backup
-        self._drop(reversed(changes.make))
-        for move in reversed(changes.out):
-            if os.path.lexists(self.at(move.target)):
-                self._make_parents(move.source, journal)
-                if move.source != journal.launcher:
-                    self._keep_stranger(move.target, move.source, journal)
-                self._move(move.target, move.source)
-        self._sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out), *changes.drop]))
-
-    def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
-        """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
-        if is_launcher and os.name == "posix":
-            try:
-                return None if self._is_one_file(path, target) else self.disk.link(self.at(path), self.at(target))
-            except OSError as error:
-                logger.debug("%s; for a moment there will be no launcher", _what(error))  # exFAT has no hard links
-        if os.path.lexists(self.at(path)):
-            self._move(path, target)
-
-    def _move(self, source: str, target: str) -> None:
-        """Rename; a power cut may have left one file under both names, where a rename does nothing."""
-        if self._is_one_file(source, target):
-            self.disk.unlink(self.at(source))
-        else:
-            self.disk.rename(self.at(source), self.at(target))
-
-    def _is_one_file(self, path: str, other: str) -> bool:
-        try:
-            found, twin = os.lstat(self.at(path)), os.lstat(self.at(other))
-        except OSError:
-            return False
-        return found.st_ino != 0 and os.path.samestat(found, twin)
-
-    def _keep_stranger(self, comer: str, path: str, journal: Journal) -> None:
-        """Somebody put something where `comer` goes, after we had looked."""
-        kept = f"{path}.user-{journal.id}"
-        while os.path.lexists(self.at(kept)):
-            kept += "-"
-        if os.path.lexists(self.at(path)) and not self._is_one_file(comer, path):
-            self.disk.rename(self.at(path), self.at(kept))
-
-    def _make_parents(self, path: str, journal: Journal) -> None:
-        for folder in ancestors(path):
-            if not self._is_folder(folder):
-                self._keep_stranger("", folder, journal)
-                self.disk.mkdir(self.at(folder))
-
-    def _drop(self, folders: Iterable[str]) -> None:
-        """Remove those that are empty. One that cannot go, as somebody works in it, does no harm: folders are not part of a release."""
-        for folder in folders:
-            try:
-                if self._is_folder(folder) and not os.listdir(self.at(folder)):
-                    self.disk.rmdir(self.at(folder))
-            except OSError as error:
-                logger.debug("%s; the empty folder stays", _what(error))
-
-    def _is_folder(self, path: str) -> bool:
-        return os.path.isdir(self.at(path)) and not os.path.islink(self.at(path))
+            raise InstallError(f"{disk_error(error)}; the next start will undo the installation") from error
 
     def _write_state(self, path: str, state: State) -> None:
         self.disk.write(self.at(path), [dump_state(state)])
@@ -367,20 +275,20 @@ class Installation(Tree):
         """Make the rename of the version file durable."""
         if os.name == "nt":
             self.disk.sync_file(self.at(self._version_file))
-        self._sync("")
+        self.sync("")
 
     def _finish(self, journal: Journal) -> None:
         """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
         try:
             self._settle()
             self.clear_staging()
-            self._sync(UPDATE_FOLDER)  # without the journal nobody would come back for it
+            self.sync(UPDATE_FOLDER)  # without the journal nobody would come back for it
             if journal.state.backup == journal.id:
-                self._move(_JOURNAL, f"{BACKUP_FOLDER}/{journal.id}/journal.json")
+                self.move(_JOURNAL, f"{BACKUP_FOLDER}/{journal.id}/journal.json")
             else:
                 self.disk.unlink(self.at(_JOURNAL))
         except OSError as error:
-            logger.warning("%s; the next start will clean up", _what(error))
+            logger.warning("%s; the next start will clean up", disk_error(error))
             return
         self._sweep()
 
@@ -391,7 +299,7 @@ class Installation(Tree):
             for name in os.listdir(self.at(UPDATE_FOLDER)):
                 if name not in _KEPT:
                     self.disk.remove(self.at(f"{UPDATE_FOLDER}/{name}"))
-            for name in os.listdir(self.at(BACKUP_FOLDER)) if self._is_folder(BACKUP_FOLDER) else ():
+            for name in os.listdir(self.at(BACKUP_FOLDER)) if self.is_folder(BACKUP_FOLDER) else ():
                 if state is None or name != state.backup:
                     self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
             if state is not None and read_state(self.at(self._version_file)) != state:
@@ -400,7 +308,7 @@ class Installation(Tree):
             if state is not None and read_state(self.at(_COPY)) != state:
                 self._write_copy(state)
         except OSError as error:
-            logger.warning("%s; the next start will clean up", _what(error))
+            logger.warning("%s; the next start will clean up", disk_error(error))
 
     def clear_staging(self) -> None:
         """Forget what was downloaded and not installed."""
@@ -410,13 +318,7 @@ class Installation(Tree):
     def _forget(self, path: str) -> None:
         if os.path.lexists(self.at(path)):
             self.disk.unlink(self.at(path))
-            self._sync(parent_of(path))
-
-    def _sync(self, *folders: str) -> None:
-        for folder in sorted(set(folders)):
-            full = self.at(folder) if folder else self.folder
-            if os.path.isdir(full):
-                self.disk.sync_folder(full)
+            self.sync(parent_of(path))
 
     def _load(self, path: str) -> Optional[Journal]:
         try:
@@ -432,8 +334,3 @@ def _launcher_last(changes: Changes, launcher: str) -> Changes:
     """The launcher is one file, and swapped last: until then the old one starts and recovers."""
     return changes._replace(out=tuple(sorted(changes.out, key=lambda move: move.source == launcher)),
                             into=tuple(sorted(changes.into, key=lambda move: move.target == launcher)))
-
-
-def _what(error: OSError) -> str:
-    name = error.filename if error.filename is not None else "the disk"
-    return f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: {error.strerror or error}"

@@ -1,0 +1,440 @@
+"""One transaction at a time, on a real disk: what DESIGN's rules say of installing, rolling back and recovering."""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nuitkal_mini.client.disk import Disk
+from nuitkal_mini.client.errors import InstallError, RollbackError
+from nuitkal_mini.client.install import Installation
+from nuitkal_mini.client.state import State
+from nuitkal_mini.manifest import UnsafePath, check_tree
+
+from ..trees import Tree, entries_of, read_tree, trees, write_tree
+from .sweep import FIRST, FOURTH, OURS, SECOND, THIRD, Unsynced, update
+
+ONE: Tree = {"main.py": (b"1", "644"), "lib/a.py": (b"a", "644")}
+TWO: Tree = {"main.py": (b"2", "644"), "lib/b.py": (b"b", "755")}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Installation:
+    (tmp_path / ".update").mkdir()
+    return Installation(str(tmp_path), "local_version.json", disk=Unsynced())
+
+
+def found(place: Installation) -> Tree:
+    return read_tree(Path(place.folder), OURS)
+
+
+def put(place: Installation, tree: Tree) -> None:
+    write_tree(Path(place.folder), tree)
+
+
+def interrupted(place: Installation, tree: Tree, before: str) -> None:
+    """An update to the tree that dies at the first `before` operation on the app or the version file."""
+    class Dies(BaseException):
+        pass
+
+    class Dying(Unsynced):
+        def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+            if operation == before and args[-1] == os.path.join(place.folder, "local_version.json"):
+                raise Dies
+            return super().perform(operation, path, call, *args)
+
+    with pytest.raises(Dies):
+        update(Installation(place.folder, "local_version.json", disk=Dying()), tree, "9.0.0", FOURTH)
+
+
+# --- there and back ---------------------------------------------------------------------------------
+
+def are_legal_beside(release: Tree, mine: Tree) -> bool:
+    try:
+        check_tree(entries_of({**release, **mine}))
+    except UnsafePath:
+        return False
+    return not release.keys() & mine.keys()
+
+
+@given(one=trees(), two=trees(), three=trees(), mine=trees(max_size=3))
+@settings(max_examples=150, deadline=None)
+def test_any_tree_becomes_any_other_and_goes_back_exactly(one: Tree, two: Tree, three: Tree, mine: Tree) -> None:
+    mine = {path: item for path, item in mine.items() if all(are_legal_beside(tree, {path: item}) for tree in (one, two, three))}
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(os.path.join(folder, ".update"))
+        place = Installation(folder, "local_version.json", disk=Unsynced())
+        put(place, mine)
+        for version, tree, identifier in [("1", one, FIRST), ("2", two, SECOND), ("3", three, THIRD)]:
+            update(place, tree, version, identifier)
+            assert found(place) == {**tree, **mine}
+        assert place.rollback(FOURTH, "a test").version == "2"
+        assert found(place) == {**two, **mine}
+        assert place.damaged(place.installed()) == []
+        with pytest.raises(RollbackError, match="no earlier version"):
+            place.rollback(FIRST, "a test")
+
+
+@pytest.mark.parametrize("umask", [0, 0o077], ids=oct)
+def test_modes_are_those_of_the_release_whatever_the_umask(place: Installation, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        update(place, TWO, "2", SECOND)
+    finally:
+        os.umask(before)
+    assert os.stat(place.at("lib/b.py")).st_mode & 0o777 == 0o755
+    assert os.stat(place.at("main.py")).st_mode & 0o777 == 0o644
+    assert os.stat(place.at("lib")).st_mode & 0o022 == 0
+
+
+def test_installed_files_are_as_old_as_the_install(place: Installation, tmp_path: Path) -> None:
+    (tmp_path / "mark").touch()
+    update(place, ONE, "1", FIRST)  # a package's own time could make Python believe bytecode of before
+    assert os.stat(place.at("main.py")).st_mtime >= (tmp_path / "mark").stat().st_mtime
+
+
+def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(place: Installation) -> None:
+    def run() -> str:
+        return subprocess.run([sys.executable, "-c", "import m; print(m.x)"], cwd=place.folder, stdout=subprocess.PIPE, check=True,
+                              env={**os.environ, "PYTHONPATH": place.folder, "PYTHONDONTWRITEBYTECODE": ""}).stdout.decode().strip()
+
+    update(place, {"m.py": (b"x = 1\n", "644")}, "1", FIRST)
+    os.utime(place.at("m.py"), (1, 1))
+    assert run() == "1" and os.listdir(place.at("__pycache__"))
+    update(place, {"m.py": (b"x = 2\n", "644")}, "2", SECOND)
+    os.utime(place.at("m.py"), (1, 1))  # the same second, the same size: only a dropped cache helps
+    assert run() == "2"
+
+
+# --- the user's files -------------------------------------------------------------------------------
+
+def test_a_file_of_the_user_where_a_new_one_comes_is_kept_beside_and_comes_back(place: Installation) -> None:
+    put(place, {"lib": (b"mine", "755"), "main.py": (b"mine too", "644")})
+    update(place, ONE, "1", FIRST)
+    kept: Tree = {f"lib.user-{FIRST}": (b"mine", "755"), f"main.py.user-{FIRST}": (b"mine too", "644")}
+    assert found(place) == {**ONE, **kept}
+    update(place, TWO, "2", SECOND)
+    assert found(place) == {**TWO, **kept}
+
+
+def test_a_file_that_the_user_has_edited_survives_its_removal_from_the_release(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    put(place, {"lib/a.py": (b"edited", "644")})
+    update(place, TWO, "2", SECOND)
+    assert found(place) == {**TWO, "lib/a.py": (b"edited", "644")}
+
+
+def test_a_folder_that_must_become_a_file_fails_before_anything_while_it_holds_a_users_file(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    put(place, {"lib/mine": (b"mine", "644")})
+    with pytest.raises(InstallError, match="mine in it is not the program's"):
+        update(place, {"lib": (b"a file", "644")}, "2", SECOND)
+    assert found(place) == {**ONE, "lib/mine": (b"mine", "644")} and not place.pending()
+
+
+def test_cached_bytecode_keeps_no_folder_that_the_release_has_left(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    put(place, {"lib/__pycache__/a.cpython-311.pyc": (b"a", "644"), "lib/__pycache__/a.cpython-311.pyc.4711": (b"a", "644")})
+    update(place, {"lib": (b"a file", "644")}, "2", SECOND)
+    assert found(place) == {"lib": (b"a file", "644")}
+    update(place, ONE, "3", THIRD)
+    put(place, {"lib/__pycache__/a.cpython-311.pyc": (b"a", "644")})
+    update(place, {"main.py": (b"1", "644")}, "4", FOURTH)
+    assert not os.path.exists(place.at("lib"))
+
+
+@pytest.mark.parametrize("into", [TWO, {"main.py": (b"2", "644"), "lib/c": (b"c", "644")}], ids=["its file goes", "a file comes"])
+def test_a_link_of_the_user_in_place_of_a_folder_leads_nobody_outside(tmp_path: Path, into: Tree) -> None:
+    folder, outside = tmp_path / "client", tmp_path / "outside"
+    (folder / ".update").mkdir(parents=True)
+    place = Installation(str(folder), "local_version.json", disk=Unsynced())
+    update(place, ONE, "1", FIRST)
+    (folder / "lib").rename(outside)
+    (folder / "lib").symlink_to(outside)
+    with pytest.raises(InstallError, match="is a link or special file where the program has a folder"):
+        update(place, into, "2", SECOND)
+    update(place, {"main.py": (b"2", "644")}, "2", SECOND)  # what was in it is no longer the program's
+    assert read_tree(outside) == {"a.py": (b"a", "644")}
+
+
+def test_a_special_file_in_the_way_is_named(place: Installation) -> None:
+    os.mkfifo(place.at("main.py"))
+    with pytest.raises(InstallError, match="main.py is a device or a socket"):
+        update(place, ONE, "1", FIRST)
+
+
+def test_an_edited_file_that_only_changes_its_case_is_kept_if_it_is_preserved(tmp_path: Path) -> None:
+    (tmp_path / ".update").mkdir()
+    place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["*.ini"])
+    update(place, {"Settings.ini": (b"1", "644")}, "1", FIRST)
+    put(place, {"Settings.ini": (b"edited", "644")})
+    update(place, {"settings.ini": (b"2", "644")}, "2", SECOND)
+    assert found(place) == {"settings.ini": (b"2", "644"), f"Settings.ini.user-{SECOND}": (b"edited", "644")}
+
+
+def test_a_shipped_setting_never_overwrites_what_lies_beside(tmp_path: Path) -> None:
+    (tmp_path / ".update").mkdir()
+    place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["s"])
+    put(place, {"s": (b"edited", "644"), "s.new": (b"mine", "644")})
+    update(place, {"s": (b"1", "644")}, "1", FIRST)
+    assert found(place) == {"s": (b"edited", "644"), "s.new": (b"mine", "644"), f"s.new-{FIRST}": (b"1", "644")}
+    update(place, {"s": (b"2", "644"), "s.new": (b"the release has one too", "644")}, "2", SECOND)
+    assert found(place)["s.new"] == (b"the release has one too", "644") and found(place)[f"s.new.user-{SECOND}"] == (b"mine", "644")
+    assert found(place)[f"s.new-{SECOND}"] == (b"2", "644")
+
+
+def test_a_user_file_whose_name_cannot_be_made_longer_stops_the_update_and_not_the_program(place: Installation) -> None:
+    name = "n" * 250
+    put(place, {name: (b"mine", "644")})
+    with pytest.raises(InstallError, match="longer than 255 bytes; nothing was installed"):
+        update(place, {name: (b"1", "644")}, "1", FIRST)
+    assert found(place) == {name: (b"mine", "644")} and not place.pending()
+
+
+def test_a_users_link_to_bytes_that_are_no_unicode_is_kept(place: Installation) -> None:
+    os.symlink(b"\xff", os.fsencode(place.at("main.py")))
+    update(place, ONE, "1", FIRST)
+    assert os.readlink(os.fsencode(place.at(f"main.py.user-{FIRST}"))) == b"\xff"
+
+
+# --- what is in the way -----------------------------------------------------------------------------
+
+@pytest.fixture
+def mounted(place: Installation) -> Iterator[Installation]:
+    """`lib` of ONE on a file system of its own."""
+    update(place, {"main.py": (b"1", "644")}, "1", FIRST)
+    os.mkdir(place.at("lib"))
+    if subprocess.call(["mount", "-t", "tmpfs", "tmpfs", place.at("lib")], stderr=subprocess.DEVNULL) != 0:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.check_call(["umount", place.at("lib")])
+
+
+def test_another_file_system_in_the_way_is_said_before_anything_happens(mounted: Installation) -> None:
+    with pytest.raises(InstallError, match="lib lies on another file system"):
+        update(mounted, ONE, "2", SECOND)
+    assert found(mounted) == {"main.py": (b"1", "644")} and not mounted.pending()
+
+
+@pytest.mark.parametrize("name", [".backup", ".update/staging"])
+def test_a_folder_of_the_updater_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    folder, outside = tmp_path / "client", tmp_path / "outside"
+    (folder / ".update").mkdir(parents=True)
+    place = Installation(str(folder), "local_version.json", disk=Unsynced())
+    update(place, ONE, "1", FIRST)
+    if name == ".backup":
+        (folder / ".backup").rmdir()
+    outside.mkdir()
+    (folder / name).symlink_to(outside)
+    if name == ".backup":
+        with pytest.raises(InstallError, match="is not a folder"):
+            update(place, TWO, "2", SECOND)
+    else:
+        update(place, TWO, "2", SECOND)  # the link is replaced, not followed
+    assert os.listdir(outside) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_backup_of_another_user_is_neither_used_nor_filled(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    update(place, TWO, "2", SECOND)
+    os.chown(place.at(".backup"), 4711, -1)
+    with pytest.raises(RollbackError, match="belongs to another user"):
+        place.rollback(THIRD, "a test")
+    with pytest.raises(InstallError, match="belongs to another user"):
+        update(place, ONE, "3", THIRD)
+    assert found(place) == TWO
+
+
+# --- rollback ---------------------------------------------------------------------------------------
+
+def test_a_damaged_backup_is_not_rolled_back_to(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    update(place, TWO, "2", SECOND)
+    Path(place.at(f".backup/{SECOND}/0")).write_bytes(b"rotten")
+    with pytest.raises(RollbackError, match="backup of .* is damaged; nothing was changed"):
+        place.rollback(THIRD, "a test")
+    assert found(place) == TWO
+
+
+def test_a_rollback_works_over_files_that_the_user_has_changed(place: Installation) -> None:
+    update(place, {**ONE, "same": (b"s", "644"), "other": (b"o", "644")}, "1", FIRST)
+    update(place, {**TWO, "same": (b"s", "644"), "other": (b"o", "644")}, "2", SECOND)
+    put(place, {"same": (b"edited", "644"), "main.py": (b"edited", "644")})
+    os.unlink(place.at("other"))
+    os.makedirs(place.at("other/now a folder"))
+    place.rollback(THIRD, "a test")
+    assert found(place) == {**ONE, "same": (b"edited", "644")}
+
+
+def test_only_the_last_generation_is_kept(place: Installation) -> None:
+    for version, tree, identifier in [("1", ONE, FIRST), ("2", TWO, SECOND), ("3", ONE, THIRD)]:
+        update(place, tree, version, identifier)
+    assert os.listdir(place.at(".backup")) == [THIRD]
+    place.rollback(FOURTH, "a test")
+    assert os.listdir(place.at(".backup")) == []
+
+
+def test_without_hard_links_a_launcher_is_replaced_all_the_same(tmp_path: Path) -> None:
+    class NoLinks(Unsynced):
+        def link(self, source: str, target: str) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted", source)
+
+    (tmp_path / ".update").mkdir()
+    place = Installation(str(tmp_path), "local_version.json", disk=NoLinks(), launcher="main.py")
+    update(place, ONE, "1", FIRST)
+    update(place, TWO, "2", SECOND)
+    assert found(place) == TWO
+    place.rollback(THIRD, "a test")
+    assert found(place) == ONE
+
+
+# --- recovery ---------------------------------------------------------------------------------------
+
+def test_recovery_goes_on_only_with_what_it_finds_by_hash(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    interrupted(place, TWO, "rename")
+    assert place.pending()
+    put(place, {"main.py": (b"x", "644")})  # same size, other content
+    place.recover()
+    assert found(place) == {**ONE, f"main.py.user-{FOURTH}": (b"x", "644")} and not place.pending()
+
+
+def test_recovery_never_goes_forward_behind_an_abort_mark(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    interrupted(place, TWO, "rename")
+    os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
+    place.recover()
+    assert found(place) == ONE and place.state() == State("1", FIRST, manifest=place.state().manifest)  # type: ignore[union-attr]
+
+
+def test_a_commit_counts_though_the_journal_is_still_there(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    interrupted(place, TWO, "rename")
+    os.rename(place.at(".update/next.json"), place.at("local_version.json"))
+    assert not place.pending()  # the program may start: only the cleaning up is left
+    place.recover()
+    assert found(place) == TWO and sorted(os.listdir(place.at(".update"))) == ["state.json"]
+
+
+def test_undoing_keeps_what_somebody_has_put_in_the_way(place: Installation) -> None:
+    update(place, {"f": (b"f", "644"), "g/x": (b"x", "644"), "h": (b"h", "644")}, "1", FIRST)
+    interrupted(place, {"f/deep": (b"d", "644"), "g": (b"g", "644"), "h": (b"2", "644")}, "rename")
+    os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
+    put(place, {"f/mine": (b"mine", "644"), "g": (b"mine", "644")})
+    place.recover()
+    assert found(place) == {"f": (b"f", "644"), "g/x": (b"x", "644"), "h": (b"h", "644"),
+                            f"f.user-{FOURTH}/mine": (b"mine", "644"), f"g.user-{FOURTH}": (b"mine", "644")}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "lib/../../outside", ".update/../../outside", "local_version.json/x"])
+@pytest.mark.parametrize("where", ["out", "into", "stale", "drop", "make", "id"])
+def test_a_journal_that_leads_outside_is_not_believed(place: Installation, path: str, where: str) -> None:
+    update(place, ONE, "1", FIRST)
+    interrupted(place, TWO, "rename")
+    journal = json.loads(Path(place.at(".update/journal.json")).read_bytes())
+    out, into, stale, drop, make = journal["changes"]
+    if where == "id":
+        journal["id"] = path
+    else:
+        items = {"out": out, "into": into, "stale": stale, "drop": drop, "make": make}[where]
+        items.append([path, "main.py", ["x", 0, "", "644", None]] if where in ("out", "into") else path)
+    Path(place.at(".update/journal.json")).write_text(json.dumps(journal))
+    if where in ("stale", "drop") and path == "local_version.json/x":
+        return  # such a thing could be deleted only if it were there
+    before = found(place)
+    with pytest.raises(InstallError, match="cannot be read"):
+        place.recover()
+    assert place.pending() and found(place) == before
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4)
+                    | st.dictionaries(st.sampled_from(["id", "state", "before", "launcher", "changes", "version", "trust"]), inner, max_size=6))
+
+
+@given(value=JSON)
+@settings(deadline=None)
+def test_a_journal_of_any_form_is_a_sentence(value: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(os.path.join(folder, ".update"))
+        Path(folder, ".update", "journal.json").write_text(json.dumps(value))
+        with pytest.raises(InstallError, match="cannot be read"):
+            Installation(folder, "local_version.json", disk=Unsynced()).recover()
+
+
+def test_a_staged_file_that_has_rotted_is_not_installed(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+
+    class Rot(Unsynced):
+        def mkdir(self, path: str) -> None:  # of the backup: everything is staged by then
+            super().mkdir(path)
+            if path.endswith(SECOND):
+                raise AssertionError("the journal was begun")
+
+    rotten = Installation(place.folder, "local_version.json", disk=Rot())
+    arrange, calls = rotten.arrange, [0]
+
+    def rot(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            Path(place.at(".update/staging/1")).write_bytes(b"x")
+        return arrange(*args)
+
+    rotten.arrange = rot  # type: ignore[method-assign]
+    with pytest.raises(InstallError, match="has changed while the update was prepared"):
+        update(rotten, TWO, "2", SECOND)
+    assert found(place) == ONE and not place.pending()
+
+
+def test_a_busy_file_costs_ten_seconds_of_a_transaction_in_all(place: Installation) -> None:
+    class Busy(Unsynced):
+        def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+            if path == place.at("main.py"):
+                error = PermissionError(errno.EACCES, "in use", path)
+                error.winerror = 32  # type: ignore[attr-defined]
+                raise error
+            return super().perform(operation, path, call, *args)
+
+    update(place, ONE, "1", FIRST)
+    disk = Busy()
+    with pytest.raises(InstallError, match="main.py: in use; the installed version stays"):
+        update(Installation(place.folder, "local_version.json", disk=disk), TWO, "2", SECOND)
+    assert 9 < disk.clock < 11 and found(place) == ONE
+
+
+def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(place: Installation) -> None:
+    class Occupied(Unsynced):
+        def rmdir(self, path: str) -> None:
+            if path == place.at("lib"):
+                raise PermissionError(errno.EACCES, "in use", path)
+            super().rmdir(path)
+
+    update(place, ONE, "1", FIRST)
+    update(Installation(place.folder, "local_version.json", disk=Occupied()), {"main.py": (b"2", "644")}, "2", SECOND)
+    assert os.listdir(place.at("lib")) == []
+
+
+def test_what_is_remembered_survives_beside_the_tree(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    state = place.state()
+    assert state is not None
+    place.remember(state._replace(trial=2))
+    again = Installation(place.folder, "local_version.json", disk=Disk()).state()
+    assert again == state._replace(trial=2)
+
+
+def test_a_version_file_that_cannot_be_read_is_mended_from_its_copy(place: Installation) -> None:
+    update(place, ONE, "1", FIRST)
+    whole = Path(place.at("local_version.json")).read_bytes()
+    Path(place.at("local_version.json")).write_bytes(whole[:50])
+    place.recover()
+    assert Path(place.at("local_version.json")).read_bytes() == whole
