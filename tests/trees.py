@@ -4,8 +4,10 @@ A tree is a dict: path -> (contents, mode) of a file, or the target of a symlink
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Dict, List, Tuple, Union
 
@@ -48,6 +50,17 @@ def trees(draw: st.DrawFn, max_size: int = 8, links: bool = True) -> Tree:
             continue
         tree[path] = item
     return tree
+
+
+def here(tree: Tree) -> Tree:
+    """The tree as this machine can hold it: Windows has no executable bits, and no links without its developer mode, nor has Wine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        link = os.path.join(scratch, "link")
+        with contextlib.suppress(OSError):
+            os.symlink("target", link)
+        has_links = os.path.islink(link)
+    held = {path: item if isinstance(item, str) or os.name == "posix" else (item[0], "644") for path, item in tree.items()}
+    return {path: item for path, item in held.items() if has_links or not isinstance(item, str)}
 
 
 def write_tree(folder: Path, tree: Tree) -> None:

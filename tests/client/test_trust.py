@@ -13,6 +13,7 @@ import pytest
 from nuitkal_mini import CheckError, ClientUpdater, DownloadError, UpdaterConfig, UpdaterError, VerificationError
 from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS, platform_name
+from nuitkal_mini.client.updater import _machine
 from nuitkal_mini.manifest import Terms
 from nuitkal_mini.minisign import SecretKey, key_name, public_key
 
@@ -334,8 +335,7 @@ def test_a_release_for_another_machine_is_refused_before_download(site: Site, up
 
 
 def test_a_release_for_this_machine_is_accepted(site: Site, updater: ClientUpdater) -> None:
-    import os
-    here = platform_name(sys.platform, os.uname().machine)
+    here = platform_name(sys.platform, _machine())
     site.publish("1.0.1", TWO, secret=KEY, terms=Terms(python=">=3.8, <4", platforms=("amiga-*", here)))
     assert updater.update()
 
