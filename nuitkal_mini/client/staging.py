@@ -93,11 +93,12 @@ class Staging:
             VerificationError: the package does not hold what the manifest says.
             InstallError: the disk has no room for it.
         """
-        present = [(source, entry) for source, entry in wanted if self._place.holds(source, entry)]
-        for source, entry in present:
-            if entry.link is None:
+        absent = []
+        for source, entry in wanted:
+            if not self._place.holds(source, entry):
+                absent.append((source, entry))
+            elif entry.link is None:
                 self._place.disk.sync_file(self._place.at(source))  # whoever wrote it may have been killed before its fsync
-        absent = sorted(set(wanted) - set(present))
         for source, entry in absent:
             if entry.link is not None:
                 self._place.disk.remove(self._place.at(source))

@@ -389,7 +389,7 @@ def test_a_staged_file_that_has_rotted_is_not_installed(place: Installation) -> 
             Path(place.at(".update/staging/1")).write_bytes(b"x")
         return arrange(*args)
 
-    rotten.arrange = rot  # type: ignore[method-assign]
+    rotten.arrange = rot  # type: ignore
     with pytest.raises(InstallError, match="has changed while the update was prepared"):
         update(rotten, TWO, "2", SECOND)
     assert found(place) == ONE and not place.pending()
