@@ -8,7 +8,12 @@ print("program version 1", sys.argv[1:], os.path.basename(os.getcwd()), flush=Tr
 for name in ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"):
     print(name, os.environ.get(name), flush=True)
 if sys.argv[1:2] == ["wait"]:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(33))
+    def leave(number: int, _: object) -> None:
+        print("signal", number, flush=True)
+        sys.exit(33)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
     print("ready", flush=True)
     time.sleep(60)
 print("read", sys.stdin.read(), flush=True)
