@@ -22,4 +22,7 @@ if verb == "request":  # what urllib alone costs
     urllib.request.urlopen(config.check_api_url).read()
     sys.exit(0)
 with ClientUpdater(config) as updater:
-    sys.exit(updater.update_and_run() if verb == "run" else int(updater.update()))
+    if verb == "update":
+        updater.update()
+        sys.exit(0)
+    sys.exit(updater.update_and_run())
