@@ -70,7 +70,7 @@ def _insert_token(db: sqlite3.Connection, name: str, who: str) -> str:
     _check_name(name)
     if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
         raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
-    secret = secrets.token_urlsafe(32)
+    secret = "nk_" + secrets.token_urlsafe(32)  # never begins with a dash, which a command line would take for an option
     db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, _digest(secret), now()))
     write_log(db, who, "token_create", name)
     return secret

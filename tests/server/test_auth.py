@@ -31,6 +31,12 @@ def test_a_token_is_known_by_its_secret_until_it_is_revoked(database: Database) 
     assert auth.token_name(database, secret) is None
 
 
+def test_no_token_is_taken_for_an_option_by_a_command_line(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in 64 began with a dash, and `--token -x…` is a usage error."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda count: "-" * count)
+    assert not auth.create_token(database, "laptop", "tests").startswith("-")
+
+
 def test_only_the_hash_of_a_token_is_stored(database: Database, tmp_path: Path) -> None:
     secret = auth.create_token(database, "ci", "tests").encode()
     database.close()
