@@ -242,7 +242,7 @@ def test_nothing_installed_and_no_server_is_a_launch_error(config: UpdaterConfig
 
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b'{"version": 1}', b'{"version": "x", "download_url": "a", "file_hash": "b"}',
-                                  b'{"version": "1.0", "download_url": "file:///etc/passwd", "file_hash": "b"}', b"\xff", b"[" * 100_000,
+                                  b'{"version": "1.0", "download_url": "file:///etc/passwd", "file_hash": "b"}', b"\xff", pytest.param(b"[" * 100_000, id="deep"),
                                   b'{"version": "1.0", "file_hash": "b"}', b'{"version": "1.0", "download_url": "x"}'])
 def test_an_answer_that_describes_no_release_is_a_check_error(serve: Serve, tmp_path: Path, body: bytes) -> None:
     origin = serve(lambda exchange: exchange.reply(200, body))
