@@ -127,10 +127,11 @@ def test_any_text_is_parsed_or_refused(parse: Callable[[str], object], text: str
         pass
 
 
-def test_no_flipped_bit_of_a_signature_file_counts_outside_the_untrusted_comment() -> None:
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"])
+def test_no_flipped_bit_of_a_signature_file_counts_outside_the_untrusted_comment(step: int) -> None:
     raw = TEXT.encode()
     free = range(8 * len("untrusted comment: "), 8 * raw.index(b"\n"))
-    survivors = [bit for bit in range(8 * len(raw)) if accepts(flip(raw, bit))]
+    survivors = [bit for bit in range(0, 8 * len(raw), step) if accepts(flip(raw, bit))]
     assert survivors and set(survivors) <= set(free)
 
 

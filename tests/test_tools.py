@@ -45,6 +45,7 @@ def pretend_version(folder: Path, version: str) -> None:
     python.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_an_environment_that_has_the_tools_is_used_as_it_is(project: Path) -> None:
     make_environment(project / ".venv")
     done = run(project, "-q", "-k", "good")
@@ -52,6 +53,7 @@ def test_an_environment_that_has_the_tools_is_used_as_it_is(project: Path) -> No
     assert "Making" not in done.stdout
 
 
+@pytest.mark.slow
 def test_pytests_exit_code_is_handed_on(project: Path) -> None:
     make_environment(project / ".venv")
     assert run(project, "-q").returncode == 1

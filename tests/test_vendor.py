@@ -32,6 +32,7 @@ def python(*arguments: object, cwd: Path, **options: Any) -> "subprocess.Complet
 
 # --- the file ---------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_and_check_knows_whether_they_did(one_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert vendor.merged(window=True).encode("utf-8") == one_file.read_bytes()
     other = one_file.with_name("other.py")

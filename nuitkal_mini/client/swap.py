@@ -46,7 +46,7 @@ class Swap(Tree):
             if self._is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
         self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
-                                    *changes.make, *changes.drop, *changes.stale]))
+                                   *changes.make, *changes.drop, *changes.stale]))
 
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came. What somebody has put in the way since is kept beside."""
@@ -65,7 +65,8 @@ class Swap(Tree):
                 if move.source != journal.launcher:
                     self._keep_stranger(move.target, move.source, journal)
                 self.move(move.target, move.source)
-        self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out), *changes.drop]))
+        self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
+                                   *changes.make, *changes.drop]))
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
         """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""

@@ -139,7 +139,7 @@ class Sweep:
     def __init__(self, scenario: Scenario, scratch: str) -> None:
         self.scenario = scenario
         self.folder = os.path.join(scratch, "client")
-        os.mkdir(self.folder)
+        lay_down((), self.folder)
         os.mkdir(os.path.join(self.folder, ".update"))
         scenario.prepare(self.place(Unsynced()))
         self.start = image_of(self.folder)
@@ -280,7 +280,7 @@ class Sweep:
             self.act(recorder)
         return tuple(recorder.ops)
 
-    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, step: int = 1, draws: int = 12) -> Iterator[Image]:
+    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, step: int = 1, draws: int = 6) -> Iterator[Image]:
         """What a power cut can leave, before each operation from `first` on and at the end."""
         seen: Set[Image] = set()
         for count in range(first, len(log) + 1, step):

@@ -250,6 +250,7 @@ def authority(tmp_path: Path) -> ssl.SSLContext:
     return certificate(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knows", ["ca_file", "the system"])
 def test_it_lives_behind_a_proxy_that_reads_tls(serve: Serve, authority: ssl.SSLContext, tmp_path: Path, knows: str) -> None:
     site = Site(lambda answer: serve(answer, context=authority))
@@ -262,6 +263,7 @@ def test_it_lives_behind_a_proxy_that_reads_tls(serve: Serve, authority: ssl.SSL
         lives(site, tmp_path / "app", shell=f"export SSL_CERT_FILE={tmp_path}/cert.pem")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dates, word", [("20000101000000Z 20010101000000Z", "out of date"), ("20480101000000Z 20491231000000Z", "not yet valid")])
 def test_a_clock_that_is_years_off_is_named(serve: Serve, tmp_path: Path, dates: str, word: str) -> None:
     site = Site(lambda answer: serve(answer, context=certificate(tmp_path, dates=dates)))

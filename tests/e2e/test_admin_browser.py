@@ -97,6 +97,7 @@ def test_an_operator_does_the_whole_job_in_a_browser(server: RunningServer, tmp_
         assert "/admin/login/?next=" in browser.url
 
 
+@pytest.mark.slow
 def test_a_token_made_in_the_browser_publishes_until_it_is_revoked(browser: Browser, server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "main.py").write_text("pass")
@@ -129,6 +130,7 @@ def test_what_was_typed_and_chosen_stays_when_an_upload_is_refused(browser: Brow
     assert all("400" in message for message in browser.complaints())
 
 
+@pytest.mark.slow
 def test_times_are_in_the_zone_of_the_browser_and_texts_in_the_language_that_is_chosen(browser: Browser, server: RunningServer) -> None:
     log_in(browser, server)
     browser.find(".language a").click()
@@ -139,6 +141,7 @@ def test_times_are_in_the_zone_of_the_browser_and_texts_in_the_language_that_is_
     assert time.text == browser.run("return new Date(arguments[0].dateTime).toLocaleString('zh-CN', {dateStyle: 'medium', timeStyle: 'short'})", time.reference)
 
 
+@pytest.mark.slow
 def test_the_script_filters_while_one_types_and_takes_files_that_are_dropped(browser: Browser, server: RunningServer, tmp_path: Path) -> None:
     log_in(browser, server)
     for version in ("1.0.0", "1.1.0"):

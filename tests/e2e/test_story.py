@@ -144,7 +144,7 @@ def test_many_clients_update_while_a_release_is_published(server: RunningServer,
 versions = itertools.count(1)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(old=trees().filter(bool), new=trees().filter(bool))
 def test_any_pair_of_trees_updates_and_rolls_back_exactly(server: RunningServer, old: Tree, new: Tree) -> None:
     folder = Path(tempfile.mkdtemp())

@@ -161,6 +161,7 @@ def test_ten_wrong_logins_a_minute_and_the_right_one_at_any_time(app: Applicatio
     assert visitor.log_in().status == 303
 
 
+@pytest.mark.slow
 def test_guessing_a_users_password_from_many_addresses_is_slowed_too(app: Application) -> None:
     visitor = make_visitor(app, logged_in=False)
     assert [visitor.log_in(password="a guess", REMOTE_ADDR=f"192.0.2.{number}").status for number in range(11)] == [401] * 10 + [429]

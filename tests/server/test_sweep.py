@@ -32,7 +32,7 @@ def sweep(*args: str) -> int:
 
 
 def test_a_sample_of_all_ends_leaves_the_old_state_or_the_new_one() -> None:
-    assert sweep("--every", "31") > 45
+    assert sweep("--every", "67") > 18
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_the_restart_can_be_ended_anywhere_too() -> None:
 
 
 def test_a_server_killed_while_it_stores_an_upload_has_it_whole_or_not_at_all(data: Path) -> None:
-    for number, delay_seconds in enumerate((0.0, 0.004, 0.008, 0.016)):  # an upload is stored in some 10 ms
+    for number, delay_seconds in enumerate((0.0, 0.008)):  # an upload is stored in some 10 ms
         package = make_zip({"a": b"%d" % number, "big": bytes(500_000)})
         body = make_form({"version": f"{number}.0", "file": package})
         with start_server(data) as server, begin_upload(server, body, len(body) - 1) as client:
