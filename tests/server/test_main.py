@@ -160,7 +160,7 @@ def test_a_user_is_made_with_a_password_from_stdin(data: Path) -> None:
 
 def test_tokens_are_made_listed_and_revoked(data: Path) -> None:
     made = run("token", "create", "ci", "--data", data)
-    assert made.returncode == 0 and re.fullmatch(r"[A-Za-z0-9_-]{43}\n", made.stdout) and made.stderr == ""
+    assert made.returncode == 0 and re.fullmatch(r"nk_[A-Za-z0-9_-]{43}\n", made.stdout) and made.stderr == ""
     listed = run("token", "list", "--data", data).stdout
     assert re.fullmatch(r"ci\tcreated \S+Z\tnever used\n", listed)
     assert run("--data", data, "token", "revoke", "ci").returncode == 0  # --data may stand before the command, too
