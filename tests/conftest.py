@@ -6,7 +6,7 @@ import signal
 
 from hypothesis import settings
 
-settings.register_profile("nuitkal", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("nuitkal", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("nuitkal")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, as CI's steps are: Ctrl-C is part of what is tested

@@ -113,7 +113,7 @@ def offer(site: Site, package: bytes, way: str) -> None:
 LINK = stat.S_IFLNK | 0o777
 
 
-@pytest.mark.parametrize("way, step", [("basic", 3), ("whole", 10), ("ranges", 10), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in ("basic", "whole", "ranges"))])
+@pytest.mark.parametrize("way, step", [("basic", 7), ("whole", 23), ("ranges", 23), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in ("basic", "whole", "ranges"))])
 def test_zips_that_are_false_in_one_thing(site: Site, updater: ClientUpdater, way: str, step: int) -> None:
     for name, (package, _) in list(FALSE.items())[::step]:
         offer(site, package, way)
@@ -208,7 +208,7 @@ VALUES: List[Any] = [
 ]
 
 
-@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "all"])
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "all"])
 @pytest.mark.parametrize("basic", [False, True], ids=["with manifest", "basic"])
 def test_any_value_in_any_field_of_check(site: Site, updater: ClientUpdater, basic: bool, step: int) -> None:
     keep = updater.config.client_dir
