@@ -1,10 +1,11 @@
-"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|memory|start]…` (default: all but memory).
+"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|memory|start|frozen]…` (default: job, check, start).
 
 job     a 180-file, 10 MB tree over a counting proxy: requests and bytes of a first install, a one-file update, a check that
         finds nothing; wall time and peak memory of each process; publishing an unchanged tree
 check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
 memory  peak memory of server, publisher and client with a release of 1 GB, above idle
 start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
+frozen  a start of a launcher that Nuitka compiled and that finds nothing, against one that makes one urllib request (builds it first)
 """
 from __future__ import annotations
 
@@ -233,7 +234,29 @@ def start(folder: Path) -> None:
         print(f"{name:<28} nuitkal_mini.client {ours:6.1f} ms, urllib.request {theirs:6.1f} ms, ratio {statistics.median(a / b for a, b in pairs):.2f}")
 
 
-BENCHMARKS: Dict[str, Callable[[Path], None]] = {"job": job, "check": check, "memory": memory, "start": start}
+def frozen(folder: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from tests.nuitka import build
+
+    script = (ROOT / "tests/nuitka/launcher.py").read_text(encoding="utf-8")
+    make_tree(folder / "tree", 20, 1_000_000)
+    with server(folder) as (url, token, _):
+        run("nuitkal_mini.publish", "upload", str(folder / "tree"), "--app", "bench", "--version", "1.0.0", "--server", url + API, token=token)
+        for mode in ("standalone", "onefile"):
+            own = build.copy_to(folder / mode, build.binary(script, mode, build.one_file()))
+            environment = {**os.environ, "TEST_URL": f"{url}{API}check/"}
+            subprocess.run([str(own)], env={**environment, "TEST_VERB": "update"}, check=True, stderr=subprocess.DEVNULL)
+            taken: Dict[str, List[float]] = {"request": [], "update": []}
+            for _ in range(15):  # by turns
+                for verb, seconds in taken.items():
+                    began = time.perf_counter()
+                    subprocess.run([str(own)], env={**environment, "TEST_VERB": verb}, check=True, stderr=subprocess.DEVNULL)
+                    seconds.append(1000 * (time.perf_counter() - began))
+            request, update = (statistics.median(seconds) for seconds in taken.values())
+            print(f"{mode:<12} one request {request:6.1f} ms, an update that finds nothing {update:6.1f} ms, {update - request:+.1f} ms")
+
+
+BENCHMARKS: Dict[str, Callable[[Path], None]] = {"job": job, "check": check, "memory": memory, "start": start, "frozen": frozen}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

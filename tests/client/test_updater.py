@@ -13,7 +13,7 @@ import pytest
 
 from nuitkal_mini import (CheckError, ClientUpdater, InstallError, LaunchError, RollbackError, UpdaterConfig, UpdaterError,
                           VerificationError)
-from nuitkal_mini.client.disk import Lock
+from nuitkal_mini.client.disk import Disk, Lock
 
 from ..trees import Tree, here, read_tree
 from .conftest import Serve
@@ -302,6 +302,29 @@ def test_an_update_waits_staged_while_the_program_runs(site: Site, config: Updat
     assert updater.update_and_run([]) == 0 and ran(config) == ["one", "two"]
     assert "/1.0.1.zip" not in site.requests()
     assert app_of(config) == TWO and left_over(config) == ["lock", "state.json"]
+
+
+def test_a_stub_without_a_server_recovers_a_launcher_that_is_missing(site: Site, config: UpdaterConfig, updater: ClientUpdater,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's stub: as on Windows, the power goes between the two renames of the launcher."""
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+
+    class PowerCut(Exception):
+        pass
+
+    class Cut(Disk):
+        def rename(self, source: str, target: str) -> None:
+            super().rename(source, target)
+            if source.endswith("main.py"):
+                raise PowerCut()
+
+    with pytest.raises(PowerCut):
+        ClientUpdater(config, disk=Cut()).update()
+    assert not (config.client_dir / "main.py").exists()
+    stub = ClientUpdater(UpdaterConfig("", config.client_dir, main_script="main.py", python=sys.executable))
+    assert stub.run([]) == 0 and ran(config) == ["two"] and app_of(config) == TWO
 
 
 class TestTrial:
