@@ -317,7 +317,7 @@ def test_a_stub_without_a_server_recovers_a_launcher_that_is_missing(site: Site,
     class Cut(Disk):
         def rename(self, source: str, target: str) -> None:
             super().rename(source, target)
-            if source.endswith("main.py"):
+            if source.endswith("main.py") and source != target:  # Windows first probes by renaming to the same name
                 raise PowerCut()
 
     with pytest.raises(PowerCut):
