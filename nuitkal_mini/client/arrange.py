@@ -53,6 +53,7 @@ class _Arrangement:
         self._new: Dict[str, FileEntry] = {}
         self._id = identifier
         self._out: Dict[str, Move] = {}
+        self._leaving: Dict[str, str] = {}  # the sources in `out`, by fold
         self._stale: Set[str] = set()
         self._drop: Set[str] = set()
         self._make: Set[str] = set()
@@ -82,6 +83,7 @@ class _Arrangement:
     def _leave(self, path: str, found: FileEntry, keep: bool) -> None:
         target = f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
         self._out[path] = Move(path, target, found._replace(path=path))
+        self._leaving[fold(path)] = path
 
     def _retire(self, entry: FileEntry, keep: bool) -> None:
         """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
@@ -98,7 +100,7 @@ class _Arrangement:
         path = entry.path
         before = self._old.get(fold(path))
         found = self._place.look(path)
-        if found is None or before is not None and before.path != path and self._is_leaving(path, before.path):
+        if found is None or self._is_leaving(path):
             return path
         if found.mode == "special":
             raise InstallError(f"{self._place.at(path)} is a device or a socket; remove it and update again")
@@ -113,9 +115,10 @@ class _Arrangement:
         self._leave(path, found, keep=not listed)
         return path
 
-    def _is_leaving(self, path: str, old_path: str) -> bool:
-        """Whether both spellings name one file, which leaves already (Windows, macOS)."""
-        return old_path in self._out and os.path.samestat(os.lstat(self._place.at(path)), os.lstat(self._place.at(old_path)))
+    def _is_leaving(self, path: str) -> bool:
+        """Whether what lies at a path leaves already, perhaps under another spelling of its one name (Windows, macOS)."""
+        twin = self._leaving.get(fold(path), path)
+        return path in self._out or twin != path and self._place.is_one_file(path, twin)
 
     def _beside(self, entry: FileEntry) -> str:
         """The name under which the shipped file comes beside one that the user has edited."""
@@ -133,7 +136,7 @@ class _Arrangement:
             relative = os.path.relpath(folder, self._place.folder).replace(os.sep, "/")
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in files + links:
-                if f"{relative}/{name}" in self._out:
+                if self._is_leaving(f"{relative}/{name}"):
                     continue
                 if "__pycache__" not in relative.split("/"):
                     raise InstallError(f"{self._place.at(path)} must become a file, but {name} in it is not the program's; move it away and update again")
@@ -171,7 +174,7 @@ class _Arrangement:
             return
         self._seen.add(folder)
         found = self._place.look(folder)
-        if found is None or folder in self._out:
+        if found is None or self._is_leaving(folder):
             self._make.add(folder)
         elif found.mode == "folder":
             self._check_file_system(folder)

@@ -27,7 +27,7 @@ class Swap(Tree):
         """What leaves, leaves; what comes, comes."""
         changes = journal.changes
         for move in changes.out:
-            if not os.path.lexists(self.at(move.target)) or self._is_one_file(move.source, move.target):  # or it left before
+            if not os.path.lexists(self.at(move.target)) or self.is_one_file(move.source, move.target):  # or it left before
                 self._set_aside(move.source, move.target, move.source == journal.launcher)
         self.sync(*(parent_of(move.target) for move in changes.out))  # nothing may arrive, durably, over what is not kept
         for path in changes.stale:
@@ -43,7 +43,7 @@ class Swap(Tree):
                     self._keep_stranger(move.source, move.target, journal)
                 self.move(move.source, move.target)
         for move in changes.out:
-            if self._is_one_file(move.source, move.target):  # a launcher that has no successor
+            if self.is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
         self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
                                    *changes.make, *changes.drop, *changes.stale]))
@@ -53,7 +53,7 @@ class Swap(Tree):
         changes = journal.changes
         left = {move.source for move in changes.out}
         for move in reversed(changes.into):
-            is_gone = not os.path.lexists(self.at(move.source)) or self._is_one_file(move.source, move.target)
+            is_gone = not os.path.lexists(self.at(move.source)) or self.is_one_file(move.source, move.target)
             if is_gone and self.holds(move.target, move.entry):
                 self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
@@ -72,7 +72,7 @@ class Swap(Tree):
         """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
         if is_launcher and os.name == "posix":
             try:
-                return None if self._is_one_file(path, target) else self.disk.link(self.at(path), self.at(target))
+                return None if self.is_one_file(path, target) else self.disk.link(self.at(path), self.at(target))
             except OSError as error:
                 logger.debug("%s; for a moment there will be no launcher", disk_error(error))  # exFAT has no hard links
         if os.path.lexists(self.at(path)):
@@ -80,24 +80,17 @@ class Swap(Tree):
 
     def move(self, source: str, target: str) -> None:
         """Rename; a power cut may have left one file under both names, where a rename does nothing."""
-        if self._is_one_file(source, target):
+        if self.is_one_file(source, target):
             self.disk.unlink(self.at(source))
         else:
             self.disk.rename(self.at(source), self.at(target))
-
-    def _is_one_file(self, path: str, other: str) -> bool:
-        try:
-            found, twin = os.lstat(self.at(path)), os.lstat(self.at(other))
-        except OSError:
-            return False
-        return found.st_ino != 0 and os.path.samestat(found, twin)
 
     def _keep_stranger(self, comer: str, path: str, journal: Journal) -> None:
         """Somebody put something where `comer` goes, after we had looked."""
         kept = f"{path}.user-{journal.id}"
         while os.path.lexists(self.at(kept)):
             kept += "-"
-        if os.path.lexists(self.at(path)) and not self._is_one_file(comer, path):
+        if os.path.lexists(self.at(path)) and not self.is_one_file(comer, path):
             self.disk.rename(self.at(path), self.at(kept))
 
     def _make_parents(self, path: str, journal: Journal) -> None:

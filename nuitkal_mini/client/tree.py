@@ -51,6 +51,14 @@ class Tree:
         seen = self.look(path)
         return seen is not None and seen.mode in IN_RELEASES and same(seen, entry)
 
+    def is_one_file(self, path: str, other: str) -> bool:
+        """Whether two names lead to one file."""
+        try:
+            found, twin = os.lstat(self.at(path)), os.lstat(self.at(other))
+        except OSError:
+            return False
+        return found.st_ino != 0 and os.path.samestat(found, twin)
+
     def _digest(self, full: str, found: os.stat_result) -> str:
         key = (full, found.st_size, found.st_mtime_ns, found.st_ino)
         if key not in self._digests:

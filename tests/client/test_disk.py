@@ -103,6 +103,7 @@ def test_contents_are_durable_before_a_write_returns(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"xy"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
 def test_removing_a_folder_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
@@ -177,6 +178,7 @@ def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) ->
 
 # --- whose folder -----------------------------------------------------------------------------------
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
 def test_a_folder_that_is_a_link_or_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)

@@ -13,11 +13,12 @@ from nuitkal_mini.client.install import STAGING, Installation
 from nuitkal_mini.client.staging import Package, Staging
 from nuitkal_mini.manifest import FileEntry, Manifest, dumps
 
-from ..trees import Tree, manifest_of, write_tree
+from ..trees import Tree, here, manifest_of, write_tree
 from .site import package_of
 from .sweep import FIRST, SECOND, Shop, Unsynced, update
 
-TREE: Tree = {"a": (b"first", "644"), "b": (b"second", "755"), "c": "a"}
+TREE = here({"a": (b"first", "644"), "b": (b"second", "755"), "c": "a"})
+ALL = [str(index) for index in range(len(TREE))]
 
 
 class CountingShop(Shop):
@@ -51,7 +52,7 @@ def staged(place: Installation) -> List[str]:
 
 def test_everything_wanted_is_staged_under_its_number(place: Installation) -> None:
     stage(place, TREE, Shop(package_of(TREE)))
-    assert staged(place) == ["0", "1", "2"] and not os.path.exists(place.at(".update/download"))
+    assert staged(place) == ALL and not os.path.exists(place.at(".update/download"))
     assert all(place.holds(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest_of(TREE).files))
 
 
@@ -100,7 +101,7 @@ def test_contents_in_the_backup_are_copied(place: Installation) -> None:
     update(place, TREE, "1", FIRST)
     update(place, {"z": (b"z", "644")}, "2", SECOND)
     stage(place, TREE, CountingShop(b"no zip at all"))
-    assert staged(place) == ["0", "1", "2"]
+    assert staged(place) == ALL
 
 
 @pytest.mark.parametrize("package, sentence", [

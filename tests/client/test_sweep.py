@@ -40,9 +40,9 @@ def summary(request: pytest.FixtureRequest) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("\n%d kill points, %d lost-write states, %d failing calls, %d broken trees (%.0f s)" % (
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        print("\n%d kill points, %d lost-write states, %d failing calls, %d broken trees (%.0f s)" % (
             tally["kills"], tally["cuts"], tally["failures"], tally["broken"], time.monotonic() - started))
 
 
