@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--python", help="the interpreter for a .py")
     parser.add_argument("--preserve", action="append", default=[], metavar="PATTERN", help="files whose local edits survive")
     parser.add_argument("--confirm-seconds", type=float, default=0.0, help="how long a new version must live to be kept")
-    parser.add_argument("--ca-file", help="certificates (PEM) to trust beside the system's")
+    parser.add_argument("--ca-file", help="certificates (PEM) to trust in place of the system's")
     parser.add_argument("--insecure", action="store_true", help="accept any certificate")
     parser.add_argument("--log-file", help="log the update's story there; rotates at 1 MB")
     parser.add_argument("--verbose", action="store_true", help="log the developer's story too")

@@ -25,7 +25,7 @@ class UpdaterConfig:
         preserve: patterns (`config/*.ini`) of files whose local edits survive.
         retries: attempts after the first, for what another attempt may help.
         python: the interpreter for a .py; None finds one.
-        ca_file: certificates (PEM) to trust beside the system's.
+        ca_file: certificates (PEM) to trust in place of the system's.
         headers: sent to the server of `check_api_url` only.
         log_file: log the update's story there; it rotates at 1 MB.
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
