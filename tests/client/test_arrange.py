@@ -66,6 +66,11 @@ def test_an_edited_file_that_is_preserved_stays(tmp_path: Path, old: object, new
     assert moves(decide(tmp_path, {"s": old} if old else {}, {"s": new}, preserved=["s"])) == ({}, into)  # type: ignore[dict-item]
 
 
+def test_a_shipped_setting_does_not_take_the_place_of_another_file_of_the_release(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"s": MINE})
+    assert moves(decide(tmp_path, {"s": A}, {"s": B, "s.new": A}, preserved=["s"])) == ({}, {"s.new", "s.new-id"})
+
+
 def test_folders_go_with_their_last_file_and_come_before_their_first(tmp_path: Path) -> None:
     old: Tree = {"a/b/x": A, "keep/x": A, "both/x": A}
     write_tree(tmp_path, {**old, "keep/mine": MINE})

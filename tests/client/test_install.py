@@ -254,7 +254,9 @@ def test_a_folder_of_the_updater_that_leads_elsewhere_is_refused(tmp_path: Path,
 def test_a_backup_of_another_user_is_neither_used_nor_filled(place: Installation) -> None:
     update(place, ONE, "1", FIRST)
     update(place, TWO, "2", SECOND)
+    assert place.kept()
     os.chown(place.at(".backup"), 4711, -1)
+    assert not place.kept()
     with pytest.raises(RollbackError, match="belongs to another user"):
         place.rollback(THIRD, "a test")
     with pytest.raises(InstallError, match="belongs to another user"):
@@ -331,6 +333,20 @@ def test_a_commit_counts_though_the_journal_is_still_there(place: Installation) 
     assert not place.pending()  # the program may start: only the cleaning up is left
     place.recover()
     assert found(place) == TWO and sorted(os.listdir(place.at(".update"))) == ["state.json"]
+
+
+def test_a_commit_whose_answer_is_lost_is_a_commit(place: Installation) -> None:
+    class Network(Unsynced):
+        def rename(self, source: str, target: str) -> None:
+            super().rename(source, target)
+            if target == place.at("local_version.json"):
+                raise OSError(errno.ENOENT, "No such file or directory", source)  # NFS: the first answer was lost, the second is about a repetition
+
+    update(place, ONE, "1", FIRST)
+    update(Installation(place.folder, "local_version.json", disk=Network()), TWO, "2", SECOND)
+    assert found(place) == TWO and not place.pending()
+    place.rollback(THIRD, "a test")
+    assert found(place) == ONE
 
 
 def test_undoing_keeps_what_somebody_has_put_in_the_way(place: Installation) -> None:

@@ -25,7 +25,7 @@ from ..trees import Tree, read_tree
 from .conftest import Serve
 from .scenarios import MINE, NEW, OLD, SCENARIOS
 from .site import Site
-from .sweep import OURS, Dying, Failing, Image, Scenario, Sweep, image_of, lay_down
+from .sweep import OURS, Dying, Failing, Image, Node, Scenario, Sweep, image_of, lay_down
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="images need hard links and links; Windows has its own sweep")
 
@@ -103,11 +103,19 @@ def test_a_recovery_that_dies_at_any_operation_and_again_at_any_is_finished_by_t
 
 @pytest.mark.parametrize("scenario", [scenario for scenario in SCENARIOS if scenario.launcher in {*scenario.before} & {*scenario.after}],
                          ids=lambda scenario: scenario.name)
-def test_the_launcher_is_never_missing(scenario: Scenario, scratch: str) -> None:
+def test_the_launcher_is_never_missing_and_changes_last(scenario: Scenario, scratch: str) -> None:
     sweep = Sweep(scenario, scratch)
-    launchers = {scenario.before[scenario.launcher], scenario.after[scenario.launcher]}
-    for image in sweep.kills(depth=2):
-        assert [node for node in image if node.path == scenario.launcher and (node.content, "%o" % node.mode) in launchers]
+    before, after = ({(node.path, node.content, "%o" % node.mode) for node in entries} for entries in (nodes(scenario.before), nodes(scenario.after)))
+    for image in sweep.kills(depth=1):
+        there = {(node.path, node.content, "%o" % node.mode) for node in image if node.kind == "file"}
+        launcher = {file for file in there if file[0] == scenario.launcher}
+        assert launcher and launcher <= before | after
+        assert launcher <= before or after <= there
+    assert all(any(node.path == scenario.launcher for node in image) for image in sweep.kills(depth=2))
+
+
+def nodes(tree: Tree) -> Iterator[Node]:
+    return (Node(path, "file", item[0], int(item[1], 8)) for path, item in tree.items() if not isinstance(item, str))
 
 
 def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int]) -> None:
