@@ -141,6 +141,14 @@ def own_folder() -> Path:
     return own_program().parent
 
 
+def load_ahead() -> None:
+    """Loads what `start` will import: after a swap its file may be another one."""
+    import signal
+    import subprocess
+
+    assert signal and subprocess
+
+
 def occupy_standard_streams() -> None:
     """Opens those of the descriptors 0 to 2 that a service or a desktop started us without.
 

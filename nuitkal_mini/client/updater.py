@@ -20,7 +20,7 @@ from .config import UpdaterConfig
 from .disk import Disk, Held, Lock, check_owned
 from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
-from .launch import occupy_standard_streams, own_program, start
+from .launch import load_ahead, occupy_standard_streams, own_program, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
 from .tree import IN_RELEASES
@@ -382,10 +382,17 @@ class ClientUpdater:
 
     def _install_staged(self, place: Installation) -> None:
         """Without a server: what was staged, complete, while the program ran is installed now."""
-        state = load_state(place.at(STAGING), "next.json")
+        state, installed = load_state(place.at(STAGING), "next.json"), place.state()
         manifest = state.tree() if state else None
-        if state is not None and manifest is not None:
-            self._bring(place, None, manifest, state)
+        if state is None or manifest is None or installed is None:
+            return
+        known, trust = self._trust(installed), state.trust
+        if known.keys != trust.keys or not set(known.revoked) <= set(trust.revoked):
+            logger.warning("%s was staged under other keys; it waits for the server", state.version)
+            return
+        staged = {mark.key for mark in trust.marks}  # what other keys have vouched for since then stays remembered
+        marks = trust.marks + tuple(mark for mark in known.marks if mark.key not in staged)
+        self._bring(place, None, manifest, state._replace(trust=trust._replace(marks=marks)))
 
     def _bring(self, place: Installation, staging: Optional[Staging], manifest: Manifest, state: State) -> bool:
         """Stage what is missing, and swap; False when the program runs and the update has to wait, staged."""
@@ -405,6 +412,7 @@ class ClientUpdater:
             logger.info("the program is running; %s will be installed at the next start", state.version)
             return False
         with held:
+            load_ahead()
             changes = arrange()  # the program may have changed files since
             place.install(changes, state)
         logger.info("%s is installed: %d files came, %d left", state.version, len(changes.into), len(changes.out))

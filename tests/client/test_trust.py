@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Iterator
 import pytest
 
 from nuitkal_mini import CheckError, ClientUpdater, DownloadError, UpdaterConfig, UpdaterError, VerificationError
+from nuitkal_mini.client.disk import Lock
 from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS, platform_name
 from nuitkal_mini.client.updater import _machine
@@ -295,6 +297,35 @@ def test_keys_that_come_later_bind_what_was_installed_unsigned(site: Site, confi
     assert updater.check() is None
     site.publish("1.0.2", TWO, secret=KEY)
     assert updater.update() and app_of(config) == TWO
+
+
+def test_what_was_staged_unsigned_is_not_installed_once_there_are_keys(site: Site, config: UpdaterConfig) -> None:
+    """Nor does the memory of that time take the keys away again."""
+    keys, config.public_keys = config.public_keys, []
+    site.publish("1.0.0", ONE)
+    updater = ClientUpdater(config)
+    assert updater.update()
+    site.publish("1.0.1", TWO)
+    running = Lock(str(config.client_dir / ".update")).run(0)
+    assert running is not None
+    with running:
+        assert not updater.update()
+    config.public_keys = keys
+    config.check_api_url = "http://127.0.0.1:9/check"
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"] and app_of(config) == ONE
+    config.public_keys = []
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one", "two"]
+
+
+def test_starting_needs_no_module_after_the_swap(site: Site, config: UpdaterConfig) -> None:
+    """Its file may be another one by then."""
+    config.public_keys = []
+    site.publish("1.0.0", ONE)
+    code = ("import sys; from nuitkal_mini.client import install, ClientUpdater, UpdaterConfig; real = install.Installation.install\n"
+            "def swap(*arguments):\n    print('subprocess' in sys.modules and 'signal' in sys.modules)\n    return real(*arguments)\n"
+            "install.Installation.install = swap; ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2])).update()")
+    done = subprocess.run([sys.executable, "-c", code, site.url, str(config.client_dir)], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.strip() == b"True"
 
 
 def test_a_client_without_keys_takes_signed_and_unsigned_releases(site: Site, config: UpdaterConfig) -> None:
