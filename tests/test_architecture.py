@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
+
+from tools import vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
@@ -186,24 +188,8 @@ def merged_modules() -> List[str]:
     return sorted(names)
 
 
-def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module's own level, those within `if` and `try` too."""
-    for node in body:
-        yield node
-        if isinstance(node, (ast.If, ast.Try)):
-            handlers = [inner for handler in getattr(node, "handlers", []) for inner in handler.body]
-            yield from statements([*node.body, *node.orelse, *handlers, *getattr(node, "finalbody", [])])
-
-
 def defined_names(module: str) -> Set[str]:
-    found = set()
-    for node in statements(TREES[module].body):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    return found
+    return vendor.Source(module.partition(".")[2]).defined()
 
 
 def test_the_clients_names_are_unique_over_all_that_is_merged() -> None:

@@ -294,7 +294,8 @@ class Installation(Swap):
 
     def _sweep(self) -> None:
         """Remove what nothing refers to, and mend the version file and its copy."""
-        state = self.state()
+        installed, copy = read_state(self.at(self._version_file)), read_state(self.at(_COPY))
+        state = installed or copy
         try:
             for name in os.listdir(self.at(UPDATE_FOLDER)):
                 if name not in _KEPT:
@@ -302,10 +303,10 @@ class Installation(Swap):
             for name in os.listdir(self.at(BACKUP_FOLDER)) if self.is_folder(BACKUP_FOLDER) else ():
                 if state is None or name != state.backup:
                     self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
-            if state is not None and read_state(self.at(self._version_file)) != state:
+            if state is not None and installed != state:
                 self._write_state(_NEXT, state)
                 self.disk.rename(self.at(_NEXT), self.at(self._version_file))
-            if state is not None and read_state(self.at(_COPY)) != state:
+            if state is not None and copy != state:
                 self._write_copy(state)
         except OSError as error:
             logger.warning("%s; the next start will clean up", disk_error(error))

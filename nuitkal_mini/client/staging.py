@@ -19,6 +19,7 @@ from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer
 from .transport import MAX_DOWNLOAD_BYTES, Transport
+from .tree import chunks_of, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +77,10 @@ class Staging:
         size = self._package.size or None
         self._transport.download(self._package.url, path, size, lambda have: self._progress(have, size or have), max_bytes=max_bytes)
         self.fetched += path.stat().st_size
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(2**18), b""):
-                digest.update(chunk)
-        if self._package.sha256 and digest.hexdigest() != self._package.sha256:
+        digest = sha256_of(path)
+        if self._package.sha256 and digest != self._package.sha256:
             self._place.disk.remove(str(self._folder))
-            raise VerificationError(f"the package {self._package.url} has SHA-256 {digest.hexdigest()[:12]}…, the server announced "
+            raise VerificationError(f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
                                     f"{self._package.sha256[:12]}…; nothing was installed")
         return path
 
@@ -130,9 +128,8 @@ class Staging:
             twin = here.get(entry.sha256)
             if twin is None:
                 rest.append((source, entry))
-                continue
-            with open(self._place.at(twin), "rb") as file:
-                self._stage(source, entry, iter(lambda: file.read(2**18), b""))
+            else:
+                self._stage(source, entry, chunks_of(self._place.at(twin)))
         return rest
 
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:
@@ -157,11 +154,7 @@ class Staging:
 
     def _unpack(self, source: str, entry: FileEntry, member: Member, piece: _Piece) -> None:
         with open(piece.path, "rb") as file:
-            try:
-                self._stage(source, entry, open_member(file, member, piece.range.start))
-            except Problem as error:
-                self._place.clear_staging()
-                raise VerificationError(f"{error}; nothing was installed") from error
+            _checked(lambda: self._stage(source, entry, open_member(file, member, piece.range.start)))
 
     def _stage(self, source: str, entry: FileEntry, chunks: Iterator[bytes]) -> None:
         self._place.disk.write(self._place.at(source), _verified(entry, chunks), int(entry.mode, 8))

@@ -120,7 +120,7 @@ class Swap(Tree):
                 self.disk.sync_folder(full)
 
 
-def disk_error(error: OSError) -> str:
-    """The file and what is wrong with it."""
-    name = error.filename if error.filename is not None else "the disk"
+def disk_error(error: OSError, unnamed: str = "the disk") -> str:
+    """The file and what is wrong with it; `unnamed` where the system does not say which file."""
+    name = error.filename if error.filename is not None else unnamed
     return f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: {error.strerror or error}"

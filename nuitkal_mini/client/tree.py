@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 from ..manifest import FileEntry, link_entry
 
@@ -62,12 +62,22 @@ class Tree:
     def _digest(self, full: str, found: os.stat_result) -> str:
         key = (full, found.st_size, found.st_mtime_ns, found.st_ino)
         if key not in self._digests:
-            digest = hashlib.sha256()
-            with open(full, "rb") as file:
-                for chunk in iter(lambda: file.read(2**18), b""):
-                    digest.update(chunk)
-            self._digests[key] = digest.hexdigest()
+            self._digests[key] = sha256_of(full)
         return self._digests[key]
+
+
+def chunks_of(path: Union[str, os.PathLike[str]]) -> Iterator[bytes]:
+    """A file's contents in pieces."""
+    with open(path, "rb") as file:
+        yield from iter(lambda: file.read(2**18), b"")
+
+
+def sha256_of(path: Union[str, os.PathLike[str]]) -> str:
+    """The SHA-256 of a file's contents, in lower-case hex."""
+    digest = hashlib.sha256()
+    for chunk in chunks_of(path):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def same(found: FileEntry, entry: FileEntry) -> bool:

@@ -23,6 +23,7 @@ from .install import STAGING, Installation
 from .launch import load_ahead, occupy_standard_streams, own_program, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
+from .swap import disk_error
 from .tree import IN_RELEASES
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
 
@@ -76,7 +77,8 @@ class ClientUpdater:
             VerificationError: it has no proof that the installed version is the active one.
         """
         with self._working() as place:
-            release, state = self._ask(), place.state()
+            state = place.state()
+            release = self._ask(state)
             trust = self._current(place, release, state)
             age_days = self._age_days(trust)
             if age_days is not None:
@@ -94,7 +96,8 @@ class ClientUpdater:
             UpdaterError: the sentence says what happened; the installed program is whole.
         """
         with self._working() as place:
-            return self._update(place, self._ask(), force)
+            state = place.state()
+            return self._update(place, state, self._ask(state), force)
 
     def update_and_run(self, args: Optional[Sequence[str]] = None, force: bool = False) -> int:
         """Update if possible, start the program in any case; its exit code.
@@ -109,13 +112,14 @@ class ClientUpdater:
         """Update if possible, as `update_and_run` does before it starts the program; what went wrong, if something did."""
         try:
             with self._working() as place:
+                state = place.state()
                 try:
-                    release = self._ask(self.config.check_seconds)
+                    release = self._ask(state, self.config.check_seconds)
                 except CheckError as error:
                     logger.warning("%s; starting what is here", error)
                     self._install_staged(place)
                     return error
-                self._update(place, release, force)
+                self._update(place, state, release, force)
                 return None
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
@@ -171,7 +175,7 @@ class ClientUpdater:
             state = place.state()
             if state is not None and state.manifest:
                 raise InstallError(f"{state.version} is installed in {place.folder} already; there is nothing to adopt")
-            release = self._ask()
+            release = self._ask(state)
             staging = self._staging(place, release)
             accepted, _ = self._accept(release, self._trust(state), staging)
             found = [place.look(entry.path) for entry in accepted.manifest.files]
@@ -199,7 +203,8 @@ class ClientUpdater:
             state = place.state()
             if state is None:
                 return [("installed", "nothing")]
-            lines = [("installed", state.version), ("files", str(len(place.installed()))), ("app", state.trust.app or "not named"), ("signed", "only" if state.trust.keys else "not asked for")]
+            lines = [("installed", state.version), ("files", str(len(place.installed()))), ("app", state.trust.app or "not named"),
+                     ("signed", "only" if state.trust.keys else "not asked for")]
             if state.trial >= 0:
                 lines.append(("on trial", f"{state.trial} starts so far"))
             if state.backup:
@@ -237,8 +242,7 @@ class ClientUpdater:
         except UnicodeEncodeError as error:
             raise InstallError(f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale") from error
         except OSError as error:
-            name = error.filename if error.filename is not None else place.folder
-            raise InstallError(f"{name}: {error.strerror or error}") from error
+            raise InstallError(disk_error(error, place.folder)) from error
 
     def _lock(self, place: Installation) -> Lock:
         return Lock(place.at(UPDATE_FOLDER))
@@ -265,12 +269,12 @@ class ClientUpdater:
         return Transport(config.check_api_url, timeout_seconds=config.timeout, retries=config.retries, verify_ssl=config.verify_ssl,
                          ca_file=config.ca_file, headers=config.headers, chunk_size=config.chunk_size)
 
-    def _ask(self, deadline_seconds: Optional[float] = None) -> Release:
+    def _ask(self, state: Optional[State], deadline_seconds: Optional[float] = None) -> Release:
         """The active release; a start does not wait for a server that is away."""
         from urllib.parse import urlencode, urlsplit
 
         from .wire import resolve
-        installed = self.installed_version
+        installed = state.version if state else ""
         logger.info("%s is installed, asking %s", installed or "nothing", self.config.check_api_url)
         try:
             url = resolve(self.config.check_api_url, "")
@@ -314,14 +318,13 @@ class ClientUpdater:
             return False
         return offered != installed
 
-    def _update(self, place: Installation, release: Release, force: bool) -> bool:
-        state = place.state()
+    def _update(self, place: Installation, state: Optional[State], release: Release, force: bool) -> bool:
         trust = self._current(place, release, state)
         age_days = self._age_days(trust)
         if age_days is not None:
             logger.warning("the newest signature here is %.0f days old; somebody may be holding updates back", age_days)
         if state is not None and not self._wanted(release, state, trust):
-            return self._repair(place, release, place.state() or state)
+            return self._repair(place, release, state._replace(trust=trust))
         if state is not None and state.bad == (release.version, release.file_hash) and not force:
             logger.warning("%s was rolled back here before; staying with %s until the server offers another", release.version, state.version)
             return False
