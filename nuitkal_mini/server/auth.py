@@ -71,7 +71,7 @@ def _insert_token(db: sqlite3.Connection, name: str, who: str) -> str:
     if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
         raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
     secret = "nk_" + secrets.token_urlsafe(32)  # never begins with a dash, which a command line would take for an option
-    db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, _digest(secret), now()))
+    db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, secret_digest(secret), now()))
     write_log(db, who, "token_create", name)
     return secret
 
@@ -92,7 +92,7 @@ def list_tokens(database: Database) -> List[Token]:
 
 def token_name(database: Database, secret: str) -> Optional[str]:
     """The name of the token with this secret, whose last use is noted; None when there is none."""
-    digest = _digest(secret)
+    digest = secret_digest(secret)
     with database.read() as db:
         row = db.execute("SELECT name, sha256, last_used_at FROM tokens WHERE sha256 = ?", (digest,)).fetchone()
     if row is None or not hmac.compare_digest(row[1], digest):
@@ -103,7 +103,8 @@ def token_name(database: Database, secret: str) -> Optional[str]:
     return str(row[0])
 
 
-def _digest(secret: str) -> bytes:
+def secret_digest(secret: str) -> bytes:
+    """What the database keeps of a random secret: it opens nothing, and needs no salt or stretching."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -13,6 +13,7 @@ import hmac
 import secrets
 from typing import NamedTuple, Optional, Tuple
 
+from .auth import secret_digest
 from .database import Database, now, write_log
 
 IDLE_SECONDS = 12 * 3600
@@ -33,14 +34,14 @@ def begin(database: Database, user: str, address: str) -> str:
     moment = now()
     with database.write() as db:
         db.execute("DELETE FROM sessions WHERE used_at < ? OR created_at < ?", _oldest(moment))
-        db.execute("INSERT INTO sessions (sha256, user, created_at, used_at) VALUES (?, ?, ?, ?)", (_digest(bits), user, moment, moment))
+        db.execute("INSERT INTO sessions (sha256, user, created_at, used_at) VALUES (?, ?, ?, ?)", (secret_digest(bits), user, moment, moment))
         write_log(db, f"user {user}", "login", address)
     return bits
 
 
 def find(database: Database, bits: str) -> Optional[Session]:
     """The session of a cookie; None when there is none or it has ended."""
-    moment, digest = now(), _digest(bits)
+    moment, digest = now(), secret_digest(bits)
     with database.read() as db:
         row = db.execute("SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at >= ?",
                          (digest, *_oldest(moment))).fetchone()
@@ -56,13 +57,9 @@ def find(database: Database, bits: str) -> Optional[Session]:
 def end(database: Database, bits: str, user: str) -> None:
     """Log out."""
     with database.write() as db:
-        db.execute("DELETE FROM sessions WHERE sha256 = ?", (_digest(bits),))
+        db.execute("DELETE FROM sessions WHERE sha256 = ?", (secret_digest(bits),))
         write_log(db, f"user {user}", "logout", "")
 
 
 def _oldest(moment: int) -> Tuple[int, int]:
     return moment - IDLE_SECONDS * 10**6, moment - LIFE_SECONDS * 10**6
-
-
-def _digest(bits: str) -> bytes:
-    return hashlib.sha256(bits.encode("utf-8", "surrogatepass")).digest()
