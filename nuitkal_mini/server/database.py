@@ -154,10 +154,14 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(str(self.path), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA foreign_keys = ON")
-        # sync at each commit, not only at checkpoints: a release that a client was told of, or whose files are deleted, is so after a power cut
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.create_function("precedence_key", 1, precedence_key)
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            # sync at each commit, not only at checkpoints: a release that a client was told of, or whose files are deleted, is so after a power cut
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.create_function("precedence_key", 1, precedence_key)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _migrate(self) -> None:
