@@ -3,7 +3,7 @@
 job     a 180-file, 10 MB tree over a counting proxy: requests and bytes of a first install, a one-file update, a check that
         finds nothing; wall time and peak memory of each process; publishing an unchanged tree
 check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
-memory  peak memory of server, publisher and client with a release of 1 GB, above idle
+memory  peak memory of server, publisher and client with a release of 1 GB, above idle; what a start that finds nothing takes then
 start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
 frozen  a start of a launcher that Nuitka compiled and that finds nothing, against one that makes one urllib request (builds it first)
 """
@@ -214,8 +214,12 @@ def memory(folder: Path) -> None:
         publisher = run("nuitkal_mini.publish", "upload", str(tree), "--app", "bench", "--version", "1.0.0", "--server", url + API, token=token)
         print(f"1 GB upload: server {peak() - idle:>6.1f} MB above idle, publisher {publisher.peak_mb:.1f} MB in all, {publisher.seconds:.1f} s")
         nothing = run("nuitkal_mini.client", "--help")
-        client = run("nuitkal_mini.client", "update", "--url", url + API + "check/", "--dir", str(folder / "client"))
+        update = ("nuitkal_mini.client", "update", "--url", url + API + "check/", "--dir", str(folder / "client"))
+        client = run(*update)
         print(f"1 GB install: client {client.peak_mb - nothing.peak_mb:>5.1f} MB above idle, server {peak() - idle:.1f} MB, {client.seconds:.1f} s")
+        time.sleep(3)  # what was written a moment ago is read at every start
+        first, later = run(*update).seconds, run(*update).seconds
+        print(f"1 GB, nothing new: {later:.2f} s; {first:.2f} s, {first / later:.1f} times as long, at the first start after an update: it reads every file")
 
 
 def start(folder: Path) -> None:

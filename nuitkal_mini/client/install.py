@@ -56,11 +56,11 @@ class Installation(Swap):
     def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
         """The files that are missing or not as they were installed; edited `preserve`d ones are as they should be."""
         return [entry for entry in files
-                if not self.holds(entry.path, entry) and not (self._preserved(entry.path) and self.look(entry.path))]
+                if not self.holds(entry.path, entry) and not (self.preserved(entry.path) and self.look(entry.path))]
 
     def arrange(self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]) -> Changes:
         """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
-        return arrange(self, self.installed(), new, identifier, source_of, self._preserved)
+        return arrange(self, self.installed(), new, identifier, source_of, self.preserved)
 
     def install(self, changes: Changes, state: State) -> None:
         """Make the changes, as one transaction, and `state` the installed one.
@@ -109,12 +109,13 @@ class Installation(Swap):
                                       bad=(state.version, state.package))
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
-            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self._preserved), before)
+            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self.preserved), before)
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
 
-    def _preserved(self, path: str) -> bool:
+    def preserved(self, path: str) -> bool:
+        """Whether local edits of a file survive."""
         from fnmatch import fnmatchcase
         return any(fnmatchcase(path, pattern) for pattern in self._preserve)
 

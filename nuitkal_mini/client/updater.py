@@ -338,10 +338,13 @@ class ClientUpdater:
     def _repair(self, place: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
         manifest = state.tree()
-        damaged = place.damaged(manifest.files) if manifest else []
+        stamp = place.stamp(manifest.files, time.time(), place.preserved) if manifest else ""
+        is_known = stamp and stamp == state.stamp  # 2 ms for 300 files of 900 MB; to read them takes 1 s from memory
+        damaged = place.damaged(manifest.files) if manifest and not is_known else []
         if manifest is None or not damaged:
             logger.info("%s is up to date", state.version)
             place.clear_staging()
+            self._remember_stamp(place, state, stamp)
             return False
         if release.precedence != parse(state.version):
             raise VerificationError(f"{damaged[0].path} is damaged, and the server offers {release.version} only; roll back or allow it")
@@ -349,6 +352,14 @@ class ClientUpdater:
         staging = self._staging(place, release)
         staging.open(state.manifest.encode("utf-8"))
         return self._bring(place, staging, manifest, state._replace(id=_identifier()))
+
+    def _remember_stamp(self, place: Installation, state: State, stamp: str) -> None:
+        """The next start need not read all files, if it can be written down."""
+        if stamp and stamp != state.stamp:
+            try:
+                place.remember(state._replace(stamp=stamp))
+            except InstallError as error:
+                logger.debug("%s; the next start reads every file again", error)
 
     def _staging(self, place: Installation, release: Release) -> Staging:
         from .staging import Package, Staging

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -7,18 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import pytest
 
 from nuitkal_mini import (CheckError, ClientUpdater, InstallError, LaunchError, RollbackError, UpdaterConfig, UpdaterError,
                           VerificationError)
 from nuitkal_mini.client.disk import Disk, Lock
+from nuitkal_mini.client.tree import SETTLED_SECONDS, Tree as Folder
 
 from ..trees import Tree, here, read_tree
 from .conftest import Serve
 from .site import Site
 
+NO_WINDOWS = pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bits, and links only for administrators")
 OURS = (".update", ".backup", "local_version.json")
 
 
@@ -193,6 +196,69 @@ def test_damage_is_found_and_repaired_with_only_what_is_damaged(site: Site, conf
     assert updater.verify() == ["f/deep", "lib/a.py"]
     assert updater.update() and updater.verify() == [] and app_of(config) == TWO
     assert updater.rollback() == "1.0.0" and app_of(config) == ONE, "a repair does not cost the way back"
+
+
+class TestFilesThatLookAsTheyDid:
+    """A start that finds nothing new reads no file that it has read before, and still sees every damage."""
+
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> List[str]:
+        """The paths that were compared in full."""
+        paths: List[str] = []
+        holds = Folder.holds
+        monkeypatch.setattr(Folder, "holds", lambda place, path, entry: paths.append(path) or holds(place, path, entry))
+        return paths
+
+    @pytest.fixture(autouse=True)
+    def settled(self, site: Site, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A release that has been installed for a while, and was started since."""
+        config.preserve = ["*.ini"]
+        site.publish("1.0.0", {**TWO, "app.ini": (b"default", "644")})
+        updater.update()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 2 * SETTLED_SECONDS)
+        assert not updater.update()
+
+    def test_are_not_read_again(self, updater: ClientUpdater, config: UpdaterConfig, read: List[str]) -> None:
+        assert not updater.update() and read == []
+        (config.client_dir / "app.ini").write_bytes(b"mine")
+        assert not updater.update() and read == [], "an edit of a preserved file is no reason"
+        assert updater.verify() == [] and len(read) == len(TWO) + 1, "whoever asks gets a full answer"
+
+    def test_are_read_again_when_they_were_touched_a_moment_ago(self, updater: ClientUpdater, config: UpdaterConfig, read: List[str],
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+        os.utime(config.client_dir / "copy", (time.time(), time.time()))
+        for _ in range(2):
+            read.clear()
+            assert not updater.update() and "copy" in read
+
+    @pytest.mark.parametrize("path, damage", [
+        pytest.param("lib/a.py", lambda path: path.write_bytes(b"a = 2\n"), id="other contents of the same size"),
+        pytest.param("copy", lambda path: path.unlink(), id="a file is missing"),
+        pytest.param("app.ini", lambda path: path.unlink(), id="a preserved file is missing"),
+        pytest.param("link", lambda path: (path.unlink(), path.symlink_to("lib/a.py")), id="a link leads elsewhere", marks=NO_WINDOWS),
+        pytest.param("copy", lambda path: path.chmod(0o644), id="an executable bit is gone", marks=NO_WINDOWS),
+        pytest.param("f", lambda path: (path.rename(path.with_name("elsewhere")), path.symlink_to("elsewhere")), id="a folder is behind a link", marks=NO_WINDOWS),
+    ])
+    def test_are_damaged_all_the_same(self, updater: ClientUpdater, config: UpdaterConfig, path: str, damage: Callable[[Path], object]) -> None:
+        full = config.client_dir / path
+        before = full.lstat()
+        damage(full)
+        if path == "lib/a.py" and os.name == "posix":
+            os.utime(full, ns=(before.st_atime_ns, before.st_mtime_ns))  # even the time is put back; that of the change cannot be
+        if path == "f":
+            with pytest.raises(InstallError, match="link"):
+                updater.update()
+        else:
+            assert updater.update() and updater.verify() == []
+
+    def test_are_read_at_every_start_where_nothing_can_be_remembered(self, updater: ClientUpdater, config: UpdaterConfig, read: List[str]) -> None:
+        class Full(Disk):
+            def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        (config.client_dir / "lib/a.py").touch()
+        assert not ClientUpdater(config, disk=Full()).update() and "lib/a.py" in read
 
 
 def test_an_edited_file_that_is_preserved_stays_and_the_shipped_one_comes_beside(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
