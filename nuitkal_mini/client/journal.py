@@ -22,6 +22,11 @@ class Journal(NamedTuple):
     changes: Changes
 
 
+def new_identifier() -> str:
+    """The name of a new transaction."""
+    return os.urandom(8).hex()
+
+
 def dump_journal(journal: Journal) -> bytes:
     """The journal file's bytes: ASCII, for names that are no Unicode."""
     values = {"id": journal.id, "state": state_values(journal.state), "before": journal.before and state_values(journal.before),

@@ -5,27 +5,28 @@ fewest bytes -> swap, as one transaction -> start the program, whatever happened
 """
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
-from ..manifest import MAX_BYTES, UPDATE_FOLDER, Manifest, Terms, dumps, fold
+from ..manifest import MAX_BYTES, Manifest, Terms, dumps, fold
 from ..problem import Problem
 from ..semver import parse
 from .config import UpdaterConfig
-from .disk import Disk, Held, Lock, check_owned
-from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
+from .disk import Disk
+from .errors import CheckError, DownloadError, InstallError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
-from .launch import load_ahead, occupy_standard_streams, own_program, start
+from .journal import new_identifier
+from .launch import load_ahead, occupy_standard_streams, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
-from .swap import disk_error
 from .tree import IN_RELEASES
+from .trial import Trial
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
+from .workplace import Workplace
 
 if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do without comes in when it is used
     from .arrange import Changes
@@ -34,11 +35,7 @@ if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do witho
 
 logger = logging.getLogger(__name__)
 
-LOG_BYTES = 10**6
 MANIFEST_TIMEOUTS = 10  # a manifest comes within that many time-outs: slower than 1 kB/s is refused anyway, faster is at most 64 MiB
-MAX_STARTS = 3  # of a release on trial that never lived long enough to confirm itself
-# Exit codes of a program that somebody ended: SIGHUP, SIGINT, SIGTERM; on Windows Ctrl-C and logging off
-NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
 
 
 class ClientUpdater:
@@ -46,8 +43,8 @@ class ClientUpdater:
 
     def __init__(self, config: UpdaterConfig, *, disk: Optional[Disk] = None) -> None:
         self.config = config
-        self._disk = disk or Disk()
-        self._log_handler: Optional[logging.Handler] = None
+        self._workplace = Workplace(config, disk or Disk())
+        self._trial = Trial(self._workplace)
         occupy_standard_streams()
 
     def __enter__(self) -> ClientUpdater:
@@ -58,15 +55,12 @@ class ClientUpdater:
 
     def close(self) -> None:
         """Close the log file."""
-        if self._log_handler is not None:
-            logging.getLogger("nuitkal_mini.client").removeHandler(self._log_handler)
-            self._log_handler.close()
-            self._log_handler = None
+        self._workplace.close()
 
     @property
     def installed_version(self) -> Optional[str]:
         """The version that is installed, None before the first install."""
-        state = self._place().state()
+        state = self._workplace.look().state()
         return state.version if state else None
 
     def check(self) -> Optional[Release]:
@@ -76,7 +70,7 @@ class ClientUpdater:
             CheckError: the server cannot be reached, does not say, or shows nothing newer than `max_age_days`.
             VerificationError: it has no proof that the installed version is the active one.
         """
-        with self._working() as place:
+        with self._workplace.working() as place:
             state = place.state()
             release = self._ask(state)
             trust = self._current(place, release, state)
@@ -95,7 +89,7 @@ class ClientUpdater:
         Raises:
             UpdaterError: the sentence says what happened; the installed program is whole.
         """
-        with self._working() as place:
+        with self._workplace.working() as place:
             state = place.state()
             return self._update(place, state, self._ask(state), force)
 
@@ -111,7 +105,7 @@ class ClientUpdater:
     def try_update(self, force: bool = False) -> Optional[UpdaterError]:
         """Update if possible, as `update_and_run` does before it starts the program; what went wrong, if something did."""
         try:
-            with self._working() as place:
+            with self._workplace.working() as place:
                 state = place.state()
                 try:
                     release = self._ask(state, self.config.check_seconds)
@@ -134,24 +128,24 @@ class ClientUpdater:
             LaunchError: it cannot be started.
         """
         arguments = list(sys.argv[1:] if args is None else args)
-        place = self._place()
-        held, judges = self._right_to_run(place)
-        with contextlib.closing(held):
+        place = self._workplace.look()
+        held, judges = self._trial.right_to_run(place)
+        with held:
             logger.info("starting %s", self.config.main_script)
             child = start(self.config.main_script, Path(place.folder), arguments, python=self.config.python, pass_fds=held.descriptors)
             code = child.wait(self.config.confirm_seconds) if judges else child.wait()
             if code is None:
-                self._judge(confirmed=True)
+                self._trial.end(confirmed=True)
                 code = child.wait()
                 judges = False
             assert code is not None
-        if judges and self._crashed(code):
+        if judges and self._trial.crashed(code):
             return self.run(arguments)
         return code
 
     def confirm(self) -> None:
         """Called by a program that is up: the version on trial is kept."""
-        self._judge(confirmed=True)
+        self._trial.end(confirmed=True)
 
     def rollback(self) -> str:
         """Go back to the version before, and keep the one that leaves away; the version that is installed now.
@@ -159,8 +153,8 @@ class ClientUpdater:
         Raises:
             RollbackError: there is none; nothing was changed.
         """
-        with self._working() as place, self._swap(place, RollbackError):
-            return place.rollback(_identifier(), "asked for").version
+        with self._workplace.working() as place, self._workplace.standing_still(place, RollbackError):
+            return place.rollback(new_identifier(), "asked for").version
 
     def adopt(self) -> str:
         """Take a folder that was filled by hand, or by another updater, for an installed release; the version it is taken for.
@@ -171,7 +165,7 @@ class ClientUpdater:
         Raises:
             InstallError: a release is installed already.
         """
-        with self._working() as place:
+        with self._workplace.working() as place:
             state = place.state()
             if state is not None and state.manifest:
                 raise InstallError(f"{state.version} is installed in {place.folder} already; there is nothing to adopt")
@@ -191,7 +185,7 @@ class ClientUpdater:
         Raises:
             VerificationError: no release is installed, or its manifest is not known.
         """
-        with self._working() as place:
+        with self._workplace.working() as place:
             files = place.installed()
             if not files:
                 raise VerificationError(f"nothing that could be verified is installed in {place.folder}; run update first")
@@ -199,7 +193,7 @@ class ClientUpdater:
 
     def status(self) -> List[Tuple[str, str]]:
         """What is installed, as (name, value) pairs for people."""
-        with self._working() as place:
+        with self._workplace.working() as place:
             state = place.state()
             if state is None:
                 return [("installed", "nothing")]
@@ -214,54 +208,6 @@ class ClientUpdater:
             return lines
 
     # --- the steps ------------------------------------------------------------------------------
-
-    def _place(self) -> Installation:
-        """The client folder, as the configuration says now."""
-        self._open_log()
-        config = self.config
-        folder = os.path.abspath(config.client_dir)
-        if "/" in config.version_file or "\\" in config.version_file:
-            raise InstallError(f"version_file must be a plain name, not {config.version_file}")
-        return Installation(folder, config.version_file, disk=self._disk, preserve=tuple(config.preserve), launcher=_launcher_in(folder))
-
-    @contextlib.contextmanager
-    def _working(self) -> Iterator[Installation]:
-        """The client folder to ourselves, with nothing half done in it; disk errors become sentences."""
-        place = self._place()
-        try:
-            folder = place.at(UPDATE_FOLDER)
-            for made in (place.folder, folder):  # one by one, as makedirs leaves the mode of those above to the umask
-                os.makedirs(made, 0o755, exist_ok=True)
-            check_owned(folder)
-            held = self._lock(place).update(self.config.lock_seconds)
-            if held is None:
-                raise InstallError(f"another updater is at work in {place.folder}; try again when it is done")
-            with held:
-                self._recover(place)
-                yield place
-        except UnicodeEncodeError as error:
-            raise InstallError(f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale") from error
-        except OSError as error:
-            raise InstallError(disk_error(error, place.folder)) from error
-
-    def _lock(self, place: Installation) -> Lock:
-        return Lock(place.at(UPDATE_FOLDER))
-
-    def _recover(self, place: Installation) -> None:
-        if place.pending():
-            with self._swap(place, InstallError):
-                place.recover()
-        else:
-            place.recover()
-
-    @contextlib.contextmanager
-    def _swap(self, place: Installation, error: type) -> Iterator[None]:
-        """The right to change files: nobody runs the program meanwhile."""
-        held = self._lock(place).swap(0)
-        if held is None:
-            raise error(f"the program in {place.folder} is running; close it and try again")
-        with held:
-            yield
 
     def _transport(self) -> Transport:
         from .transport import Transport  # and urllib, and ssl, with it
@@ -330,7 +276,7 @@ class ClientUpdater:
             return False
         staging = self._staging(place, release)
         accepted, text = self._accept(release, trust, staging)
-        identifier = _identifier()
+        identifier = new_identifier()
         return self._bring(place, staging, accepted.manifest, State(
             version=release.version, id=identifier, backup=identifier if state else "", manifest=text.decode("utf-8"),
             package=release.file_hash, trial=0 if state and self.config.confirm_seconds > 0 else -1, trust=accepted.trust))
@@ -351,7 +297,7 @@ class ClientUpdater:
         logger.warning("%d files of %s are damaged or missing (%s); repairing", len(damaged), state.version, damaged[0].path)
         staging = self._staging(place, release)
         staging.open(state.manifest.encode("utf-8"))
-        return self._bring(place, staging, manifest, state._replace(id=_identifier()))
+        return self._bring(place, staging, manifest, state._replace(id=new_identifier()))
 
     def _remember_stamp(self, place: Installation, state: State, stamp: str) -> None:
         """The next start need not read all files, if it can be written down."""
@@ -420,7 +366,7 @@ class ClientUpdater:
             logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
             staging.fill(manifest, [(move.source, move.entry) for move in into])
             logger.info("%s is downloaded and verified, %.1f kB travelled", state.version, staging.fetched / 1e3)
-        held = self._lock(place).swap(0)
+        held = self._workplace.stand_still(place)
         if held is None:
             place.disk.write(place.at(STAGING + "/next.json"), [dump_state(state)])
             logger.info("the program is running; %s will be installed at the next start", state.version)
@@ -432,116 +378,9 @@ class ClientUpdater:
         logger.info("%s is installed: %d files came, %d left", state.version, len(changes.into), len(changes.out))
         return True
 
-    def _right_to_run(self, place: Installation) -> Tuple[Held, bool]:
-        """A lock under which no file of the program changes, and whether this start judges a version on trial.
-
-        What was interrupted is finished or undone first. Only a start that finds no other instance running judges.
-        """
-        state = place.state()
-        try:
-            if not place.pending() and (state is None or state.trial < 0):
-                return self._run_lock(place), False
-            with self._working():
-                alone = self._lock(place).swap(0)
-                if alone is None:
-                    return self._run_lock(place), False
-                with alone:
-                    judges = self._count_start(place)
-                return self._run_lock(place), judges
-        except InstallError as error:
-            if place.pending():
-                raise LaunchError(f"the program is between two versions and cannot start: {error}") from error
-            logger.warning("%s; this start is not judged", error)
-            return self._run_lock(place), False
-
-    def _run_lock(self, place: Installation) -> Held:
-        try:
-            held = self._lock(place).run(self.config.lock_seconds)
-        except OSError as error:
-            logger.debug("no lock on %s (%s): nobody can update it from here either", place.folder, error)
-            return Held()
-        if held is None or place.pending():
-            raise LaunchError(f"an update of {place.folder} is being installed; start again when it is done")
-        return held
-
-    def _count_start(self, place: Installation) -> bool:
-        """One more start of a version on trial; after three that never confirmed themselves it is rolled back."""
-        state = place.state()
-        if state is None or state.trial < 0:
-            return False
-        if state.trial >= MAX_STARTS:
-            self._go_back(place, state, f"{MAX_STARTS} starts without confirmation")
-            return False
-        place.remember(state._replace(trial=state.trial + 1))
-        return True
-
-    def _go_back(self, place: Installation, state: State, reason: str) -> bool:
-        """Roll a version on trial back, if the developer's `minimum` and the backup allow it."""
-        minimum = state.trust.minimum()
-        try:
-            past = place.past()
-            if past is not None and minimum is not None and parse(past.version) < minimum:
-                raise RollbackError(f"{past.version} is below {minimum.text}, the lowest version that the developer still allows")
-            place.rollback(_identifier(), reason)
-            return True
-        except RollbackError as error:
-            logger.error("%s cannot be rolled back: %s", state.version, error)
-            place.remember(state._replace(trial=-1))
-            return False
-
-    def _crashed(self, code: int) -> bool:
-        """Judge a program that ended within its trial; True when it was rolled back and the one before should start."""
-        if code == 0 or code in NO_CRASH:
-            self._judge(confirmed=code == 0)
-            return False
-        try:
-            with self._working() as place, self._swap(place, InstallError):
-                state = place.state()
-                return state is not None and state.trial >= 0 and self._go_back(place, state, f"it ended with exit code {code} while on trial")
-        except InstallError as error:
-            logger.warning("%s; the trial goes on", error)
-            return False
-
-    def _judge(self, confirmed: bool) -> None:
-        """End the trial, or take back the start that was counted for it."""
-        try:
-            with self._working() as place:
-                state = place.state()
-                if state is not None and state.trial >= 0:
-                    place.remember(state._replace(trial=-1 if confirmed else max(0, state.trial - 1)))
-                    logger.info("%s %s", state.version, "is confirmed" if confirmed else "stays on trial")
-        except InstallError as error:
-            logger.warning("%s; the trial goes on", error)
-
     def _progress(self, downloaded: int, total: int) -> None:
         if self.config.progress_callback is not None:
             self.config.progress_callback(downloaded, total)
 
-    def _open_log(self) -> None:
-        if self.config.log_file is None or self._log_handler is not None:
-            return
-        from logging.handlers import RotatingFileHandler  # not at the top: most apps have no log file, and it loads sockets and queues
-        try:
-            self._log_handler = RotatingFileHandler(self.config.log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
-        except OSError as error:
-            logger.warning("no log file: %s", error)
-            self.config.log_file = None
-            return
-        self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log = logging.getLogger("nuitkal_mini.client")
-        log.addHandler(self._log_handler)
-        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
-
-
-def _identifier() -> str:
-    return os.urandom(8).hex()
-
-
 def _machine() -> str:
     return os.uname().machine if os.name == "posix" else os.environ.get("PROCESSOR_ARCHITECTURE", "")
-
-
-def _launcher_in(folder: str) -> str:
-    """The path of the running launcher in the app's tree; empty when it lies elsewhere."""
-    launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
-    return os.path.relpath(launcher, root).replace(os.sep, "/") if launcher.startswith(root + os.sep) else ""

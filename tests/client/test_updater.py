@@ -16,6 +16,7 @@ from nuitkal_mini import (CheckError, ClientUpdater, InstallError, LaunchError, 
                           VerificationError)
 from nuitkal_mini.client.disk import Disk, Lock
 from nuitkal_mini.client.tree import SETTLED_SECONDS, Tree as Folder
+from nuitkal_mini.client.trial import Trial
 
 from ..trees import Tree, here, read_tree
 from .conftest import Serve
@@ -436,7 +437,7 @@ class TestTrial:
         site.publish("1.0.1", TWO)
         updater.update()
         with monkeypatch.context() as power_cut:  # nobody is left to judge
-            power_cut.setattr(updater, "_crashed", lambda code: False)
+            power_cut.setattr(Trial, "crashed", lambda trial, code: False)
             for _ in range(3):
                 updater.run([])
         assert updater.installed_version == "1.0.1"
