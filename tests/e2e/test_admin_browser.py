@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Iterator
 
@@ -175,7 +175,7 @@ def test_a_page_of_another_origin_can_neither_post_nor_frame(browser: Browser, s
             pass
 
     log_in(browser, server)
-    with HTTPServer(("127.0.0.1", 0), Evil) as evil:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Evil) as evil:  # browsers connect ahead of need, and one such connection would hold a single thread
         threading.Thread(target=evil.serve_forever, daemon=True).start()
         browser.open(f"http://127.0.0.1:{evil.server_port}/admin/")
         assert any("frame-ancestors" in message for message in browser.complaints())
