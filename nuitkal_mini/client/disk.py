@@ -6,6 +6,7 @@ them, or forget what was not yet fsynced. Windows' rules hold everywhere: a file
 """
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import IO, Any, Callable, Iterable, Optional
@@ -77,6 +78,9 @@ class Disk:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 self._do("fsync", path, os.fsync, descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a file system that does this for files only: some networks', FUSE
+                    raise
             finally:
                 os.close(descriptor)
 

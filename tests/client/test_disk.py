@@ -103,6 +103,15 @@ def test_contents_are_durable_before_a_write_returns(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"xy"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file system that refuses fsync for folders is at hand only there")
+def test_a_file_system_that_cannot_sync_folders_is_no_failure() -> None:
+    descriptor = os.open("/proc", os.O_RDONLY)
+    with pytest.raises(OSError):
+        os.fsync(descriptor)
+    os.close(descriptor)
+    Disk().sync_folder("/proc")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
 def test_removing_a_folder_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
