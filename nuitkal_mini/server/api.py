@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import re
 import sqlite3
@@ -22,12 +21,12 @@ from ..problem import Problem
 from ..semver import BadVersion, parse
 from . import auth, releases
 from .fleet import Fleet
-from .messages import ACTIVATED, UPLOADED, language_of, say, say_problem
-from .multipart import Form, FormError, Upload, content_length, parse_form
-from .refused import STATUS, Headers, Refused, disk_full
+from .messages import ACTIVATED, UPLOADED, language_of, say
+from .multipart import Form, Upload, content_length, parse_form
+from .refused import Refused, disk_full, method_not_allowed, not_found
 from .releases import STABLE, Release, rfc3339
 from .store import Store, manifest_name, signature_name
-from .wsgi import Answer, Environ, base_url
+from .wsgi import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class Api:
         self._rendered: Dict[Tuple[str, str], Rendered] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to a request for `path`, which begins with BASE; raises what `explain` explains."""
+        """The answer to a request for `path`, which begins with BASE; raises what `diagnose` puts into words."""
         parts = path[len(BASE):].split("/")
         if len(parts) > 1 and not parts[-1]:
             parts.pop()
@@ -94,14 +93,12 @@ class Api:
             channel, parts = parts[1], parts[2:] or [""]
         calls = CALLS.get((parts[0], len(parts)))
         if calls is None:
-            raise Refused("not_found", "there is nothing at this address")
+            raise not_found()
         parse_channel(channel)
         method = environ["REQUEST_METHOD"]
         call = calls.get("GET" if method == "HEAD" else method)
         if call is None:
-            allowed = ", ".join(["GET, HEAD" if name == "GET" else name for name in calls])
-            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
-                          headers=(("Allow", allowed),), method=method, allowed=allowed)
+            raise method_not_allowed(method, ", ".join("GET, HEAD" if name == "GET" else name for name in calls))
         return call(self, Request(environ, language_of(environ), channel, parts[-1]))
 
     # --- calls for anyone
@@ -126,7 +123,7 @@ class Api:
                 release = releases.active(db, channel)
             if release is None:
                 raise Refused("no_active_version", "channel {channel} has no active version", channel=channel)
-            body = _json({**_show(release, base), "deltas": []})
+            body = json_bytes({**_show(release, base), "deltas": []})
             rendered = Rendered(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
             if len(self._rendered) >= MAX_RENDERED:
                 self._rendered.clear()
@@ -306,29 +303,17 @@ def _number(name: str, text: str) -> int:
 
 # --- what goes out ------------------------------------------------------------------------------
 
-JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
+CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
+    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
+)
 
 
-def explain(error: Exception, language: str) -> Answer:
-    """The answer to a request that ended in an exception."""
-    code, problem = diagnose(error)
-    headers = problem.headers if isinstance(problem, Refused) else ()
-    body = _json({"error": say_problem(problem, language), "code": code})
-    return Answer(STATUS.get(code, 400), body, headers + JSON + NOT_STORED)
-
-
-def diagnose(error: Exception) -> Tuple[str, Problem]:
-    """The contract's word for what went wrong, and the problem to speak of."""
-    problem = _problem(error)
-    if isinstance(problem, (Refused, FormError)):
-        return problem.code, problem
-    return next(code for kind, code in CODES if isinstance(problem, kind)), problem
-
-
-def _problem(error: Exception) -> Problem:
-    """What nobody foresaw goes into the server's log and is spoken of in general."""
-    if isinstance(error, Problem):
+def diagnose(error: Exception) -> Refused:
+    """An exception in the contract's words; what nobody foresaw goes into the server's log and is spoken of in general."""
+    if isinstance(error, Refused):
         return error
+    if isinstance(error, Problem):
+        return Refused(next(code for kind, code in CODES if isinstance(error, kind)), error.template, (), **error.values)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return disk_full()
     if isinstance(error, sqlite3.Error):
@@ -338,18 +323,8 @@ def _problem(error: Exception) -> Problem:
     return Refused("internal_error", "the server failed; its log says why")
 
 
-CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
-    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
-)
-NOT_STORED: Headers = (("Cache-Control", "no-store"),)
-
-
 def _reply(status: int, document: Dict[str, Any]) -> Answer:
-    return Answer(status, _json(document), JSON + NOT_STORED)
-
-
-def _json(document: Dict[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode("utf-8")
+    return Answer(status, json_bytes(document), JSON + NOT_STORED)
 
 
 def _show(release: Release, base: str) -> Dict[str, Any]:

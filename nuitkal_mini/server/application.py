@@ -8,9 +8,9 @@ from . import api, media
 from .admin.site import Site
 from .fleet import Fleet
 from .messages import language_of
-from .refused import Refused
+from .refused import method_not_allowed, not_found
 from .store import Store
-from .wsgi import Environ, StartResponse, path_of, send
+from .wsgi import Environ, StartResponse, path_of, refusal, send
 
 ADMIN = "/admin/"
 MEDIA = "/media/"
@@ -35,11 +35,11 @@ class Application:
                 return send(self._admin.answer(environ, path), environ, start_response)
             if path.startswith(MEDIA):
                 return self._media(path[len(MEDIA):], environ, start_response)
-            raise Refused("not_found", "there is nothing at this address")
+            raise not_found()
         except ConnectionError:
             raise  # the client has gone: nobody to answer
         except Exception as error:
-            return send(api.explain(error, language_of(environ)), environ, start_response)
+            return send(refusal(api.diagnose(error), language_of(environ)), environ, start_response)
 
     def close(self) -> None:
         self._fleet.close()
@@ -47,11 +47,10 @@ class Application:
 
     def _media(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
-                          headers=(("Allow", "GET, HEAD"),), method=environ["REQUEST_METHOD"], allowed="GET, HEAD")
+            raise method_not_allowed(environ["REQUEST_METHOD"], "GET, HEAD")
         file = media.resolve(self.store.media, name)
         if file is None or file.suffix not in TYPES:
-            raise Refused("not_found", "there is nothing at this address")
+            raise not_found()
         # a signature can be replaced, everything else keeps its bytes for ever
         cache = "no-cache" if file.suffix == ".minisig" else media.IMMUTABLE
         return media.respond(environ, start_response, file, TYPES[file.suffix], cache_control=cache)

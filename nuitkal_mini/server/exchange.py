@@ -6,17 +6,15 @@ Nothing here waits longer than its constant says, and each response begins in on
 from __future__ import annotations
 
 import io
-import json
 import socket
 import ssl
 import time
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, BinaryIO, Callable, Iterable, List, Optional, Tuple
 
-from .messages import say_problem
-from .refused import STATUS, Refused
+from .refused import Refused
 from .request import HEAD_END, MAX_HEAD_BYTES, Request
+from .wsgi import refusal
 
 IDLE_SECONDS = 60.0        # between two requests; proxies keep their side open as long (nginx: 60)
 HEAD_SECONDS = 10.0        # from the first byte of a request to the end of its head; also for a TLS handshake
@@ -234,13 +232,12 @@ class Response:
         self._connection.send(head + content if head else content)    # one write: two would wait for each other (Nagle, 44 ms)
         self.body_bytes += len(content)
 
-    def answer(self, refusal: Refused, language: str) -> None:
+    def answer(self, refused: Refused, language: str) -> None:
         """A refusal of the server's own, in place of whatever was started."""
-        code = STATUS.get(refusal.code, 400)
-        content = json.dumps({"error": say_problem(refusal, language), "code": refusal.code}, ensure_ascii=False).encode()
+        answer = refusal(refused, language)
         self.keep_alive = False
-        self.status, self._headers = "%d %s" % (code, HTTPStatus(code).phrase), [("Content-Type", "application/json; charset=utf-8")]
-        self.send([content])
+        self.status, self._headers = answer.status_line, list(answer.headers)
+        self.send([answer.body])
 
     def _begin(self) -> bytes:
         if not self.status:

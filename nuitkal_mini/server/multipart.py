@@ -2,7 +2,7 @@
 
 multipart/form-data (RFC 7578 over RFC 2046) and application/x-www-form-urlencoded. A file is hashed
 while it goes to a temporary file; what is held in memory is one read and the fields. Whatever goes
-wrong is a `FormError` with a sentence, and then no temporary file is left behind.
+wrong is `Refused` with a sentence, and then no temporary file is left behind.
 
 Names are quoted as browsers do it (WHATWG HTML, 4.10.21.8: `%22` for a quote), as older clients do it
 (`\\"`), or by RFC 2231 and 5987 (`filename*=UTF-8''…`). Parts without `filename` are fields.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Set, Tuple, Union
 from urllib.parse import parse_qsl
 
-from ..problem import Problem
+from .refused import Refused
 
 READ_BYTES = 256 * 1024      # measured with SHA-256 and the disk: 16 kB 620 MB/s, 64 kB 800, 256 kB 900, 1 MB 920
 MAX_PARTS = 64               # the upload form has seven
@@ -33,14 +33,6 @@ _KIND = re.compile(r"\s*(%s(?:/%s)?)\s*" % (_TOKEN, _TOKEN))
 # A quoted value ends at the quote that `;` or the end follows; inside, only `\"` is an escape: browsers
 # send a lone backslash as it is. Each alternative begins differently enough to match in linear time.
 _PARAMETER = re.compile(r""";\s*([\w.-]{1,64}(?:\*[0-9]{0,3}\*?)?)\s*=\s*("(?:\\"|[^"])*"|[^\s;"]*)\s*(?=;|\Z)""")
-
-
-class FormError(Problem):
-    """A form that cannot be taken; `code` is one of `bad_field`, `too_large`, `length_required`."""
-
-    def __init__(self, code: str, template: str, **values: object) -> None:
-        super().__init__(template, **values)
-        self.code = code
 
 
 class Upload(NamedTuple):
@@ -83,7 +75,7 @@ class Form:
 def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     """The form of a request; its files are temporary files `upload-…` in `folder`.
 
-    Raises FormError: `length_required` without a Content-Length, `too_large` for more than `max_bytes`
+    Raises Refused: `length_required` without a Content-Length, `too_large` for more than `max_bytes`
     (before anything is read) or a field over MAX_FIELD_BYTES, `bad_field` for all that is malformed,
     also when the client hangs up. OSError from writing (ENOSPC, EDQUOT: the disk is full) propagates.
     """
@@ -98,7 +90,7 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
         elif kind == "application/x-www-form-urlencoded":
             _read_urlencoded(_Body(environ["wsgi.input"], length), form)
         else:
-            raise FormError("bad_field", "a form must be sent as multipart/form-data")
+            raise Refused("bad_field", "a form must be sent as multipart/form-data")
     except BaseException:
         form.close()
         raise
@@ -106,15 +98,14 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
 
 
 def content_length(environ: Dict[str, Any], max_bytes: int) -> int:
-    """The size of a request's body; FormError without one, or for more than `max_bytes`."""
+    """The size of a request's body; Refused without one, or for more than `max_bytes`."""
     text = environ.get("CONTENT_LENGTH") or ""
     if not text:
-        raise FormError("length_required", "the request must say its size in Content-Length")
+        raise Refused("length_required", "the request must say its size in Content-Length")
     if not re.match(r"[0-9]{1,18}\Z", text):
-        raise FormError("bad_field", "the Content-Length of the request is not a number")
+        raise Refused("bad_field", "the Content-Length of the request is not a number")
     if int(text) > max_bytes:
-        raise FormError("too_large", "the request has {size} bytes; at most {limit} are allowed",
-                        size=int(text), limit=max_bytes)
+        raise Refused("too_large", "the request has {size} bytes; at most {limit} are allowed", size=int(text), limit=max_bytes)
     return int(text)
 
 
@@ -164,24 +155,23 @@ class _Body:
         self._received += len(piece)
         self._buffer += piece
 
-    def _cut_off(self) -> FormError:
+    def _cut_off(self) -> Refused:
         if self._received == self._length:
-            return FormError("bad_field", "the form has no end: its last boundary is missing")
-        return FormError("bad_field", "the form broke off after {received} of {length} bytes",
-                         received=self._received, length=self._length)
+            return Refused("bad_field", "the form has no end: its last boundary is missing")
+        return Refused("bad_field", "the form broke off after {received} of {length} bytes", received=self._received, length=self._length)
 
 
 def _read_multipart(body: _Body, boundary: str, form: Form, folder: Path) -> None:
     if not re.match(r"[ -~]{1,%d}\Z" % MAX_BOUNDARY, boundary):
-        raise FormError("bad_field", "the form has no usable boundary in its Content-Type")
+        raise Refused("bad_field", "the form has no usable boundary in its Content-Type")
     delimiter = b"\r\n--" + boundary.encode("ascii")
-    _collect(body.until(delimiter), MAX_HEADER_BYTES, FormError("bad_field", "the form does not begin with its boundary"))
+    _collect(body.until(delimiter), MAX_HEADER_BYTES, Refused("bad_field", "the form does not begin with its boundary"))
     names: Set[str] = set()
     while not body.next_is(b"--"):
         if len(names) == MAX_PARTS:
-            raise FormError("bad_field", "the form has more than {limit} fields", limit=MAX_PARTS)
+            raise Refused("bad_field", "the form has more than {limit} fields", limit=MAX_PARTS)
         head = _collect(body.until(b"\r\n\r\n"), MAX_HEADER_BYTES,
-                        FormError("bad_field", "the form has a part whose header is longer than {limit} bytes", limit=MAX_HEADER_BYTES))
+                        Refused("bad_field", "the form has a part whose header is longer than {limit} bytes", limit=MAX_HEADER_BYTES))
         name, filename = _parse_part_head(head)
         _claim(name, names)
         if filename is None:
@@ -194,7 +184,7 @@ def _read_multipart(body: _Body, boundary: str, form: Form, folder: Path) -> Non
         pass
 
 
-def _collect(pieces: Iterator[Buffer], limit: int, too_long: FormError) -> bytes:
+def _collect(pieces: Iterator[Buffer], limit: int, too_long: Refused) -> bytes:
     collected = bytearray()
     for piece in pieces:
         collected += piece
@@ -220,7 +210,7 @@ def _parse_part_head(head: bytes) -> Tuple[str, Any]:
     # File names may come in the code page of the sender's console: not worth losing an upload for.
     padding, _, lines = head.decode("utf-8", "replace").partition("\r\n")
     if padding.strip(" \t"):
-        raise FormError("bad_field", "the form has a boundary that does not end its line")
+        raise Refused("bad_field", "the form has a boundary that does not end its line")
     for line in re.sub(r"\r\n[ \t]+", " ", lines).split("\r\n"):
         header, _, value = line.partition(":")
         if header.strip().lower() == "content-disposition":
@@ -228,11 +218,11 @@ def _parse_part_head(head: bytes) -> Tuple[str, Any]:
             if kind == "form-data" and parameters.get("name"):
                 filename = parameters.get("filename")
                 return parameters["name"], filename if filename is None else re.split(r"[/\\]", filename)[-1]
-    raise FormError("bad_field", "the form has a part without a name")
+    raise Refused("bad_field", "the form has a part without a name")
 
 
 def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
-    """`kind; name="value"; …` as the kind in lower case and the parameters; FormError when it is not that."""
+    """`kind; name="value"; …` as the kind in lower case and the parameters; Refused when it is not that."""
     kind = _KIND.match(text)
     at = kind.end() if kind else 0
     plain: Dict[str, str] = {}
@@ -247,7 +237,7 @@ def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
         else:
             plain[name] = _unquote(value)
     if not kind or text[at:].strip(" \t;"):
-        raise FormError("bad_field", "the form has a header that cannot be read: {header!r}", header=text.strip()[:200])
+        raise Refused("bad_field", "the form has a header that cannot be read: {header!r}", header=text.strip()[:200])
     plain.update(_decode_extended(extended))
     return kind.group(1).lower(), plain
 
@@ -262,7 +252,7 @@ def _decode_extended(parameters: List[Tuple[str, str]]) -> Dict[str, str]:
     try:
         return {name: unquote(collapse_rfc2231_value(value)) for name, value in decode_params(parameters)[1:]}
     except (ValueError, TypeError) as error:    # an odd charset; `name*` beside `name*0`
-        raise FormError("bad_field", "the form has a file name that cannot be read") from error
+        raise Refused("bad_field", "the form has a file name that cannot be read") from error
 
 
 def _read_urlencoded(body: _Body, form: Form) -> None:
@@ -270,7 +260,7 @@ def _read_urlencoded(body: _Body, form: Form) -> None:
     try:
         pairs = parse_qsl(content.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
-        raise FormError("bad_field", "the form is not URL-encoded UTF-8 of at most {limit} fields", limit=MAX_PARTS) from error
+        raise Refused("bad_field", "the form is not URL-encoded UTF-8 of at most {limit} fields", limit=MAX_PARTS) from error
     names: Set[str] = set()
     for name, value in pairs:
         _claim(name, names)
@@ -279,7 +269,7 @@ def _read_urlencoded(body: _Body, form: Form) -> None:
 
 def _claim(name: str, names: Set[str]) -> None:
     if name in names:
-        raise FormError("bad_field", "the form has more than one field {name!r}", name=name)
+        raise Refused("bad_field", "the form has more than one field {name!r}", name=name)
     names.add(name)
 
 
@@ -287,11 +277,11 @@ def _text(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FormError("bad_field", "the field {name!r} is not UTF-8", name=name) from error
+        raise Refused("bad_field", "the field {name!r} is not UTF-8", name=name) from error
 
 
-def _field_too_large(name: str) -> FormError:
-    return FormError("too_large", "the field {name!r} is longer than {limit} bytes", name=name, limit=MAX_FIELD_BYTES)
+def _field_too_large(name: str) -> Refused:
+    return Refused("too_large", "the field {name!r} is longer than {limit} bytes", name=name, limit=MAX_FIELD_BYTES)
 
 
 def _as_utf8(header: str) -> str:

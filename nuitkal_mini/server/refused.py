@@ -12,7 +12,7 @@ STATUS = {
     "no_such_channel": 404, "method_not_allowed": 405, "version_exists": 409, "version_is_active": 409,
     "length_required": 411, "too_large": 413, "uri_too_long": 414, "range_not_satisfiable": 416, "too_many_attempts": 429, "header_too_large": 431,
     "internal_error": 500, "unavailable": 503, "http_version_not_supported": 505, "disk_full": 507,
-}  # every other code is the request's own fault: 400
+}  # of every other code it is 400: the request's own fault
 
 
 class Refused(Problem):
@@ -22,6 +22,21 @@ class Refused(Problem):
         super().__init__(template, **values)
         self.code = code
         self.headers = headers
+
+    @property
+    def status(self) -> int:
+        return STATUS.get(self.code, 400)
+
+
+def not_found() -> Refused:
+    """For a path below which there is nothing."""
+    return Refused("not_found", "there is nothing at this address")
+
+
+def method_not_allowed(method: str, allowed: str) -> Refused:
+    """`allowed` is what goes into the Allow header."""
+    return Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
+                   headers=(("Allow", allowed),), method=method, allowed=allowed)
 
 
 def disk_full() -> Refused:

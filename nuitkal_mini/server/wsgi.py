@@ -1,16 +1,21 @@
-"""What the API and the admin site share of WSGI: answers, and the address that absolute URLs begin with."""
+"""What the parts of the server share of WSGI: answers, refusals among them, and the address that absolute URLs begin with."""
 from __future__ import annotations
 
+import json
 import re
 from http import HTTPStatus
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple
 from urllib.parse import quote
 
+from .messages import say_problem
 from .refused import Headers, Refused
 
 Environ = Dict[str, Any]
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
+NOT_STORED: Headers = (("Cache-Control", "no-store"),)
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
@@ -22,13 +27,27 @@ class Answer(NamedTuple):
     body: bytes = b""
     headers: Headers = ()
 
+    @property
+    def status_line(self) -> str:
+        return f"{self.status} {HTTPStatus(self.status).phrase}"
+
+
+def json_bytes(document: Dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8")
+
+
+def refusal(refused: Refused, language: str) -> Answer:
+    """The one form that every error has."""
+    body = json_bytes({"error": say_problem(refused, language), "code": refused.code})
+    return Answer(refused.status, body, refused.headers + JSON + NOT_STORED)
+
 
 def send(answer: Answer, environ: Environ, start_response: StartResponse) -> List[bytes]:
     """Hand an answer to the WSGI server; without its body for HEAD."""
     headers = list(answer.headers)
     if answer.status not in (204, 304):
         headers.append(("Content-Length", str(len(answer.body))))
-    start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", headers)
+    start_response(answer.status_line, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]
 
 

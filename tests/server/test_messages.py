@@ -13,7 +13,7 @@ from nuitkal_mini.server import messages
 
 PACKAGE = Path(messages.__file__).parent.parent
 # DatabaseProblem and StoreProblem are not here, nor what __main__ says: an operator reads those in a shell
-KINDS = {"Refused", "FormError", "AuthProblem", "ManifestError", "UnsafePath", "BadVersion", "ArchiveError", "SignatureError", "UnknownKey"}
+KINDS = {"Refused", "AuthProblem", "ManifestError", "UnsafePath", "BadVersion", "ArchiveError", "SignatureError", "UnknownKey"}
 # minisign's own for who has the secret key: the server never calls them for a client
 PUBLISHERS = {"parse_public_key", "parse_secret_key", "_scrypt_mask", "_scrypt_parameters", "release_comment_text"}
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini.server import multipart
-from nuitkal_mini.server.multipart import Form, FormError, parse_form
+from nuitkal_mini.server.multipart import Form, parse_form
+from nuitkal_mini.server.refused import Refused
 
 BOUNDARY = "----WebKitFormBoundaryq7"
 LIMIT = 10_000_000
@@ -44,8 +45,8 @@ def request(content: bytes, kind: str = "multipart/form-data; boundary=" + BOUND
             "CONTENT_LENGTH": str(len(content)) if length is None else length}
 
 
-def refused(environ: Dict[str, Any], folder: Path, max_bytes: int = LIMIT) -> FormError:
-    with pytest.raises(FormError) as caught:
+def refused(environ: Dict[str, Any], folder: Path, max_bytes: int = LIMIT) -> Refused:
+    with pytest.raises(Refused) as caught:
         parse_form(environ, folder, max_bytes)
     assert list(folder.iterdir()) == [], "a temporary file was left behind"
     return caught.value
@@ -252,7 +253,7 @@ def test_however_the_body_is_cut_the_form_is_the_same(tmp_path: Path, files: Dic
 def test_whatever_comes_is_a_form_or_a_form_error(tmp_path: Path, noise: bytes, start: int, stop: int) -> None:
     try:
         parse_form(request(good[:start] + noise + good[stop:]), tmp_path, LIMIT).close()
-    except FormError as error:
+    except Refused as error:
         assert error.code == "bad_field"
     assert list(tmp_path.iterdir()) == []
 

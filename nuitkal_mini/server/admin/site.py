@@ -18,7 +18,7 @@ from ..auth import Brake, check_password
 from ..database import write_log
 from ..fleet import Fleet
 from ..multipart import content_length, parse_form
-from ..refused import STATUS, Headers, Refused
+from ..refused import Headers, Refused, method_not_allowed, not_found
 from ..releases import STABLE, channels
 from ..store import Store
 from ..wsgi import Answer, Environ
@@ -74,7 +74,8 @@ class Site:
         except ConnectionError:
             raise  # the client has gone
         except Exception as error:
-            reply = self._explain(visit, error)
+            visit.problem = refused = diagnose(error)
+            reply = visit.page("That did not work", Html(""), refused.status, refused.headers)
         kept = () if any(name == "Cache-Control" for name, _ in reply.headers) else (NOT_STORED,)
         return reply._replace(headers=reply.headers + HEADERS + kept)
 
@@ -84,8 +85,7 @@ class Site:
             return Answer(200, asset.BODY, (("Content-Type", asset.TYPE), FOR_EVER))
         is_post = visit.environ["REQUEST_METHOD"] == "POST"
         if visit.environ["REQUEST_METHOD"] not in ("GET", "HEAD", "POST"):
-            raise Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}", headers=(("Allow", "GET, HEAD, POST"),),
-                          method=visit.environ["REQUEST_METHOD"], allowed="GET, HEAD, POST")
+            raise method_not_allowed(visit.environ["REQUEST_METHOD"], "GET, HEAD, POST")
         if is_post:
             _check_origin(visit.environ, self._settings.public_url)
         elif visit.query.get("lang") in LOCALES:
@@ -113,11 +113,11 @@ class Site:
         except ConnectionError:
             raise
         except Exception as error:
-            code, visit.problem = diagnose(error)
-            if code == "forbidden" or (parts[0], len(parts)) not in PAGES:
-                raise
+            visit.problem = refused = diagnose(error)
+            if refused.code == "forbidden" or (parts[0], len(parts)) not in PAGES:
+                raise refused from error
             shown = self._get(visit, parts)
-            return shown._replace(status=STATUS.get(code, 400), headers=shown.headers + _headers(error))
+            return shown._replace(status=refused.status, headers=shown.headers + refused.headers)
 
     def _act(self, visit: Visit, parts: List[str]) -> Answer:
         limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
@@ -139,10 +139,6 @@ class Site:
         visit.version = parts[1] if len(parts) > 1 else ""
         with self._database.read() as db:
             visit.channels = channels(db)
-
-    def _explain(self, visit: Visit, error: Exception) -> Answer:
-        code, visit.problem = diagnose(error)
-        return visit.page("That did not work", Html(""), STATUS.get(code, 400), _headers(error))
 
     # --- login
 
@@ -182,14 +178,10 @@ ACTIONS: Dict[Tuple[str, int], Page] = {
 }
 
 
-def _headers(error: Exception) -> Headers:
-    return error.headers if isinstance(error, Refused) else ()
-
-
 def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
     page = pages.get((parts[0], len(parts)))
     if page is None or len(parts) == 3 and parts[2] != "delete":
-        raise Refused("not_found", "there is nothing at this address")
+        raise not_found()
     return page
 
 
@@ -241,7 +233,7 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     wanted, local = _address(admin_host), _address(environ.get("nuitkal.local_address", ""))
     same_name = host == admin_host.lower() or wanted is not None and (_address(host) == wanted or wanted.is_loopback and host == "localhost")
     if not same_name or wanted is not None and wanted != local:
-        raise Refused("not_found", "there is nothing at this address")
+        raise not_found()
 
 
 def _address(text: str) -> Optional[Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
