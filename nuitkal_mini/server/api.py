@@ -148,7 +148,8 @@ class Api:
     def upload(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         self._store.need(content_length(request.environ, self._settings.max_upload))
-        with self._store.scratch() as folder, parse_form(request.environ, folder, self._settings.max_upload) as form:
+        with self._store.scratch() as folder:
+            form = parse_form(request.environ, folder, self._settings.max_upload)
             release = releases.create(self._store, folder, read_offer(form, request.channel), who)
         return _reply(201, {"message": say(UPLOADED, request.language), **_show(release, base)})
 

@@ -85,7 +85,6 @@ TEXTS = {
     "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex": "'hashes' 必须是不超过 200,000 个小写十六进制 SHA-256 的列表",
     "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64": "{channel!r} 不能作为通道名：只能用小写字母、数字、点和连字符，最多 64 个字符",
     "a form must be sent as multipart/form-data": "表单必须以 multipart/form-data 发送",
-    "the Content-Length of the request is not a number": "请求的 Content-Length 不是数字",
     "the form broke off after {received} of {length} bytes": "表单在 {length} 字节中的第 {received} 字节处中断",
     "the form does not begin with its boundary": "表单没有以其分隔符开头",
     "the form has a boundary that does not end its line": "表单的分隔符之后还有内容",

@@ -1,8 +1,8 @@
 """Forms from a WSGI request, streamed: `parse_form` is the whole story.
 
 multipart/form-data (RFC 7578 over RFC 2046) and application/x-www-form-urlencoded. A file is hashed
-while it goes to a temporary file; what is held in memory is one read and the fields. Whatever goes
-wrong is `Refused` with a sentence, and then no temporary file is left behind.
+while it goes to a file of its own in a folder that the caller deletes; what is held in memory is one
+read and the fields. Whatever goes wrong is `Refused` with a sentence.
 
 Names are quoted as browsers do it (WHATWG HTML, 4.10.21.8: `%22` for a quote), as older clients do it
 (`\\"`), or by RFC 2231 and 5987 (`filename*=UTF-8''…`). Parts without `filename` are fields.
@@ -36,7 +36,7 @@ _PARAMETER = re.compile(r""";\s*([\w.-]{1,64}(?:\*[0-9]{0,3}\*?)?)\s*=\s*("(?:\\
 
 
 class Upload(NamedTuple):
-    """A file that came with the form, now a temporary file (readable by its owner only) at `path`."""
+    """A file that came with the form, now (readable by its owner only) at `path`."""
 
     filename: str    # its last component, for people; never a path
     path: Path
@@ -44,36 +44,15 @@ class Upload(NamedTuple):
     sha256: str
 
 
-class Form:
-    """The fields and files of one form. Closing it deletes the files that nobody moved away."""
+class Form(NamedTuple):
+    """What one form brought."""
 
-    def __init__(self) -> None:
-        self.fields: Dict[str, str] = {}
-        self.files: Dict[str, Upload] = {}
-        self._temporary: List[Path] = []
-
-    def new_file(self, folder: Path) -> Tuple[BinaryIO, Path]:
-        descriptor, name = tempfile.mkstemp(prefix="upload-", dir=str(folder))
-        self._temporary.append(Path(name))
-        return os.fdopen(descriptor, "wb"), Path(name)
-
-    def close(self) -> None:
-        for path in self._temporary:
-            try:
-                path.unlink()
-            except OSError:
-                pass    # moved into a release, or held by a virus scanner: an answer must not fail for that
-        self._temporary.clear()
-
-    def __enter__(self) -> Form:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    fields: Dict[str, str]
+    files: Dict[str, Upload]
 
 
 def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
-    """The form of a request; its files are temporary files `upload-…` in `folder`.
+    """The form of a request; its files are `upload-…` in `folder`, also when it fails.
 
     Raises Refused: `length_required` without a Content-Length, `too_large` for more than `max_bytes`
     (before anything is read) or a field over MAX_FIELD_BYTES, `bad_field` for all that is malformed,
@@ -81,20 +60,12 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     """
     length = content_length(environ, max_bytes)
     kind, parameters = _parse_header(_as_utf8(environ.get("CONTENT_TYPE", "")))
-    form = Form()
-    try:
-        if kind == "multipart/form-data":
-            # The first delimiter stands at the start of a line as well: begin behind a line end.
-            body = _Body(environ["wsgi.input"], length, before=b"\r\n")
-            _read_multipart(body, parameters.get("boundary", ""), form, folder)
-        elif kind == "application/x-www-form-urlencoded":
-            _read_urlencoded(_Body(environ["wsgi.input"], length), form)
-        else:
-            raise Refused("bad_field", "a form must be sent as multipart/form-data")
-    except BaseException:
-        form.close()
-        raise
-    return form
+    if kind == "multipart/form-data":
+        # The first delimiter stands at the start of a line as well: begin behind a line end.
+        return _read_multipart(_Body(environ["wsgi.input"], length, before=b"\r\n"), parameters.get("boundary", ""), folder)
+    if kind == "application/x-www-form-urlencoded":
+        return _read_urlencoded(_Body(environ["wsgi.input"], length))
+    raise Refused("bad_field", "a form must be sent as multipart/form-data")
 
 
 def content_length(environ: Dict[str, Any], max_bytes: int) -> int:
@@ -103,7 +74,7 @@ def content_length(environ: Dict[str, Any], max_bytes: int) -> int:
     if not text:
         raise Refused("length_required", "the request must say its size in Content-Length")
     if not re.match(r"[0-9]{1,18}\Z", text):
-        raise Refused("bad_field", "the Content-Length of the request is not a number")
+        raise Refused("bad_field", "the request's Content-Length is not a number")
     if int(text) > max_bytes:
         raise Refused("too_large", "the request has {size} bytes; at most {limit} are allowed", size=int(text), limit=max_bytes)
     return int(text)
@@ -161,11 +132,12 @@ class _Body:
         return Refused("bad_field", "the form broke off after {received} of {length} bytes", received=self._received, length=self._length)
 
 
-def _read_multipart(body: _Body, boundary: str, form: Form, folder: Path) -> None:
+def _read_multipart(body: _Body, boundary: str, folder: Path) -> Form:
     if not re.match(r"[ -~]{1,%d}\Z" % MAX_BOUNDARY, boundary):
         raise Refused("bad_field", "the form has no usable boundary in its Content-Type")
     delimiter = b"\r\n--" + boundary.encode("ascii")
     _collect(body.until(delimiter), MAX_HEADER_BYTES, Refused("bad_field", "the form does not begin with its boundary"))
+    form = Form({}, {})
     names: Set[str] = set()
     while not body.next_is(b"--"):
         if len(names) == MAX_PARTS:
@@ -177,11 +149,12 @@ def _read_multipart(body: _Body, boundary: str, form: Form, folder: Path) -> Non
         if filename is None:
             form.fields[name] = _text(name, _collect(body.until(delimiter), MAX_FIELD_BYTES, _field_too_large(name)))
         else:
-            upload = _store(body.until(delimiter), filename, form, folder)
+            upload = _store(body.until(delimiter), filename, folder)
             if filename or upload.size:    # a browser sends a file input that was left empty as "" with no bytes
                 form.files[name] = upload
     for _ in body.rest():    # RFC 2046's epilogue: to be ignored
         pass
+    return form
 
 
 def _collect(pieces: Iterator[Buffer], limit: int, too_long: Refused) -> bytes:
@@ -193,16 +166,16 @@ def _collect(pieces: Iterator[Buffer], limit: int, too_long: Refused) -> bytes:
     return bytes(collected)
 
 
-def _store(pieces: Iterator[memoryview], filename: str, form: Form, folder: Path) -> Upload:
+def _store(pieces: Iterator[memoryview], filename: str, folder: Path) -> Upload:
     digest = hashlib.sha256()
     size = 0
-    out, path = form.new_file(folder)
-    with out:
+    descriptor, path = tempfile.mkstemp(prefix="upload-", dir=str(folder))
+    with os.fdopen(descriptor, "wb") as out:
         for piece in pieces:
             digest.update(piece)
             out.write(piece)
             size += len(piece)
-    return Upload(filename, path, size, digest.hexdigest())
+    return Upload(filename, Path(path), size, digest.hexdigest())
 
 
 def _parse_part_head(head: bytes) -> Tuple[str, Any]:
@@ -255,16 +228,16 @@ def _decode_extended(parameters: List[Tuple[str, str]]) -> Dict[str, str]:
         raise Refused("bad_field", "the form has a file name that cannot be read") from error
 
 
-def _read_urlencoded(body: _Body, form: Form) -> None:
+def _read_urlencoded(body: _Body) -> Form:
     content = _collect(body.rest(), MAX_FIELD_BYTES, _field_too_large("*"))
     try:
         pairs = parse_qsl(content.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
         raise Refused("bad_field", "the form is not URL-encoded UTF-8 of at most {limit} fields", limit=MAX_PARTS) from error
     names: Set[str] = set()
-    for name, value in pairs:
+    for name, _ in pairs:
         _claim(name, names)
-        form.fields[name] = value
+    return Form(dict(pairs), {})
 
 
 def _claim(name: str, names: Set[str]) -> None:

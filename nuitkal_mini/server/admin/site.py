@@ -125,13 +125,13 @@ class Site:
             _check_csrf(visit)  # no form, no token
         if parts == ["upload"]:
             self._store.need(content_length(visit.environ, limit))
-        with parse_form(visit.environ, visit.folder, limit) as visit.form:
-            _check_csrf(visit)
-            if parts == ["logout"]:
-                return self._log_out(visit)
-            page = _find(ACTIONS, parts)
-            self._prepare(visit, parts)
-            return page(visit)
+        visit.form = parse_form(visit.environ, visit.folder, limit)
+        _check_csrf(visit)
+        if parts == ["logout"]:
+            return self._log_out(visit)
+        page = _find(ACTIONS, parts)
+        self._prepare(visit, parts)
+        return page(visit)
 
     def _prepare(self, visit: Visit, parts: List[str]) -> None:
         given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
@@ -143,21 +143,22 @@ class Site:
     # --- login
 
     def _log_in(self, visit: Visit) -> Answer:
-        with self._store.scratch() as folder, parse_form(visit.environ, folder, MAX_FORM) as visit.form:
-            name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
-            if check_password(self._database, name, visit.form.fields.get("password", "")):
-                bits = sessions.begin(self._database, name, address)
-                reply = visit.redirect(_safe_next(visit) or visit.root, status=303)
-                return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS)))
-            try:
-                self._brake.failed(address)
-                self._brake.failed(f"user {name}")
-            except Refused as refused:
-                visit.problem = refused
-                return _show_login(visit, 429, refused.headers)
-            with self._database.write() as db:
-                write_log(db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address)
-            return _show_login(visit, 401)
+        with self._store.scratch() as folder:
+            visit.form = parse_form(visit.environ, folder, MAX_FORM)
+        name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
+        if check_password(self._database, name, visit.form.fields.get("password", "")):
+            bits = sessions.begin(self._database, name, address)
+            reply = visit.redirect(_safe_next(visit) or visit.root, status=303)
+            return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS)))
+        try:
+            self._brake.failed(address)
+            self._brake.failed(f"user {name}")
+        except Refused as refused:
+            visit.problem = refused
+            return _show_login(visit, 429, refused.headers)
+        with self._database.write() as db:
+            write_log(db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address)
+        return _show_login(visit, 401)
 
     def _log_out(self, visit: Visit) -> Answer:
         if visit.session:

@@ -71,7 +71,7 @@ class Visit:
         self.channels: List[str] = []
         self.version = ""  # the one in the path
         self.session: Optional[Session] = None
-        self.form = Form()
+        self.form = Form({}, {})
         self.folder = Path()
         self.problem: Optional[Problem] = None
 
