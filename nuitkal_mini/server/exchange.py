@@ -10,7 +10,8 @@ import socket
 import ssl
 import time
 from email.utils import formatdate
-from typing import Any, BinaryIO, Callable, Iterable, List, Optional, Tuple
+from typing import IO, Any, Callable, Iterable, List, Optional, Tuple
+from wsgiref.util import FileWrapper
 
 from .refused import Refused
 from .request import HEAD_END, MAX_HEAD_BYTES, Request
@@ -26,26 +27,6 @@ BLOCK_BYTES = 256 * 1024
 
 class ClientGone(ConnectionError):
     """The client broke off, or made no progress for IO_SECONDS."""
-
-
-class FileWrapper:
-    """`wsgi.file_wrapper`: what is left of a file, in blocks, or by sendfile where the connection can."""
-
-    def __init__(self, stream: BinaryIO, block_bytes: int = BLOCK_BYTES) -> None:
-        self.stream = stream
-        self._block_bytes = block_bytes
-
-    def __iter__(self) -> FileWrapper:
-        return self
-
-    def __next__(self) -> bytes:
-        block = self.stream.read(self._block_bytes)
-        if not block:
-            raise StopIteration
-        return block
-
-    def close(self) -> None:
-        self.stream.close()
 
 
 class Connection:
@@ -111,7 +92,7 @@ class Connection:
         except OSError as error:
             raise self._gone() from error
 
-    def send_file(self, stream: BinaryIO, count: int) -> int:
+    def send_file(self, stream: IO[bytes], count: int) -> int:
         try:
             return self.sock.sendfile(stream, stream.tell(), count)
         except OSError as error:
@@ -212,7 +193,7 @@ class Response:
             result = [content]
         if isinstance(result, FileWrapper) and self._can_sendfile():
             self.write(b"")
-            self.body_bytes += self._connection.send_file(result.stream, self._length or 0)
+            self.body_bytes += self._connection.send_file(result.filelike, self._length or 0)
         else:
             for piece in result:
                 if piece:

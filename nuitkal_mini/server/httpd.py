@@ -22,20 +22,20 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Deque, Dict, List, Optional, Sequence, Set
+from wsgiref.util import FileWrapper
 
-from .exchange import BLOCK_BYTES, Body, ClientGone, Connection, FileWrapper, Response
+from .exchange import BLOCK_BYTES, Body, ClientGone, Connection, Response
 from .messages import language_of
 from .refused import Refused
 from .request import Network, Origin, Request, environ_of, parse_head
+from .wsgi import App
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("nuitkal_mini.server.access")
 
 MAX_CONNECTIONS = 400    # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
 BACKLOG = 1024           # connections that the system completes before we take them
-
-App = Callable[[Dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Server:

@@ -12,11 +12,11 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from wsgiref.util import FileWrapper
 
 import pytest
 
 from nuitkal_mini.server import exchange, httpd
-from nuitkal_mini.server.exchange import FileWrapper
 from nuitkal_mini.server.httpd import Server
 
 StartResponse = Callable[..., Any]
