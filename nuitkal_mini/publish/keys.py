@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from getpass import getpass
 from pathlib import Path
 from typing import Callable
 
 from ..manifest import ManifestError, loads
 from ..minisign import (PublicKey, ReleaseComment, SecretKey, WrongPassword, parse_secret_key, public_key, public_key_text,
                         release_comment_text, secret_key_text)
-from ..minisign import sign as sign_bytes
 from ..problem import Problem
 from ..semver import BadVersion
 
@@ -71,11 +71,6 @@ def load_secret_key(path: Path, ask_password: Callable[[], str]) -> SecretKey:
         return parse_secret_key(content, ask_password())
 
 
-def sign(message: bytes, key_path: Path, password: str, trusted_comment: str) -> str:
-    """The .minisig text for `message` by the key in the file `key_path`."""
-    return sign_bytes(load_secret_key(key_path, lambda: password), message, trusted_comment)
-
-
 def trusted_comment(content: bytes, name: str, timestamp: int) -> str:
     """What the signature says about the file `name`: app and version of a manifest, else what minisign would say."""
     try:
@@ -91,8 +86,8 @@ def new_password(from_stdin: bool) -> str:
         return _stdin_password()
     if not sys.stdin.isatty():
         return ""
-    password = _typed_password("Password for the new key (empty: none): ")
-    if password and _typed_password("The same again: ") != password:
+    password = getpass("Password for the new key (empty: none): ")
+    if password and getpass("The same again: ") != password:
         raise KeyFileError("the two passwords differ; no key was made")
     return password
 
@@ -105,15 +100,9 @@ def password_for(path: Path, from_stdin: bool) -> Callable[[], str]:
             return _stdin_password()
         if not sys.stdin.isatty():
             raise KeyFileError("{path} has a password; run this on a terminal, or give it with --password-stdin", path=path)
-        return _typed_password(f"Password for {path}: ")
+        return getpass(f"Password for {path}: ")
 
     return ask
-
-
-def _typed_password(prompt: str) -> str:
-    from getpass import getpass
-
-    return getpass(prompt)
 
 
 def _stdin_password() -> str:

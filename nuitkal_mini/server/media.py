@@ -14,14 +14,10 @@ import threading
 from collections import OrderedDict
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
-from urllib.parse import quote
+from typing import BinaryIO, Iterable, List, NamedTuple, Optional, Tuple
 
 from .refused import Refused
-
-Environ = Dict[str, Any]
-StartResponse = Callable[..., Any]
-Headers = List[Tuple[str, str]]
+from .wsgi import Environ, StartResponse
 
 BLOCK_BYTES = 256 * 1024
 MAX_GZIP_BYTES = 8 * 1024 * 1024       # the manifest of 50,000 files; compressing it takes a quarter of a second
@@ -65,8 +61,7 @@ class _Answer(NamedTuple):
     length: int = 0
 
 
-def respond(environ: Environ, start_response: StartResponse, file: Path, content_type: str,
-            download_name: Optional[str] = None, cache_control: str = IMMUTABLE) -> Iterable[bytes]:
+def respond(environ: Environ, start_response: StartResponse, file: Path, content_type: str, cache_control: str = IMMUTABLE) -> Iterable[bytes]:
     """The WSGI answer to a GET or HEAD of `file`; `cache_control="no-cache"` for what may be replaced.
 
     Raises FileNotFoundError when the file is gone, Refused `range_not_satisfiable` with its Content-Range.
@@ -79,7 +74,7 @@ def respond(environ: Environ, start_response: StartResponse, file: Path, content
         if file.suffix == ".json":
             headers.append(("Vary", "Accept-Encoding"))
         if not answer.status.startswith("304"):
-            headers += _content_headers(entity, answer, content_type, download_name)
+            headers += _content_headers(entity, answer, content_type)
         body = _body(environ, stream, entity, answer)
         start_response(answer.status, headers)
         return body
@@ -165,16 +160,11 @@ def _gzipped(name: str, etag: str, stream: BinaryIO) -> bytes:
     return content
 
 
-def _content_headers(entity: _Entity, answer: _Answer, content_type: str, download_name: Optional[str]) -> Headers:
+def _content_headers(entity: _Entity, answer: _Answer, content_type: str) -> List[Tuple[str, str]]:
     headers = [("Content-Type", content_type), ("Content-Length", str(answer.length)), ("X-Content-Type-Options", "nosniff")]
-    if entity.gzipped is not None:
-        headers.append(("Content-Encoding", "gzip"))
-    else:
-        headers.append(("Accept-Ranges", "bytes"))
+    headers.append(("Accept-Ranges", "bytes") if entity.gzipped is None else ("Content-Encoding", "gzip"))
     if answer.status.startswith("206"):
         headers.append(("Content-Range", "bytes %d-%d/%d" % (answer.start, answer.start + answer.length - 1, entity.size)))
-    if download_name is not None:
-        headers.append(("Content-Disposition", "attachment; filename*=UTF-8''" + quote(download_name, safe="")))
     return headers
 
 

@@ -11,9 +11,9 @@ from typing import Tuple
 import pytest
 
 from nuitkal_mini.manifest import Manifest, dumps
-from nuitkal_mini.minisign import (SecretKey, SignatureError, WrongPassword, parse_public_key, parse_release_comment,
-                                   secret_key_text, verify)
-from nuitkal_mini.publish.keys import KeyFileError, keygen, load_secret_key, new_password, password_for, public_path, sign, trusted_comment
+from nuitkal_mini.minisign import (SecretKey, SignatureError, WrongPassword, parse_public_key, parse_release_comment, secret_key_text,
+                                   sign, verify)
+from nuitkal_mini.publish.keys import KeyFileError, keygen, load_secret_key, new_password, password_for, public_path, trusted_comment
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def encrypted_key(folder: Path) -> Path:
 def test_a_new_key_pair_signs_and_verifies(tmp_path: Path) -> None:
     public = keygen(tmp_path / "app.key", "")
     assert parse_public_key((tmp_path / "app.key.pub").read_text()) == public
-    text = sign(b"content", tmp_path / "app.key", "", "timestamp:1\tfile:content")
+    text = sign(load_secret_key(tmp_path / "app.key", str), b"content", "timestamp:1\tfile:content")
     assert verify([public], b"content", text).key == public
     assert keygen(tmp_path / "other.key", "") != public
 
@@ -78,7 +78,7 @@ def test_what_is_no_key_file_ends_in_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_new_key_with_a_password_needs_it(tmp_path: Path) -> None:
     public = keygen(tmp_path / "app.key", "Größe")
-    text = sign(b"content", tmp_path / "app.key", "Größe", "timestamp:1")
+    text = sign(load_secret_key(tmp_path / "app.key", lambda: "Größe"), b"content", "timestamp:1")
     assert verify([public], b"content", text).key == public
     with pytest.raises(WrongPassword):
         load_secret_key(tmp_path / "app.key", lambda: "Grosse")
