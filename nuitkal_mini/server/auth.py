@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..problem import Problem
 from .database import Database, now, write_log
@@ -24,8 +24,8 @@ TRIES = 10  # wrong tokens or logins an address may send ...
 WINDOW_SECONDS = 60.0  # ... in this time
 MAX_ADDRESSES = 10_000  # remembered at once; who has that many can guess anyway, and still not 256 bits
 
-_SCRYPT = {"n": 2**15, "r": 8, "p": 1}  # 32 MiB and some 80 ms a try
-_PBKDF2_ROUNDS = 600_000
+_SCRYPT = "32768,8,1"  # n, r, p: 32 MiB and some 80 ms a try
+_PBKDF2 = "600000"  # rounds
 _STRETCHING = threading.BoundedSemaphore(4)  # at once: guessing in parallel must not eat all memory
 
 
@@ -114,8 +114,6 @@ def secret_digest(secret: str) -> bytes:
 def create_user(database: Database, name: str, password: str, who: str) -> None:
     """A new user of the admin site."""
     _check_name(name)
-    if not password:
-        raise AuthProblem("the password is empty")
     stored = hash_password(password)
     with database.write() as db:
         _insert_user(db, name, stored, who)
@@ -156,8 +154,6 @@ def list_users(database: Database) -> List[User]:
 
 def set_password(database: Database, name: str, password: str, who: str) -> None:
     """Give a user another password, which ends the user's sessions."""
-    if not password:
-        raise AuthProblem("the password is empty")
     stored = hash_password(password)
     with database.write() as db:
         _change_user(db, name, "password = ?", stored)
@@ -181,39 +177,32 @@ def _change_user(db: sqlite3.Connection, name: str, setting: str, value: object)
 
 def hash_password(password: str) -> str:
     """`scheme$parameters$salt$hash`, each password with a salt of its own."""
+    if not password:
+        raise AuthProblem("the password is empty")
+    scheme, parameters = _scheme()
     salt = secrets.token_bytes(16)
-    if hasattr(hashlib, "scrypt"):
-        parameters = "{n},{r},{p}".format(**_SCRYPT)
-        return "$".join(["scrypt", parameters, salt.hex(), _scrypt(password, salt, parameters).hex()])
-    return "$".join(["pbkdf2_sha256", str(_PBKDF2_ROUNDS), salt.hex(), _pbkdf2(password, salt, str(_PBKDF2_ROUNDS)).hex()])
+    return "$".join([scheme, parameters, salt.hex(), _stretch(scheme, parameters, salt, password).hex()])
 
 
 def password_matches(password: str, stored: str) -> bool:
     """Whether `stored` is of this password; compared in constant time."""
     scheme, parameters, salt, expected = stored.split("$")
-    stretch = {"scrypt": _scrypt, "pbkdf2_sha256": _pbkdf2}[scheme]
-    return hmac.compare_digest(stretch(password, bytes.fromhex(salt), parameters), bytes.fromhex(expected))
+    return hmac.compare_digest(_stretch(scheme, parameters, bytes.fromhex(salt), password), bytes.fromhex(expected))
 
 
-def _scrypt(password: str, salt: bytes, parameters: str) -> bytes:
-    n, r, p = map(int, parameters.split(","))
-    return hashlib.scrypt(_bytes(password), salt=salt, n=n, r=r, p=p, maxmem=2**26, dklen=32)
+def _scheme() -> Tuple[str, str]:
+    """How new passwords are stretched, and its parameters."""
+    return ("scrypt", _SCRYPT) if hasattr(hashlib, "scrypt") else ("pbkdf2_sha256", _PBKDF2)
 
 
-def _pbkdf2(password: str, salt: bytes, rounds: str) -> bytes:
-    return hashlib.pbkdf2_hmac("sha256", _bytes(password), salt, int(rounds))
+def _stretch(scheme: str, parameters: str, salt: bytes, password: str) -> bytes:
+    secret, numbers = password.encode("utf-8", "surrogatepass"), [int(number) for number in parameters.split(",")]
+    if scheme == "scrypt":
+        return hashlib.scrypt(secret, salt=salt, n=numbers[0], r=numbers[1], p=numbers[2], maxmem=2**26, dklen=32)
+    return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
 
 
-def _bytes(password: str) -> bytes:
-    return password.encode("utf-8", "surrogatepass")
-
-
-def _nobody() -> str:
-    scheme = ["scrypt", "{n},{r},{p}".format(**_SCRYPT)] if hasattr(hashlib, "scrypt") else ["pbkdf2_sha256", str(_PBKDF2_ROUNDS)]
-    return "$".join(scheme + [bytes(16).hex(), bytes(32).hex()])
-
-
-_NOBODY = _nobody()  # no password has this hash; checking against it takes as long as any check
+_NOBODY = "$".join([*_scheme(), bytes(16).hex(), bytes(32).hex()])  # no password has this hash; checking against it takes as long as any check
 
 
 def _check_name(name: str) -> None:

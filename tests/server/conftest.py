@@ -32,4 +32,4 @@ def call(app: Application) -> Caller:
 @pytest.fixture
 def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """A password that takes 0.1 ms instead of 80 to check: most tests log in for other reasons."""
-    monkeypatch.setattr(auth, "_SCRYPT", {"n": 16, "r": 8, "p": 1})
+    monkeypatch.setattr(auth, "_SCRYPT", "16,8,1")

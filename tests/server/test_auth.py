@@ -90,7 +90,7 @@ def test_two_equal_passwords_are_stored_differently() -> None:
 
 
 def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_PBKDF2_ROUNDS", 1000)
+    monkeypatch.setattr(auth, "_PBKDF2", "1000")
     by_scrypt = auth.hash_password("x")
     with monkeypatch.context() as without:
         without.delattr(hashlib, "scrypt")
@@ -103,7 +103,7 @@ def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(monkeypat
 def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     auth.create_user(database, "root", "x", "tests")
     tried = []
-    monkeypatch.setattr(auth, "_scrypt", lambda password, salt, parameters: tried.append(parameters) or b"")
+    monkeypatch.setattr(auth, "_stretch", lambda scheme, parameters, salt, password: tried.append((scheme, parameters)) or b"")
     auth.check_password(database, "root", "y")
     auth.check_password(database, "nobody", "y")
     assert len(tried) == 2 and tried[0] == tried[1]
