@@ -17,6 +17,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 from ..problem import Problem
 from .database import Database, now, write_log
 from .refused import Refused
+from .wsgi import parse_address
 
 MAX_NAME = 64
 USED_EVERY = 60 * 10**6  # microseconds; a token's last use is not written more often, so that requests stay reads
@@ -242,10 +243,5 @@ class Brake:
 
 def _network(address: str) -> str:
     """Whoever has one IPv6 address has 2**64 of them."""
-    try:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
-    return address
+    parsed = parse_address(address)
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if isinstance(parsed, ipaddress.IPv6Address) else address

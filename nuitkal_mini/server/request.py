@@ -12,19 +12,19 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.parse import unquote_to_bytes
 
 from .refused import Refused
+from .wsgi import Address, parse_address
 
 MAX_LINE_BYTES = 8 * 1024      # RFC 9112, 3: at least 8,000 octets
 MAX_HEAD_BYTES = 32 * 1024     # some browsers send 16 kB of cookies
 MAX_HEADERS = 100              # a browser behind two proxies sends 30
 HEAD_END = b"\r\n\r\n"
 
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])\Z")
 _HEADER = re.compile("([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*)\\Z")
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
-_ADDRESS = re.compile(r"\[([0-9A-Fa-f:.%\w]+)\](?::[0-9]+)?\Z|([0-9.]+):[0-9]+\Z")    # with a port
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%\w]+)\](?::[0-9]+)?\Z|([0-9.]+):[0-9]+\Z")
 _SINGLE = frozenset(("content-length", "host", "authorization", "content-type", "transfer-encoding"))
 
 
@@ -125,7 +125,7 @@ class Origin(NamedTuple):
 def environ_of(request: Request, origin: Origin, trusted: Sequence[Network]) -> Dict[str, Any]:
     """The WSGI environ, without the body and what belongs to the server; forwarded headers count from a trusted peer only."""
     path, query = request.split_target
-    peer = _address(origin.peer)
+    peer = parse_address(origin.peer)
     environ: Dict[str, Any] = {
         "REQUEST_METHOD": request.method, "SCRIPT_NAME": "", "PATH_INFO": unquote_to_bytes(path).decode("latin-1"), "QUERY_STRING": query,
         "SERVER_NAME": origin.server[0], "SERVER_PORT": str(origin.server[1]), "SERVER_PROTOCOL": "HTTP/1.1" if request.is_http_1_1 else "HTTP/1.0",
@@ -160,7 +160,7 @@ def _client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -
     """The last hop that is not a trusted proxy; the farthest trusted one when all are, or when an entry makes no sense."""
     client = peer
     for hop in reversed(forwarded_for.split(",")):
-        address = _address(hop.strip())
+        address = _hop_address(hop.strip())
         if not address:
             break
         client = str(address)
@@ -169,16 +169,10 @@ def _client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -
     return client
 
 
+def _hop_address(text: str) -> Optional[Address]:
+    with_port = _WITH_PORT.match(text)
+    return parse_address(with_port.group(1) or with_port.group(2) if with_port else text)
+
+
 def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
     return address.is_loopback or any(address in network for network in trusted)
-
-
-def _address(text: str) -> Optional[Address]:
-    with_port = _ADDRESS.match(text)
-    if with_port:
-        text = with_port.group(1) or with_port.group(2)
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])    # fe80::1%eth0
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address    # ::ffff:127.0.0.1, as a dual-stack socket says it

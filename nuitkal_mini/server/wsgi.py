@@ -1,10 +1,11 @@
-"""What the parts of the server share of WSGI: answers, refusals among them, and the address that absolute URLs begin with."""
+"""What the parts of the server share of WSGI: answers, refusals among them, the address that absolute URLs begin with, and IP addresses."""
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from http import HTTPStatus
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Union
 from urllib.parse import quote
 
 from .messages import say_problem
@@ -13,6 +14,7 @@ from .refused import Headers, Refused
 Environ = Dict[str, Any]
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
 NOT_STORED: Headers = (("Cache-Control", "no-store"),)
@@ -67,3 +69,12 @@ def base_url(environ: Environ) -> str:
     if not _HOST.fullmatch(host):
         raise Refused("bad_host", "the request's Host header is not the name of a host")
     return f"{environ['wsgi.url_scheme']}://{host}{quote(environ.get('SCRIPT_NAME', '').rstrip('/'), encoding='latin-1')}"
+
+
+def parse_address(text: str) -> Optional[Address]:
+    """The IP address that the text is, if it is one; without its zone (`fe80::1%eth0`)."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address    # ::ffff:127.0.0.1, as a dual-stack socket says it

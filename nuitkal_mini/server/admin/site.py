@@ -7,9 +7,8 @@ framed, sniffed or loaded from elsewhere, and no inline script or style runs.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
-from typing import Callable, Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, List, Optional, Tuple
 from urllib.parse import quote, urlsplit
 
 from .. import sessions
@@ -21,7 +20,7 @@ from ..multipart import content_length, parse_form
 from ..refused import Headers, Refused, method_not_allowed, not_found
 from ..releases import STABLE, channels
 from ..store import Store
-from ..wsgi import Answer, Environ
+from ..wsgi import Answer, Environ, parse_address
 from . import access, history, release, release_list, script, style, usage
 from .markup import Html
 from .visit import LANGUAGE_COOKIE, LOCALES, Visit
@@ -231,15 +230,7 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     if admin_host is None:
         return
     host = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or ""
-    wanted, local = _address(admin_host), _address(environ.get("nuitkal.local_address", ""))
-    same_name = host == admin_host.lower() or wanted is not None and (_address(host) == wanted or wanted.is_loopback and host == "localhost")
+    wanted, local = parse_address(admin_host), parse_address(environ.get("nuitkal.local_address", ""))
+    same_name = host == admin_host.lower() or wanted is not None and (parse_address(host) == wanted or wanted.is_loopback and host == "localhost")
     if not same_name or wanted is not None and wanted != local:
         raise not_found()
-
-
-def _address(text: str) -> Optional[Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
