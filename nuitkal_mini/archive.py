@@ -324,17 +324,19 @@ def read_tree(package: BinaryIO, app: str, version: str) -> Manifest:
     Raises:
         ArchiveError, UnsafePath: as `read_directory` and `open_member`; also for a link that leaves the tree.
     """
-    files = []
-    for member in read_directory(package).members:
-        if member.is_link:
-            files.append(link_entry(member.path, read_link(package, member)))
-        else:
-            digest = hashlib.sha256()
-            for chunk in open_member(package, member):
-                digest.update(chunk)
-            files.append(FileEntry(member.path, member.size, digest.hexdigest(), member.mode))
+    files = [read_entry(package, member) for member in read_directory(package).members]
     check_tree(files)
     return Manifest(app, version, tuple(sorted(files)))
+
+
+def read_entry(package: BinaryIO, member: Member) -> FileEntry:
+    """What a manifest says of the member, whose contents are read and hashed."""
+    if member.is_link:
+        return link_entry(member.path, read_link(package, member))
+    digest = hashlib.sha256()
+    for chunk in open_member(package, member):
+        digest.update(chunk)
+    return FileEntry(member.path, member.size, digest.hexdigest(), member.mode)
 
 
 def read_link(package: BinaryIO, member: Member, base: int = 0) -> str:

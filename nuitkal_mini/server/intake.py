@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from ..archive import CHUNK, PARTIAL_COMMENT, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tree
+from ..archive import CHUNK, PARTIAL_COMMENT, ArchiveError, Directory, Member, PackageWriter, read_directory, read_entry, read_tree
 from ..manifest import FileEntry, Manifest, UnsafePath, dumps
 from ..minisign import parse_release_comment, parse_signature, verify
 from ..semver import BadVersion, parse
@@ -107,20 +107,12 @@ def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) 
         entry = entries.get(member.path)
         if entry is None:
             raise Refused("manifest_mismatch", "{path!r} is in the ZIP file and not in the manifest", path=member.path)
-        if _identity(package, member) != (entry.link, entry.sha256):
+        found = read_entry(package, member)
+        if (found.link, found.sha256) != (entry.link, entry.sha256):
             raise Refused("manifest_mismatch", "{path!r} in the ZIP file is not what the manifest says", path=member.path)
         if entry.link is None:
             brought.setdefault(entry.sha256, entry.path)
     return brought
-
-
-def _identity(package: BinaryIO, member: Member) -> Tuple[Optional[str], str]:
-    if member.is_link:
-        return read_link(package, member), ""
-    digest = hashlib.sha256()
-    for chunk in open_member(package, member):
-        digest.update(chunk)
-    return None, digest.hexdigest()
 
 
 def _find_sources(store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]) -> Dict[str, Source]:
