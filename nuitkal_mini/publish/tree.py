@@ -130,18 +130,14 @@ def _digests(folder: Path, sources: List[Source]) -> Dict[str, str]:
     """Each path's SHA-256, from the cache where nothing about the file has changed."""
     known = _load_cache(folder)
     unknown = [source for source in sources if source.key not in known]
-    digests = {source.path: known[source.key] for source in sources if source.key in known}
-    settled = {source.key: known[source.key] for source in sources if source.key in known}
     with Progress("hashing", sum(source.size for source in unknown)) as progress, workers() as pool:
-        began = time.time_ns()
+        settled_before = time.time_ns() - _RACY_NS
         hashed = pool.map(lambda source: _hash(source, progress.advance), unknown)
-        for source, digest in zip(unknown, hashed):
-            digests[source.path] = digest
-            if source.mtime_ns < began - _RACY_NS:
-                settled[source.key] = digest
+        digests = {**known, **{source.key: digest for source, digest in zip(unknown, hashed)}}
+    settled = {source.key: digests[source.key] for source in sources if source.key in known or source.mtime_ns < settled_before}
     if settled != known:
         _save_cache(folder, settled)
-    return digests
+    return {source.path: digests[source.key] for source in sources}
 
 
 @contextmanager
