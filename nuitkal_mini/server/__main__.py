@@ -10,7 +10,7 @@ import ssl
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, List, Optional
 from urllib.parse import urlsplit
 
 from ..minisign import PublicKey, SignatureError, parse_public_key
@@ -33,11 +33,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     if args.keyfile and not args.certfile:
         parser.error("--keyfile needs --certfile")
-    commands: Dict[str, Callable[[argparse.Namespace], None]] = {
-        "serve": serve, "createsuperuser": create_superuser, "token": token,
-    }
     try:
-        commands[args.command or "serve"](args)
+        args.run(args)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -48,6 +45,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.server", description="Serve releases to clients. Without a command: serve.")
+    parser.set_defaults(run=serve)
     _add_data(parser, Path("nuitkal_data"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_between(0, 65535), default=8000, help="0 takes a free one")
@@ -61,14 +59,17 @@ def _parser() -> argparse.ArgumentParser:
                         help="believe its X-Forwarded-* headers; loopback is trusted anyway")
     parser.add_argument("--no-admin", action="store_true", help="no admin site")
     parser.add_argument("--admin-host", metavar="HOST", help="the admin site only under this name, or over this address of the machine")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
     user = commands.add_parser("createsuperuser", help="make a user of the admin site")
+    user.set_defaults(run=create_superuser)
     _add_data(user)
     user.add_argument("--username", required=True)
     user.add_argument("--password-stdin", action="store_true", help="read the password from the first line of standard input")
-    verbs = commands.add_parser("token", help="make, list and revoke the tokens that publish").add_subparsers(dest="verb", required=True)
-    for verb, text in (("create", "print a new token"), ("list", "name, created, last used"), ("revoke", "end a token")):
+    verbs = commands.add_parser("token", help="make, list and revoke the tokens that publish").add_subparsers(metavar="VERB", required=True)
+    for verb, run, text in (("create", create_token, "print a new token"), ("list", list_tokens, "name, created, last used"),
+                            ("revoke", revoke_token, "end a token")):
         command = verbs.add_parser(verb, help=text)
+        command.set_defaults(run=run)
         _add_data(command)
         if verb != "list":
             command.add_argument("name")
@@ -162,17 +163,24 @@ def create_superuser(args: argparse.Namespace) -> None:
         auth.create_user(database, args.username, password, SHELL)
 
 
-def token(args: argparse.Namespace) -> None:
-    """Make, list and revoke tokens."""
+def create_token(args: argparse.Namespace) -> None:
+    """Print a new token, and nothing else."""
     with closing(open_database(args.data)) as database:
-        if args.verb == "create":
-            print(auth.create_token(database, args.name, SHELL))
-        elif args.verb == "revoke":
-            auth.revoke_token(database, args.name, SHELL)
-        else:
-            for known in auth.list_tokens(database):
-                used = "never used" if known.last_used_at is None else f"last used {rfc3339(known.last_used_at)}"
-                print(f"{known.name}\tcreated {rfc3339(known.created_at)}\t{used}")
+        print(auth.create_token(database, args.name, SHELL))
+
+
+def list_tokens(args: argparse.Namespace) -> None:
+    """A line for each token, without its secret."""
+    with closing(open_database(args.data)) as database:
+        for token in auth.list_tokens(database):
+            used = "never used" if token.last_used_at is None else f"last used {rfc3339(token.last_used_at)}"
+            print(f"{token.name}\tcreated {rfc3339(token.created_at)}\t{used}")
+
+
+def revoke_token(args: argparse.Namespace) -> None:
+    """End a token."""
+    with closing(open_database(args.data)) as database:
+        auth.revoke_token(database, args.name, SHELL)
 
 
 if __name__ == "__main__":
