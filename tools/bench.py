@@ -1,6 +1,6 @@
 """Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|memory|start|frozen]…` (default: job, check, start).
 
-job     a 180-file, 10 MB tree over a counting proxy: requests and bytes of a first install, a one-file update, a check that
+job     a 180-file, 10 MB tree over a counting relay: requests and bytes of a first install, a one-file update, a check that
         finds nothing; wall time and peak memory of each process; publishing an unchanged tree
 check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
 memory  peak memory of server, publisher and client with a release of 1 GB, above idle; what a start that finds nothing takes then
@@ -16,7 +16,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -38,38 +37,6 @@ class Finished(NamedTuple):
     seconds: float
     peak_mb: float
     output: str
-
-
-class Proxy:
-    """Passes TCP on to a server and counts the bytes both ways, and the requests."""
-
-    def __init__(self, target: Tuple[str, int]) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
-        self.bytes = self.requests = 0
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def reset(self) -> None:
-        self.bytes = self.requests = 0
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(self._target)
-            for source, sink, asks in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pump, args=(source, sink, asks), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, asks: bool) -> None:
-        with contextlib.suppress(OSError):
-            for data in iter(lambda: source.recv(65536), b""):
-                with self._lock:
-                    self.bytes += len(data)
-                    self.requests += len(re.findall(rb"^(?:GET|POST|HEAD) /", data)) if asks else 0
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
 
 
 def run(*command: str, token: str = "") -> Finished:
@@ -117,19 +84,22 @@ def make_tree(folder: Path, files: int, total: int) -> None:
 
 
 def job(folder: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from tools.demo import Meter
+
     tree = folder / "tree"
     make_tree(tree, 179, 10_000_000)
     with server(folder) as (url, token, _):
-        proxy = Proxy((urlsplit(url).hostname or "", urlsplit(url).port or 0))
-        check = f"http://{proxy.address}/{API}check/"
+        meter = Meter(urlsplit(url).port or 0)
+        check = f"http://127.0.0.1:{meter.port}/{API}check/"
 
         def publish(version: str) -> Finished:
             return run("nuitkal_mini.publish", "upload", str(tree), "--app", "bench", "--version", version, "--server", url + API, token=token)
 
         def client(what: str, verb: str = "update") -> None:
-            proxy.reset()
+            meter.requests = meter.up = meter.down = 0
             done = run("nuitkal_mini.client", verb, "--url", check, "--dir", str(folder / "client"))
-            print(f"{what:<34}{proxy.requests:>3} requests {proxy.bytes:>12,} bytes {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB")
+            print(f"{what:<34}{meter.requests:>3} requests {meter.up + meter.down:>12,} bytes {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB")
 
         first = publish("1.0.0")
         print(f"{'publish, first':<58}{first.seconds:>13.2f} s {first.peak_mb:>6.1f} MB")

@@ -25,7 +25,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 API = "api/nuitkal_pack/"
-LINE_BYTES_A_SECOND = 2_000_000
+LINE_BYTES_A_SECOND = 2_000_000  # slow enough for progress to be seen
 
 # The program: "topics" shows what Python's language reference says about a word. As programs that nobody installs do, it brings its libraries along.
 PROGRAM = {
@@ -188,7 +188,7 @@ class Demo:
             sys.exit("It did not start:\n" + self.log())
         print(ready, end="")
         self.server_url = ready.split()[-1]
-        self.meter = Meter(int(self.server_url.rstrip("/").rpartition(":")[2]))
+        self.meter = Meter(int(self.server_url.rstrip("/").rpartition(":")[2]), LINE_BYTES_A_SECOND)
         self.url = "http://127.0.0.1:%d/" % self.meter.port
         print("Before it, a line of %s/s that counts bytes: %s" % (readable(LINE_BYTES_A_SECOND), self.url))
         self.environment["NUITKAL_TOKEN"] = self.secret("token")
@@ -216,14 +216,11 @@ class Demo:
     def run(self, step: str, *arguments: str) -> None:
         """One command of the package, on this terminal."""
         say_command(arguments)
-        up, down, requests, begun = self.meter.up, self.meter.down, self.requests(), time.monotonic()
+        up, down, requests, begun = self.meter.up, self.meter.down, self.meter.requests, time.monotonic()
         code = subprocess.call([sys.executable, "-m", *arguments], cwd=str(self.folder), env=self.environment)
         if code != 0:
             sys.exit("That failed with exit code %d. The server's log:\n%s" % (code, self.log()))
-        self.travelled.append(Travelled(step, self.requests() - requests, self.meter.up - up, self.meter.down - down, time.monotonic() - begun))
-
-    def requests(self) -> int:
-        return len(re.findall(r" INFO \S+ [A-Z]+ /", self.log()))
+        self.travelled.append(Travelled(step, self.meter.requests - requests, self.meter.up - up, self.meter.down - down, time.monotonic() - begun))
 
 
 def say_command(arguments: Sequence[str]) -> None:
@@ -231,10 +228,11 @@ def say_command(arguments: Sequence[str]) -> None:
 
 
 class Meter:
-    """A TCP relay in front of the server that counts the bytes of both directions, and is slow enough for progress to be seen."""
+    """A TCP relay in front of a server that counts requests, and the bytes of both directions; as slow as it is told."""
 
-    def __init__(self, server_port: int) -> None:
-        self.up = self.down = 0
+    def __init__(self, server_port: int, bytes_a_second: float = float("inf")) -> None:
+        self.requests = self.up = self.down = 0
+        self._bytes_a_second = bytes_a_second
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -254,8 +252,9 @@ class Meter:
     def _relay(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):  # either side may hang up
             while chunk := source.recv(1 << 16):
+                self.requests += direction == "up" and re.match(rb"[A-Z]+ /", chunk) is not None
                 setattr(self, direction, getattr(self, direction) + len(chunk))
-                time.sleep(len(chunk) / LINE_BYTES_A_SECOND)
+                time.sleep(len(chunk) / self._bytes_a_second)
                 target.sendall(chunk)
             target.shutdown(socket.SHUT_WR)
 
