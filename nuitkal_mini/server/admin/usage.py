@@ -80,12 +80,8 @@ def adoption(figures: Sequence[Daily], active: str, name: str, since: Optional[s
         asked[figure.day] = asked.get(figure.day, 0) + figure.asked * (figure.version == active)
     last = max(of)
     days = sorted(day for day in of if since is not None and day >= since)
-    half = next((number_of_days(day) - number_of_days(str(since)) for day in days if 2 * asked[day] >= of[day]), None)
+    half = next(((date.fromisoformat(day) - date.fromisoformat(str(since))).days for day in days if 2 * asked[day] >= of[day]), None)
     return Adoption(name, asked[last], of[last], half)
-
-
-def number_of_days(day: str) -> int:
-    return date.fromisoformat(day).toordinal()
 
 
 def _said(visit: Visit, found: Adoption) -> Html:
