@@ -58,8 +58,7 @@ def show_users(visit: Visit) -> Answer:
     users = auth.list_users(visit.store.database)
     rows = join(visit.html(USER, name=user.name, created=visit.time(user.created_at), csrf=visit.csrf(),
                            state="" if user.is_enabled else visit.html(DISABLED), button=visit.html(DISABLE if user.is_enabled else ENABLE)) for user in users)
-    options = join(visit.html('<option{selected}>{name}</option>', name=user.name, selected=Html(" selected" if visit.who == f"user {user.name}" else ""))
-                   for user in users)
+    options = visit.options((user.name for user in users), visit.session.user if visit.session else "")
     return visit.page("Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=visit.field("name") if visit.action == "add" else ""))
 
 

@@ -59,7 +59,7 @@ def show(visit: Visit) -> Answer:
     people = [f"user {user.name}" for user in auth.list_users(database)] + [f"token {token.name}" for token in auth.list_tokens(database)]
     return visit.page("Log", visit.html(
         LOG, rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'), older=older, who=visit.query.get("who", ""),
-        people=join(visit.html('<option value="{name}">', name=name) for name in people),
+        people=visit.options(people),
         actions=join(visit.html('<option value="{action}"{selected}>{name}</option>', action=action, name=action_name(visit, action),
                                 selected=Html(" selected" if action == visit.query.get("action") else "")) for action in ACTIONS),
         csv=visit.url("log.csv", who=visit.query.get("who", ""), action=visit.query.get("action", ""))))

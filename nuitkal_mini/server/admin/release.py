@@ -7,14 +7,13 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
 from ...manifest import Diff, FileEntry, diff, loads
-from ...minisign import SignatureError, parse_signature
 from .. import fleet, releases
 from ..api import parse_channel, signature_text
 from ..releases import Changes, Release
 from ..store import manifest_name, signature_name
 from ..wsgi import Answer
 from .markup import Html, join
-from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signer, switch
+from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signature_of, switch
 from .visit import Visit, size
 
 MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
@@ -63,7 +62,7 @@ def show(visit: Visit) -> Answer:
         PAGE, csrf=visit.csrf(), buttons=buttons(visit, release, active), facts=_facts(visit, release, seen), downloads=_downloads(visit, release),
         warning=visit.html(WARNING, active=active.version) if active and is_older(release, active) else "",
         changelog=visit.field("changelog") if visit.action == "save" else release.changelog, to=visit.field("to"),
-        channels=join(visit.html("<option>{name}</option>", name=name) for name in visit.channels if name != visit.channel),
+        channels=visit.options(name for name in visit.channels if name != visit.channel),
         **_files(visit, release, before)))
 
 
@@ -101,16 +100,10 @@ def _promote(visit: Visit) -> Answer:
 
 
 def _facts(visit: Visit, release: Release, seen: int) -> Html:
-    values = (visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size), _signature(release), f"{seen:,}",
+    key, comment = signature_of(release)
+    values = (visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size), f"{key} ({comment})" if key else "–", f"{seen:,}",
               visit.html("<code>{hash}</code>", hash=release.file_hash))
     return visit.facts(FACTS, values)
-
-
-def _signature(release: Release) -> str:
-    try:
-        return f"{signer(release)} ({parse_signature(release.signature).trusted_comment})" if release.signature else "–"
-    except SignatureError:
-        return "–"
 
 
 def _downloads(visit: Visit, release: Release) -> Html:

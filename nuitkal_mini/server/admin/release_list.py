@@ -1,9 +1,9 @@
 """The releases of a channel: which is active, what each is, and a button for each thing to do."""
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
-from ...minisign import SignatureError, key_name, parse_signature
+from ...minisign import key_name, parse_signature
 from ...semver import parse
 from .. import fleet, releases
 from ..api import BASE
@@ -85,12 +85,10 @@ def is_older(release: Release, active: Optional[Release]) -> bool:
     return active is not None and parse(release.version) < parse(active.version)
 
 
-def signer(release: Release) -> Optional[str]:
-    """The id of the key whose signature the release carries."""
-    try:
-        return key_name(parse_signature(release.signature).key_id) if release.signature else None
-    except SignatureError:
-        return None
+def signature_of(release: Release) -> Tuple[str, str]:
+    """The id of the key that signed the release, and what the signature says; both empty when it is unsigned."""
+    signature = parse_signature(release.signature) if release.signature else None
+    return (key_name(signature.key_id), signature.trusted_comment) if signature else ("", "")
 
 
 def buttons(visit: Visit, release: Release, active: Optional[Release]) -> Html:
@@ -112,7 +110,7 @@ def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[s
     return visit.html(
         ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
         badge=visit.html(BADGE) if release.is_active else "", line=cut + "…" * (cut != line), size=size(release.file_size),
-        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signer(release), seen=f"{seen.get(release.canonical, 0):,}",
+        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signature_of(release)[0], seen=f"{seen.get(release.canonical, 0):,}",
         csrf=visit.csrf(), buttons=buttons(visit, release, active))
 
 

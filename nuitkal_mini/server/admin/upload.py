@@ -4,7 +4,7 @@ from __future__ import annotations
 from .. import releases
 from ..api import parse_channel, read_offer
 from ..wsgi import Answer
-from .markup import Html, join
+from .markup import Html
 from .visit import Visit
 
 FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data" data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
@@ -24,7 +24,7 @@ def show(visit: Visit) -> Answer:
     is_again = visit.problem is not None and bool(visit.form.fields)
     return visit.page("Upload a release", visit.html(
         FORM, csrf=visit.csrf(), version=visit.field("version"), changelog=visit.field("changelog"), channel=visit.field("channel") or visit.channel,
-        channels=join(visit.html("<option>{name}</option>", name=name) for name in visit.channels),
+        channels=visit.options(visit.channels),
         checked=Html("" if is_again and visit.form.fields.get("is_active") in (None, "off") else " checked"),
         open=Html(" open" if visit.settings.public_keys else "")))
 

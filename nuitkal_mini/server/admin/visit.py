@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...problem import Problem
@@ -113,6 +113,10 @@ class Visit:
     def csrf(self) -> Html:
         return self.html('<input type="hidden" name="csrf" value="{csrf}">', csrf=self.session.csrf if self.session else "")
 
+    def options(self, names: Iterable[str], chosen: str = "") -> Html:
+        """What a select or a datalist offers."""
+        return join(self.html("<option{selected}>{name}</option>", name=name, selected=Html(" selected" if name == chosen else "")) for name in names)
+
     # --- answers
 
     def page(self, title: str, body: Html, status: int = 200, headers: Headers = ()) -> Answer:
@@ -140,8 +144,7 @@ class Visit:
         current = self.environ.get("PATH_INFO", "")[len("/admin/"):]
         links = join(self.html('<li><a href="{url}"{current}>{name}</a></li>', url=self.url(page), name=self.say(name),
                                current=Html(' aria-current="page"' if page == current else "")) for page, name in PAGES)
-        channels = join(self.html('<option{selected}>{name}</option>', name=name, selected=Html(" selected" if name == self.channel else ""))
-                        for name in sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)))
+        channels = self.options(sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)), self.channel)
         return self.html(HEAD, links=links, channels=channels, logout=self.root + "logout/", csrf=self.csrf(), user=self.session.user)
 
     def _notice(self) -> Tuple[Html, Headers]:
