@@ -139,7 +139,7 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
     except (OSError, OverflowError) as error:
         if args.certfile and isinstance(error, FileNotFoundError):
             raise Problem("the certificate {file} or its key is missing", file=args.certfile) from error
-        raise Problem("cannot listen on {host}, port {port}: {reason}", host=args.host, port=args.port,
+        raise Problem("cannot listen on {host}, port {port}: {reason}; --host and --port choose another place", host=args.host, port=args.port,
                       reason=getattr(error, "strerror", None) or error) from error
 
 

@@ -68,7 +68,8 @@ TEXTS = {
     "the server's disk is full; nothing was stored": "服务器磁盘已满，没有保存任何内容",
 
     # the admin site
-    "this form was sent from another site": "此表单来自其他网站",
+    "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url":
+        "此表单来自其他网站，或者代理更改了 Host 头；请让代理原样转发，或设置 --public-url",
     "this form is of an earlier login; load the page again": "此表单属于之前的登录，请重新加载页面",
     "there is no action {action!r} here": "此处没有操作 {action!r}",
 

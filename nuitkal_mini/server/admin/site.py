@@ -216,7 +216,7 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
     origin = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
     ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
     if origin and urlsplit(origin).netloc.lower() not in ours - {""} or environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
-        raise Refused("forbidden", "this form was sent from another site")
+        raise Refused("forbidden", "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url")
 
 
 def _check_csrf(visit: Visit) -> None:
@@ -229,8 +229,11 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     """With --admin-host, the site is there under that name only; an address must also be where the connection came in."""
     if admin_host is None:
         return
-    host = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or ""
-    wanted, local = parse_address(admin_host), parse_address(environ.get("nuitkal.local_address", ""))
-    same_name = host == admin_host.lower() or wanted is not None and (parse_address(host) == wanted or wanted.is_loopback and host == "localhost")
-    if not same_name or wanted is not None and wanted != local:
+    host, wanted = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or "", parse_address(admin_host)
+    if wanted is None:
+        is_here = host == admin_host.lower()
+    else:
+        is_here = wanted == parse_address(environ.get("nuitkal.local_address", "")) and (
+            wanted == parse_address(host) or wanted.is_loopback and host == "localhost")
+    if not is_here:
         raise not_found()
