@@ -169,7 +169,8 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
     size, compressed, offset = _zip64(extra, (size, compressed, offset), path)
     kind = attributes >> 16 if made_by >> 8 == _UNIX else 0
     if flags & ~_KNOWN_FLAGS or method not in (STORED, DEFLATED) or disk:
-        raise ArchiveError("{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read", path=path, method=method)
+        raise ArchiveError("{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read",
+                           path=path, method=method)
     if stat.S_IFMT(kind) not in (0, stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR) or (stat.S_ISDIR(kind) and not path.endswith("/")):
         raise ArchiveError("{path!r} is a device, a socket or another special file", path=path)
     if method == STORED and size != compressed:
@@ -218,7 +219,8 @@ def _placed(members: List[Member], start: int) -> List[Member]:
     for member in placed:
         dense += _dense_size(member)
         if dense > BOMB_SIZE:
-            raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size", path=member.path, size=member.size, compressed=member.compressed_size)
+            raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size",
+                               path=member.path, size=member.size, compressed=member.compressed_size)
         if member.offset + _LOCAL.size + member.compressed_size > member.end:
             raise ArchiveError("{path!r} overlaps what comes after it", path=member.path)
         if member.size and member.path.endswith("/"):
@@ -253,7 +255,8 @@ def _local_data(package: BinaryIO, member: Member, base: int) -> int:
         size, compressed, _ = _zip64(extra, (size, compressed, 0), member.path)
     told = (crc, compressed, size)
     same = told == (member.crc, member.compressed_size, member.size) or (flags & _DESCRIPTOR and told == (0, 0, 0))
-    if not same or method != member.method or flags & ~_KNOWN_FLAGS or _name(name) != member.path or not _fills(package, member, flags, start + member.compressed_size, base):
+    if (not same or method != member.method or flags & ~_KNOWN_FLAGS or _name(name) != member.path
+            or not _fills(package, member, flags, start + member.compressed_size, base)):
         raise ArchiveError("{path!r} has a local header that contradicts the ZIP file's directory", path=member.path)
     return start - base
 
@@ -440,7 +443,8 @@ def _local_header(member: Member) -> bytes:
     wide = member.size >= _LIMIT32 - 2**24 or member.compressed_size >= _LIMIT32
     extra = struct.pack("<2H2Q", 1, 16, member.size, member.compressed_size) if wide else b""
     size, compressed = (_LIMIT32, _LIMIT32) if wide else (member.size, member.compressed_size)
-    return _LOCAL.pack(b"PK\3\4", 45 if wide else 20, _UTF8, member.method, 0, _DATE, member.crc, compressed, size, len(name), len(extra)) + name + extra
+    return _LOCAL.pack(b"PK\3\4", 45 if wide else 20, _UTF8, member.method, 0, _DATE, member.crc, compressed, size,
+                       len(name), len(extra)) + name + extra
 
 
 def _central_header(member: Member) -> bytes:

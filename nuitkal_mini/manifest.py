@@ -317,9 +317,9 @@ def _entry(item: object) -> FileEntry:
 def dumps(manifest: Manifest) -> bytes:
     """The manifest's bytes: one entry a line, the same for the same tree everywhere."""
     terms = manifest.terms
-    requires = {name: value for name, value in (("python", terms.python), ("platform", terms.platforms)) if value}
-    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version, **{
-        name: value for name, value in (("minimum", terms.minimum), ("requires", requires), ("revoked", terms.revoked)) if value}}, ensure_ascii=False)
+    requires = _given(python=terms.python, platform=terms.platforms)
+    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version,
+                       **_given(minimum=terms.minimum, requires=requires, revoked=terms.revoked)}, ensure_ascii=False)
     lines = []
     for entry in sorted(manifest.files):
         fields: Dict[str, Any] = {"path": entry.path}
@@ -329,6 +329,10 @@ def dumps(manifest: Manifest) -> bytes:
             fields.update(link=entry.link, mode=entry.mode)
         lines.append(json.dumps(fields, ensure_ascii=False))
     return (head[:-1] + ', "files": [\n' + ",\n".join(lines) + "\n]}\n").encode("utf-8")
+
+
+def _given(**values: Any) -> Dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 def python_fits(python: str, running: Tuple[int, ...]) -> bool:

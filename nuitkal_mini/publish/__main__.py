@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     pack = commands.add_parser("pack", help="write a folder's package and manifest to files")
     _tree_arguments(pack)
     _server_arguments(pack, required=False)
-    pack.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.zip", help="the package; the manifest is written beside it as OUT.json")
+    pack.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.zip",
+                      help="the package; the manifest is written beside it as OUT.json")
     pack.set_defaults(run=_pack)
 
     send = commands.add_parser("upload", help="publish a folder: send what the server lacks")
@@ -106,13 +107,16 @@ def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
     parser.add_argument("--minimum", default="", metavar="V", help="clients that saw this release refuse versions below V for ever (signed releases)")
     parser.add_argument("--python", default="", metavar="COMPARISONS", help="needed by this release, such as '>=3.9,<3.13'")
-    parser.add_argument("--platform", action="append", default=[], metavar="NAME", help="needed by this release, such as linux-x86_64 or windows-*; repeat it")
-    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID", help="clients trust this key, newer than the one that signs, no more; repeat it")
+    parser.add_argument("--platform", action="append", default=[], metavar="NAME",
+                        help="needed by this release, such as linux-x86_64 or windows-*; repeat it")
+    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID",
+                        help="clients trust this key, newer than the one that signs, no more; repeat it")
 
 
 def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     token = os.environ.get("NUITKAL_TOKEN")
-    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL", help="http(s)://host/api/nuitkal_pack/, or a channel's .../channels/beta/")
+    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL",
+                        help="http(s)://host/api/nuitkal_pack/, or a channel's .../channels/beta/")
     parser.add_argument("--token", required=required and not token, default=token, type=_argument(_token), help="else NUITKAL_TOKEN")
 
 

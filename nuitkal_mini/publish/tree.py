@@ -57,7 +57,8 @@ class Tree(NamedTuple):
         return [entry for entry in self.manifest.files if entry.link is None]
 
 
-def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset(), terms: Terms = Terms()) -> Tree:
+def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset(),
+              terms: Terms = Terms()) -> Tree:
     """The folder as a release of `app`.
 
     `patterns` come after those of the folder's .nuitkalignore; `outputs` are paths in it that this very command writes.

@@ -315,13 +315,19 @@ def diagnose(error: Exception) -> Refused:
         return error
     if isinstance(error, Problem):
         return Refused(next(code for kind, code in CODES if isinstance(error, kind)), error.template, (), **error.values)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+    if _is_disk_full(error):
         return disk_full()
     if isinstance(error, sqlite3.Error):
         logger.error("the database failed: %s", error)
         return Refused("unavailable", "the server's database does not answer; try again later")
     logger.error("a request failed", exc_info=error)
     return Refused("internal_error", "the server failed; its log says why")
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _reply(status: int, document: Dict[str, Any]) -> Answer:
