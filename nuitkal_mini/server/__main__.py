@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--public-key", action="append", default=[], type=_public_key, metavar="MINISIGN_KEY",
                         help="take only releases that this key has signed, or another one given in the same way")
     parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
-                        help="believe its X-Forwarded-* headers; loopback is trusted anyway")
+                        help="believe its X-Forwarded-For and X-Forwarded-Proto; loopback is trusted anyway")
     parser.add_argument("--no-admin", action="store_true", help="no admin site")
     parser.add_argument("--admin-host", metavar="HOST", help="the admin site only under this name, or over this address of the machine")
     commands = parser.add_subparsers(metavar="COMMAND")

@@ -41,8 +41,8 @@ BACKLOG = 1024           # connections that the system completes before we take 
 class Server:
     """An HTTP/1.1 server that listens from its creation on and answers while `serve_forever` runs.
 
-    `port` 0 takes a free one. `trusted_proxies` are addresses or networks (`10.0.0.0/8`) whose X-Forwarded-For, -Proto and
-    -Host are believed; loopback is always one. Raises OSError when it cannot listen, ValueError for a proxy that is no address.
+    `port` 0 takes a free one. `trusted_proxies` are addresses or networks (`10.0.0.0/8`) whose X-Forwarded-For and -Proto
+    are believed; loopback is always one. Raises OSError when it cannot listen, ValueError for a proxy that is no address.
     """
 
     def __init__(self, app: App, host: str, port: int, certfile: Optional[str] = None, keyfile: Optional[str] = None,

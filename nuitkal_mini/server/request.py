@@ -142,18 +142,11 @@ def environ_of(request: Request, origin: Origin, trusted: Sequence[Network]) -> 
 
 
 def _apply_forwarded(environ: Dict[str, Any], peer: str, trusted: Sequence[Network]) -> None:
+    """Not X-Forwarded-Host: most proxies pass on one that anybody sends, which would lead past --admin-host."""
     environ["REMOTE_ADDR"] = _client_address(peer, environ.get("HTTP_X_FORWARDED_FOR", ""), trusted)
-    scheme = _last(environ, "HTTP_X_FORWARDED_PROTO").lower()
+    scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").split(",")[-1].strip().lower()  # the nearest proxy's; those before may be anybody's
     if scheme in ("http", "https"):
         environ["wsgi.url_scheme"] = scheme
-    host = _last(environ, "HTTP_X_FORWARDED_HOST")
-    if host:
-        environ["HTTP_HOST"] = host
-
-
-def _last(environ: Dict[str, Any], name: str) -> str:
-    """The value that the nearest proxy wrote: those before it may be anybody's."""
-    return str(environ.get(name, "")).split(",")[-1].strip()
 
 
 def _client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:

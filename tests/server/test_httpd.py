@@ -473,10 +473,10 @@ def test_each_request_is_one_line_in_the_log_without_secrets(server: Server, cap
 
 
 def test_a_trusted_proxy_may_say_who_asks() -> None:
-    asked = ("X-Forwarded-For: 203.0.113.9, 10.1.1.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: updates.example.org")
+    asked = ("X-Forwarded-For: 203.0.113.9, 10.1.1.1", "X-Forwarded-Proto: https")
     with serving(echo, trusted_proxies=["10.0.0.0/8"]) as server, Client(server) as client:
         told = json.loads(client.get("/", *asked).body)
-        assert (told["REMOTE_ADDR"], told["wsgi.url_scheme"], told["HTTP_HOST"]) == ("203.0.113.9", "https", "updates.example.org")
+        assert (told["REMOTE_ADDR"], told["wsgi.url_scheme"]) == ("203.0.113.9", "https")
     with pytest.raises(ValueError, match="proxy.example.org"):
         Server(echo, "127.0.0.1", 0, trusted_proxies=["proxy.example.org"])
 
