@@ -49,7 +49,7 @@ class Fleet:
     def count(self, channel: str, version: str) -> None:
         """Note that an installed version asked; what is no version is not counted."""
         try:
-            key = (channel, today(), parse(version).canonical)
+            key = (channel, utc_day(), parse(version).canonical)
         except BadVersion:
             return
         with self._lock:
@@ -81,26 +81,26 @@ class Fleet:
         self.flush()
 
 
-def today(days_ago: int = 0) -> str:
-    """A day of UTC, as the table spells it."""
+def utc_day(days_ago: int = 0) -> str:
+    """Today, or a day before, as the table spells it."""
     return time.strftime("%Y-%m-%d", time.gmtime(time.time() - days_ago * 86400))
 
 
 def daily(db: sqlite3.Connection, channel: str, days: int) -> List[Daily]:
     """What asked on each of the last days, today included, by day and version."""
-    rows = db.execute("SELECT day, version, count FROM fleet WHERE channel = ? AND day > ? ORDER BY day, version", (channel, today(days)))
+    rows = db.execute("SELECT day, version, count FROM fleet WHERE channel = ? AND day > ? ORDER BY day, version", (channel, utc_day(days)))
     return [Daily._make(row) for row in rows.fetchall()]
 
 
 def seen(db: sqlite3.Connection, channel: str, days: int) -> Dict[str, int]:
     """Canonical version -> how often it asked in the last days."""
-    rows = db.execute("SELECT version, sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY version", (channel, today(days)))
+    rows = db.execute("SELECT version, sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY version", (channel, utc_day(days)))
     return dict(rows.fetchall())
 
 
 def _add(db: sqlite3.Connection, counts: Dict[_Key, int]) -> None:
     """INSERT and UPDATE rather than an upsert, which SQLite has only had since 3.24."""
-    db.execute("DELETE FROM fleet WHERE day < ?", (today(KEPT_DAYS),))
+    db.execute("DELETE FROM fleet WHERE day < ?", (utc_day(KEPT_DAYS),))
     for (channel, day, version), count in counts.items():
         key = (channel, day, version if _has_room(db, channel, day, version) else OTHER)
         db.execute("INSERT OR IGNORE INTO fleet (channel, day, version, count) VALUES (?, ?, ?, 0)", key)

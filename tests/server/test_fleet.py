@@ -98,7 +98,7 @@ def test_old_figures_are_forgotten(database: Database) -> None:
     counter.count("stable", "2.0")
     counter.close()
     with database.read() as db:
-        assert db.execute("SELECT day FROM fleet").fetchall() == [(fleet.today(),)]
+        assert db.execute("SELECT day FROM fleet").fetchall() == [(fleet.utc_day(),)]
     database.close()
 
 

@@ -43,7 +43,7 @@ def show(visit: Visit) -> Answer:
         active = releases.active(db, visit.channel)
         since = _activated(db, visit.channel, active.version) if active else None
         names = {release: name for release, name in db.execute("SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,))}
-    days = [fleet.today(ago) for ago in reversed(range(DAYS))]
+    days = [fleet.utc_day(ago) for ago in reversed(range(DAYS))]
     figures = [one for one in history if one.day >= days[0]]
     if not figures:
         return visit.page("Installed versions", visit.html(EMPTY))
@@ -97,7 +97,7 @@ def _said(visit: Visit, found: Adoption) -> Html:
 
 def _versions(visit: Visit, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
     """A row for each version, newest first."""
-    today, week = fleet.today(), fleet.today(7)
+    today, week = fleet.utc_day(), fleet.utc_day(7)
     month, days, now = _totals(figures), _totals(one for one in figures if one.day > week), _totals(one for one in figures if one.day == today)
     order = sorted(month, key=lambda version: precedence_key(version) if version else "", reverse=True)
     return join(visit.html('<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td class="n">{today}<td class="n">{share}', name=names.get(version, version),
