@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nuitkal_mini import minisign, semver
 from nuitkal_mini.manifest import FileEntry, diff
 from nuitkal_mini.server import admin, database
-from nuitkal_mini.server.admin import chart, history, release, release_list, usage, visit
+from nuitkal_mini.server.admin import chart, history, overview, release, release_list, usage, visit
 from nuitkal_mini.server.admin.texts import CHINESE_TEXTS
 from nuitkal_mini.server.api import Settings
 from nuitkal_mini.server.application import Application
@@ -349,7 +349,7 @@ def texts_of_the_site() -> Iterator[str]:
     yield from visit.NOTICES.values()
     yield from history.ACTIONS.values()
     yield from [title for title, _, _ in release_list.COLUMNS]
-    yield from ("new", "changed", "removed", *release.FACTS, *release.DOWNLOADS, *history.FACTS)
+    yield from ("new", "changed", "removed", *release.FACTS, *release.DOWNLOADS, *overview.FACTS)
 
 
 def fields(template: str) -> Set[str]:

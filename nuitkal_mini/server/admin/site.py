@@ -21,7 +21,7 @@ from ..refused import Headers, Refused, method_not_allowed, not_found
 from ..releases import STABLE, channels
 from ..store import Store
 from ..wsgi import Answer, Environ, parse_address
-from . import access, history, release, release_list, script, style, usage
+from . import access, history, overview, release, release_list, script, style, usage
 from .markup import Html
 from .visit import LANGUAGE_COOKIE, LOCALES, Visit
 from . import upload as uploading
@@ -170,7 +170,7 @@ class Site:
 PAGES: Dict[Tuple[str, int], Page] = {
     ("", 1): release_list.show, ("upload", 1): uploading.show, ("versions", 2): release.show, ("versions", 3): release.ask,
     ("fleet", 1): usage.show, ("tokens", 1): access.show_tokens, ("users", 1): access.show_users, ("log", 1): history.show,
-    ("log.csv", 1): history.download, ("overview", 1): history.overview,
+    ("log.csv", 1): history.download, ("overview", 1): overview.show,
 }
 ACTIONS: Dict[Tuple[str, int], Page] = {
     ("", 1): release_list.act, ("upload", 1): uploading.act, ("versions", 2): release.act, ("versions", 3): release.act,
