@@ -56,10 +56,12 @@ def act_on_tokens(visit: Visit) -> Answer:
 def show_users(visit: Visit) -> Answer:
     """The users, and forms to add one and to change a password."""
     users = auth.list_users(visit.store.database)
-    rows = join(visit.html(USER, name=user.name, created=visit.time(user.created_at), csrf=visit.csrf(),
-                           state="" if user.is_enabled else visit.html(DISABLED), button=visit.html(DISABLE if user.is_enabled else ENABLE)) for user in users)
+    rows = join(visit.html(
+        USER, name=user.name, created=visit.time(user.created_at), csrf=visit.csrf(), state="" if user.is_enabled else visit.html(DISABLED),
+        button=visit.html(DISABLE if user.is_enabled else ENABLE)) for user in users)
     options = visit.options((user.name for user in users), visit.session.user if visit.session else "")
-    return visit.page("Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=visit.field("name") if visit.action == "add" else ""))
+    typed = visit.field("name") if visit.action == "add" else ""
+    return visit.page("Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=typed))
 
 
 def act_on_users(visit: Visit) -> Answer:

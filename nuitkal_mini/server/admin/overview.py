@@ -17,6 +17,8 @@ PAGE = """<section class="panel"><h2>[[Disk]]</h2><dl class="facts">{disk}</dl><
 <section class="panel"><h2>[[Channels]]</h2><table><thead><tr><th scope="col">[[Channel]]</th><th scope="col">[[App]]</th><th scope="col" class="n">[[Releases]]</th><th scope="col">[[Active version]]</th></tr></thead><tbody>{channels}</tbody></table></section>
 <section class="panel"><h2>[[Failed logins]]</h2><p>[[{day} in the last 24 hours, {week} in the last 7 days.]]</p>{failures}</section>"""
 FAILED = '<table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[From]]</th></tr></thead><tbody>{rows}</tbody></table>'
+FAILURE = "<tr><td>{time}<td>{who}<td>{address}"
+CHANNEL = '<tr><td><a href="{url}">{name}</a><td>{app}<td class="n">{count}<td>{active}'
 FACTS = ("Packages", "Free", "Releases", "Files in all releases", "Different contents", "Shared between releases")
 
 
@@ -24,8 +26,9 @@ def show(visit: Visit) -> Answer:
     """Disk, channels, and logins that failed."""
     with visit.store.database.read() as db:
         disk, channels = _disk(visit, db), _channels(visit, db)
-        failures = db.execute("SELECT at, who, detail FROM log WHERE action = 'login_failed' AND at > ? ORDER BY id DESC LIMIT 1000", (now() - 7 * DAY,)).fetchall()
-    shown = join(visit.html("<tr><td>{time}<td>{who}<td>{address}", time=visit.time(at), who=who, address=address) for at, who, address in failures[:FAILURES])
+        failures = db.execute("SELECT at, who, detail FROM log WHERE action = 'login_failed' AND at > ? ORDER BY id DESC LIMIT 1000",
+                              (now() - 7 * DAY,)).fetchall()
+    shown = join(visit.html(FAILURE, time=visit.time(at), who=who, address=address) for at, who, address in failures[:FAILURES])
     return visit.page("Overview", visit.html(
         PAGE, disk=disk, channels=channels, day=sum(at > now() - DAY for at, _, _ in failures), week=len(failures),
         failures=visit.html(FAILED, rows=shown) if shown else ""))
@@ -57,5 +60,5 @@ def _distinct_contents(visit: Visit, db: sqlite3.Connection) -> int:
 def _channels(visit: Visit, db: sqlite3.Connection) -> Html:
     rows = db.execute("SELECT name, channels.app, count(releases.id), max(CASE WHEN is_active THEN version END) FROM channels "
                       "LEFT JOIN releases ON channel = name AND deleted_at IS NULL GROUP BY name ORDER BY name").fetchall()
-    return join(visit.html('<tr><td><a href="{url}">{name}</a><td>{app}<td class="n">{count}<td>{active}', url=visit.url("", channel=name), name=name, app=app,
-                           count=f"{count:,}", active=active or "–") for name, app, count, active in rows)
+    return join(visit.html(CHANNEL, url=visit.url("", channel=name), name=name, app=app, count=f"{count:,}", active=active or "–")
+                for name, app, count, active in rows)

@@ -35,9 +35,9 @@ ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size},
 <p><button type="submit" name="action" value="delete" class="danger">[[Delete version {version}]]</button> <a class="button" href="{back}">[[Keep it]]</a></p></form>"""
 CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active and cannot be deleted. Activate another version first, or deactivate this one.]]</p>
 <p><a class="button" href="{back}">[[Back]]</a></p></div>"""
-
-
 FACTS = ("Uploaded", "App", "Package", "Unpacked", "Signed by", "Seen in 7 days", "SHA-256")
+DOWNLOAD = '<a class="button" href="{url}">{name}</a> '
+STEP = '<a href="{url}#files">{name}</a>'
 DOWNLOADS = ("Download the ZIP", "Download the manifest", "Download the signature")
 
 
@@ -101,15 +101,15 @@ def _promote(visit: Visit) -> Answer:
 
 def _facts(visit: Visit, release: Release, seen: int) -> Html:
     key, comment = signature_of(release)
-    values = (visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size), f"{key} ({comment})" if key else "–", f"{seen:,}",
-              visit.html("<code>{hash}</code>", hash=release.file_hash))
-    return visit.facts(FACTS, values)
+    return visit.facts(FACTS, (
+        visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size),
+        f"{key} ({comment})" if key else "–", f"{seen:,}", visit.html("<code>{hash}</code>", hash=release.file_hash)))
 
 
 def _downloads(visit: Visit, release: Release) -> Html:
     paths = [release.package, manifest_name(release.package)] + [signature_name(release.package)] * (release.signature is not None)
     media = visit.root[:-len("admin/")] + "media/"
-    return join(visit.html('<a class="button" href="{url}">{name}</a> ', url=media + quote(path), name=visit.say(name)) for name, path in zip(DOWNLOADS, paths))
+    return join(visit.html(DOWNLOAD, url=media + quote(path), name=visit.say(name)) for name, path in zip(DOWNLOADS, paths))
 
 
 # --- the tree -----------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ def listing(files: Tuple[FileEntry, ...], changes: Diff, folder: str) -> List[It
             known = items.get(name + slash, Item(name, bool(slash), 0, 0, (0, 0, 0)))
             mark = marks.get(entry.path)
             added, changed, removed = (count + (mark == number) for number, count in enumerate(known.changes))
-            gone = mark == 2
-            items[name + slash] = known._replace(files=known.files + (not gone), size=known.size + entry.size * (not gone), changes=(added, changed, removed))
+            there = mark != 2
+            items[name + slash] = known._replace(files=known.files + there, size=known.size + entry.size * there, changes=(added, changed, removed))
     return sorted(items.values(), key=lambda item: (not item.is_folder, item.name))
 
 
@@ -152,8 +152,8 @@ def _item(visit: Visit, release: Release, folder: str, item: Item) -> Html:
     words = ("new", "changed", "removed")
     if not item.is_folder:
         change = next((word for word, count in zip(words, item.changes) if count), "")
-        return visit.html(ITEM, kind=Html(f' class="{change}"' if change else ""), name=item.name, files="", size=size(item.size) if item.files else "",
-                          change=visit.say(change) if change else "")
+        return visit.html(ITEM, kind=Html(f' class="{change}"' if change else ""), name=item.name, files="",
+                          size=size(item.size) if item.files else "", change=visit.say(change) if change else "")
     url = visit.release_url(release.version, folder=f"{folder}/{item.name}".strip("/")) + "#files"
     change = ", ".join(f"{count} {visit.say(word)}" for word, count in zip(words, item.changes) if count)
     return visit.html(ITEM, kind="", name=visit.html('<a href="{url}">{name}/</a>', url=url, name=item.name), files=f"{item.files:,}",
@@ -162,11 +162,9 @@ def _item(visit: Visit, release: Release, folder: str, item: Item) -> Html:
 
 def _path(visit: Visit, release: Release, folder: str) -> Html:
     """The way from the release's top to the folder, each step a link."""
-    steps = [visit.html('<a href="{url}#files">{version}</a>', url=visit.release_url(release.version), version=release.version)]
     parts = folder.split("/") if folder else []
-    for depth, part in enumerate(parts, 1):
-        steps.append(visit.html('<a href="{url}#files">{part}</a>', url=visit.release_url(release.version, folder="/".join(parts[:depth])), part=part))
-    return Html(" / ".join(steps))
+    return Html(" / ".join(visit.html(STEP, url=visit.release_url(release.version, folder="/".join(parts[:depth])), name=name)
+                           for depth, name in enumerate([release.version, *parts])))
 
 
 @lru_cache(maxsize=4)  # two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes

@@ -110,8 +110,8 @@ def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[s
     return visit.html(
         ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
         badge=visit.html(BADGE) if release.is_active else "", line=cut + "…" * (cut != line), size=size(release.file_size),
-        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signature_of(release)[0], seen=f"{seen.get(release.canonical, 0):,}",
-        csrf=visit.csrf(), buttons=buttons(visit, release, active))
+        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signature_of(release)[0],
+        seen=f"{seen.get(release.canonical, 0):,}", csrf=visit.csrf(), buttons=buttons(visit, release, active))
 
 
 def _columns(visit: Visit, sort: str) -> Html:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from datetime import date
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
@@ -24,6 +25,12 @@ PAGE = """<section class="panel"><p class="adoption">{adoption}</p>
 <section class="panel"><h2>[[Versions]]</h2><table><thead><tr><th scope="col">[[Version]]</th><th scope="col" class="n">[[30 days]]</th><th scope="col" class="n">[[7 days]]</th><th scope="col" class="n">[[Today]]</th><th scope="col" class="n">[[Share today]]</th></tr></thead><tbody>{versions}</tbody></table></section>
 <details class="panel"><summary>[[The chart's figures, day by day]]</summary><div class="wide" tabindex="0" role="region" aria-label="[[Days]]"><table><thead><tr><th scope="col">[[Day]]</th>{names}</tr></thead><tbody>{days}</tbody></table></div></details>"""
 EMPTY = '<div class="panel"><p>[[No client of this channel has asked for updates in the last 30 days. Clients that do are counted by their installed version; who they are is not recorded.]]</p></div>'
+
+VERSION = """<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td class="n">{today}<td class="n">{share}"""
+AREA = '<li class="s{number}">{name}</li>'
+COLUMN = '<th scope="col" class="n">{name}</th>'
+LINE = '<tr><th scope="row">{day}</th>{cells}'
+CELL = '<td class="n">{asked}'
 
 
 class Adoption(NamedTuple):
@@ -52,10 +59,10 @@ def show(visit: Visit) -> Answer:
     return visit.page("Installed versions", visit.html(
         PAGE, adoption=_said(visit, adoption(history, active.canonical, names[active.canonical], since)) if active else "",
         chart=stacked(visit.say("Requests for updates in the last 30 days, by installed version"), [day[5:] for day in days], series),
-        legend=join(visit.html('<li class="s{number}">{name}</li>', number=number, name=one.name) for number, one in enumerate(series)),
-        versions=_versions(visit, figures, names), names=join(visit.html('<th scope="col" class="n">{name}</th>', name=one.name) for one in series),
-        days=join(visit.html("<tr><th scope=\"row\">{day}</th>{cells}", day=day, cells=join(visit.html('<td class="n">{n}', n=one.values[at]) for one in series))
-                  for at, day in enumerate(days))))
+        legend=join(visit.html(AREA, number=number, name=one.name) for number, one in enumerate(series)),
+        versions=_versions(visit, figures, names), names=join(visit.html(COLUMN, name=one.name) for one in series),
+        days=join(visit.html(LINE, day=day, cells=join(visit.html(CELL, asked=asked) for asked in column))
+                  for day, column in zip(days, zip(*(one.values for one in series))))))
 
 
 def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Series]:
@@ -73,11 +80,11 @@ def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Se
 
 def adoption(figures: Sequence[Daily], active: str, name: str, since: Optional[str]) -> Adoption:
     """The active release's share; `since` is the day it was activated."""
-    of: Dict[str, int] = {}
-    asked: Dict[str, int] = {}
+    of: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for figure in figures:
-        of[figure.day] = of.get(figure.day, 0) + figure.asked
-        asked[figure.day] = asked.get(figure.day, 0) + figure.asked * (figure.version == active)
+        of[figure.day] += figure.asked
+        asked[figure.day] += figure.asked * (figure.version == active)
     last = max(of)
     days = sorted(day for day in of if since is not None and day >= since)
     half = next(((date.fromisoformat(day) - date.fromisoformat(str(since))).days for day in days if 2 * asked[day] >= of[day]), None)
@@ -100,15 +107,14 @@ def _versions(visit: Visit, figures: Sequence[Daily], names: Dict[str, str]) -> 
     today, week = fleet.utc_day(), fleet.utc_day(7)
     month, days, now = _totals(figures), _totals(one for one in figures if one.day > week), _totals(one for one in figures if one.day == today)
     order = sorted(month, key=lambda version: precedence_key(version) if version else "", reverse=True)
-    return join(visit.html('<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td class="n">{today}<td class="n">{share}', name=names.get(version, version),
-                           month=f"{month[version]:,}", week=f"{days.get(version, 0):,}", today=f"{now.get(version, 0):,}",
-                           share=percent(now.get(version, 0), sum(now.values()))) for version in order[:MAX_ROWS])
+    return join(visit.html(VERSION, name=names.get(version, version), month=f"{month[version]:,}", week=f"{days[version]:,}", today=f"{now[version]:,}",
+                           share=percent(now[version], sum(now.values()))) for version in order[:MAX_ROWS])
 
 
-def _totals(figures: Iterable[Daily]) -> Dict[str, int]:
-    totals: Dict[str, int] = {}
+def _totals(figures: Iterable[Daily]) -> Counter[str]:
+    totals: Counter[str] = Counter()
     for figure in figures:
-        totals[figure.version] = totals.get(figure.version, 0) + figure.asked
+        totals[figure.version] += figure.asked
     return totals
 
 

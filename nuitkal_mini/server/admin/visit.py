@@ -50,6 +50,7 @@ HEAD = """<nav aria-label="[[Pages]]"><ul>{links}</ul></nav>
 <form class="channel" method="get"><label for="channel">[[Channel]]</label><select id="channel" name="channel" aria-label="[[Channel]]">{channels}</select>
 <button type="submit">[[Switch]]</button></form>
 <form class="logout" method="post" action="{logout}">{csrf}<span>{user}</span><button type="submit">[[Log out]]</button></form>"""
+NOTICE = '<p class="notice" role="status">{said}</p>'
 ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
         "%3Cpath d='M8 3v7M5 7.5 8 10.5l3-3M4 13h8' fill='none' stroke='white' stroke-width='1.6'/%3E%3C/svg%3E")
 
@@ -152,8 +153,8 @@ class Visit:
         if NOTICE_COOKIE not in self.cookies or "HTTP_X_REQUESTED_WITH" in self.environ:
             return Html(""), ()
         name, _, version = unquote(self.cookies[NOTICE_COOKIE]).partition(" ")
-        shown = self.html('<p class="notice" role="status">{said}</p>', said=self.say(NOTICES[name], version=version)) if name in NOTICES else Html("")
-        return shown, (self.cookie(NOTICE_COOKIE, "", 0),)
+        said = self.say(NOTICES[name], version=version) if name in NOTICES else ""
+        return self.html(NOTICE if said else "", said=said), (self.cookie(NOTICE_COOKIE, "", 0),)
 
     def _error(self) -> Html:
         if self.problem is None:
