@@ -95,13 +95,17 @@ class Site:
             return self._log_in(visit) if is_post else _show_login(visit)
         if visit.session is None:
             return visit.redirect(visit.root + "login/?next=" + quote(_target(visit), safe=""), status=302)
-        return self._post(visit, parts) if is_post else self._get(visit, parts)
+        return self._post(visit, parts) if is_post else self._page(visit, PAGES, parts)
 
     # --- pages
 
-    def _get(self, visit: Visit, parts: List[str]) -> Answer:
-        page = _find(PAGES, parts)
-        self._prepare(visit, parts)
+    def _page(self, visit: Visit, pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Answer:
+        page = _find(pages, parts)
+        given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
+        visit.channel = parse_channel(given)
+        visit.version = parts[1] if len(parts) > 1 else ""
+        with self._database.read() as db:
+            visit.channels = channels(db)
         return page(visit)
 
     def _post(self, visit: Visit, parts: List[str]) -> Answer:
@@ -115,7 +119,7 @@ class Site:
             visit.problem = refused = diagnose(error)
             if refused.code == "forbidden" or (parts[0], len(parts)) not in PAGES:
                 raise refused from error
-            shown = self._get(visit, parts)
+            shown = self._page(visit, PAGES, parts)
             return shown._replace(status=refused.status, headers=shown.headers + refused.headers)
 
     def _act(self, visit: Visit, parts: List[str]) -> Answer:
@@ -128,16 +132,7 @@ class Site:
         _check_csrf(visit)
         if parts == ["logout"]:
             return self._log_out(visit)
-        page = _find(ACTIONS, parts)
-        self._prepare(visit, parts)
-        return page(visit)
-
-    def _prepare(self, visit: Visit, parts: List[str]) -> None:
-        given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
-        visit.channel = parse_channel(given)
-        visit.version = parts[1] if len(parts) > 1 else ""
-        with self._database.read() as db:
-            visit.channels = channels(db)
+        return self._page(visit, ACTIONS, parts)
 
     # --- login
 
@@ -147,8 +142,7 @@ class Site:
         name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
         if check_password(self._database, name, visit.form.fields.get("password", "")):
             bits = sessions.begin(self._database, name, address)
-            reply = visit.redirect(_safe_next(visit) or visit.root, status=303)
-            return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS)))
+            return visit.redirect(_safe_next(visit) or visit.root, cookies=(visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),))
         try:
             self._brake.failed(address)
             self._brake.failed(f"user {name}")
@@ -162,8 +156,7 @@ class Site:
     def _log_out(self, visit: Visit) -> Answer:
         if visit.session:
             sessions.end(self._database, visit.cookies[SESSION_COOKIE], visit.session.user)
-        reply = visit.redirect(visit.root + "login/")
-        return reply._replace(headers=(*reply.headers, visit.cookie(SESSION_COOKIE, "", 0)))
+        return visit.redirect(visit.root + "login/", cookies=(visit.cookie(SESSION_COOKIE, "", 0),))
 
 
 # first word and number of words of a path below /admin/ -> its page
@@ -193,8 +186,7 @@ def _show_login(visit: Visit, status: int = 200, headers: Headers = ()) -> Answe
 
 
 def _switch_language(visit: Visit) -> Answer:
-    reply = visit.redirect(visit.here(lang=""), status=302)
-    return reply._replace(headers=(*reply.headers, visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS)))
+    return visit.redirect(visit.here(lang=""), status=302, cookies=(visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS),))
 
 
 def _target(visit: Visit) -> str:

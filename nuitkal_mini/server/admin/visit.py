@@ -1,9 +1,10 @@
 """One request to the admin site, and what every page needs of it: texts, links, numbers, and the frame around the page."""
 from __future__ import annotations
 
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...problem import Problem
@@ -130,9 +131,10 @@ class Visit:
             switch=self.here(lang=other), other_locale=LOCALES[other], other="中文" if other == "zh" else "English")
         return Answer(status, content.encode("utf-8"), (("Content-Type", "text/html; charset=utf-8"), *headers, *cookies))
 
-    def redirect(self, url: str, notice: str = "", version: str = "", status: int = 303) -> Answer:
+    def redirect(self, url: str, notice: str = "", version: str = "", status: int = 303, cookies: Headers = ()) -> Answer:
         """Go on to a page of ours, which says what has happened."""
-        cookies = [self.cookie(NOTICE_COOKIE, quote(f"{notice} {version}"), NOTICE_SECONDS)] if notice else []
+        if notice:
+            cookies = (*cookies, self.cookie(NOTICE_COOKIE, quote(f"{notice} {version}"), NOTICE_SECONDS))
         return Answer(status, b"", (("Location", url), ("Content-Type", "text/plain; charset=utf-8"), *cookies))
 
     def cookie(self, name: str, value: str, seconds: int) -> Tuple[str, str]:
@@ -200,14 +202,9 @@ def _query(text: str) -> Dict[str, str]:
 
 
 def _cookies(header: str) -> Dict[str, str]:
-    return dict(_pairs(header))
-
-
-def _pairs(header: str) -> Iterator[Tuple[str, str]]:
-    """Not all of SimpleCookie's answer at once: one cookie of somebody else's that it cannot read hides those behind it."""
+    """One by one: a cookie of somebody else's that SimpleCookie cannot read hides those behind it."""
+    found: Dict[str, str] = {}
     for part in header.split(";"):
-        try:
-            for name, morsel in SimpleCookie(part.strip()).items():
-                yield name, morsel.value
-        except CookieError:
-            continue
+        with suppress(CookieError):
+            found.update((name, morsel.value) for name, morsel in SimpleCookie(part.strip()).items())
+    return found
