@@ -6,13 +6,13 @@ from typing import Iterable
 
 from . import api, media
 from .admin.site import Site
+from .admin.visit import BASE as ADMIN
 from .fleet import Fleet
 from .messages import language_of
 from .refused import method_not_allowed, not_found
 from .store import Store
 from .wsgi import Environ, StartResponse, path_of, refusal, send
 
-ADMIN = "/admin/"
 MEDIA = "/media/"
 TYPES = {".zip": "application/zip", ".json": "application/json; charset=utf-8", ".minisig": "text/plain; charset=utf-8"}
 

@@ -23,10 +23,9 @@ from ..store import Store
 from ..wsgi import Answer, Environ, parse_address
 from . import access, history, overview, release, release_list, script, style, usage
 from .markup import Html
-from .visit import LANGUAGE_COOKIE, LOCALES, Visit
+from .visit import BASE, LANGUAGE_COOKIE, LOCALES, Visit
 from . import upload as uploading
 
-BASE = "/admin/"
 SESSION_COOKIE = "nuitkal_session"
 MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog's megabyte and a signature
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

@@ -20,6 +20,7 @@ from ..wsgi import Answer, Environ
 from . import script, style
 from .markup import Html, fill, join, text
 
+BASE = "/admin/"
 LANGUAGE_COOKIE = "nuitkal_language"
 NOTICE_COOKIE = "nuitkal_notice"
 NOTICE_SECONDS = 60
@@ -64,7 +65,7 @@ class Visit:
         self.store = store
         self.settings = settings
         self.fleet = fleet
-        self.root = quote(environ.get("SCRIPT_NAME", "").rstrip("/"), encoding="latin-1") + "/admin/"
+        self.root = quote(environ.get("SCRIPT_NAME", "").rstrip("/"), encoding="latin-1") + BASE
         self.query = _query(environ.get("QUERY_STRING", ""))
         self.cookies = _cookies(environ.get("HTTP_COOKIE", ""))
         chosen = self.cookies.get(LANGUAGE_COOKIE, "")
@@ -109,7 +110,7 @@ class Visit:
 
     def here(self, **query: object) -> str:
         """This page with another query."""
-        page = quote(self.environ.get("PATH_INFO", "").encode("latin-1"))[len("/admin/"):]
+        page = quote(self.environ.get("PATH_INFO", "").encode("latin-1"))[len(BASE):]
         return self.url(page, **{**self.query, **query})
 
     def csrf(self) -> Html:
@@ -144,7 +145,7 @@ class Visit:
     def _head(self) -> Html:
         if self.session is None:
             return Html("")
-        current = self.environ.get("PATH_INFO", "")[len("/admin/"):]
+        current = self.environ.get("PATH_INFO", "")[len(BASE):]
         links = join(self.html('<li><a href="{url}"{current}>{name}</a></li>', url=self.url(page), name=self.say(name),
                                current=Html(' aria-current="page"' if page == current else "")) for page, name in PAGES)
         channels = self.options(sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)), self.channel)
