@@ -165,7 +165,7 @@ def _tree(arguments: argparse.Namespace, *outputs: Path) -> Tree:
 
 def _pack(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
-    beside = output.with_name((output.name[:-4] if output.name.lower().endswith(".zip") else output.name) + ".json")
+    beside = output.with_suffix(".json") if output.suffix.lower() == ".zip" else output.with_name(output.name + ".json")
     tree = _tree(arguments, output, beside)
     wanted = None
     if arguments.server:

@@ -4,8 +4,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import Optional, TextIO, Type
+from typing import Optional, TextIO
 
 _REDRAW_SECONDS = 0.1
 _LOG_SECONDS, _LOG_SECONDS_SOON = 30.0, 2.0  # soon: when another tenth is done
@@ -43,7 +42,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.total:
             self._show()
             self._print("\n" if self._bar else "")

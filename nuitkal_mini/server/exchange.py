@@ -100,7 +100,7 @@ class Connection:
 
     def _gone(self) -> ClientGone:
         self.is_broken = True
-        return ClientGone("%s broke off" % self.peer)
+        return ClientGone(f"{self.peer} broke off")
 
     def shake_hands(self) -> None:
         """The server's part of the TLS handshake."""
@@ -201,14 +201,14 @@ class Response:
         if not self.has_begun:
             self.write(b"")
         if self._length is not None and self.body_bytes < self._length:
-            raise ValueError("the app announced %d bytes and gave %d" % (self._length, self.body_bytes))
+            raise ValueError(f"the app announced {self._length} bytes and gave {self.body_bytes}")
 
     def write(self, content: bytes) -> None:
         head = b"" if self.has_begun else self._begin()
         if self._is_bodiless():
             content = b""
         elif self._length is not None and self.body_bytes + len(content) > self._length:
-            raise ValueError("the app gives more than the %d bytes that it announced" % self._length)
+            raise ValueError(f"the app gives more than the {self._length} bytes that it announced")
         self.has_begun = True
         self._connection.send(head + content if head else content)    # one write: two would wait for each other (Nagle, 44 ms)
         self.body_bytes += len(content)
@@ -230,8 +230,7 @@ class Response:
             self.keep_alive = False    # only the end of the connection ends this content
         if self._body and not self._body.is_drainable():
             self.keep_alive = False
-        lines = ["HTTP/1.1 " + self.status, "Date: " + formatdate(usegmt=True)]
-        lines += ["%s: %s" % header for header in self._headers]
+        lines = [f"HTTP/1.1 {self.status}", f"Date: {formatdate(usegmt=True)}", *(f"{name}: {value}" for name, value in self._headers)]
         if not self.keep_alive:
             lines.append("Connection: close")
         elif not self._is_1_1:

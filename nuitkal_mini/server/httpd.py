@@ -273,7 +273,7 @@ class Server:
                     close()
         except Exception as error:
             if connection.is_broken:
-                raise ClientGone("%s broke off" % connection.client) from error
+                raise ClientGone(f"{connection.client} broke off") from error
             logger.exception("%s %s failed", request.method, request.split_target[0])
             if response.has_begun:
                 raise ClientGone("a response was broken off") from error

@@ -86,12 +86,12 @@ def respond(environ: Environ, start_response: StartResponse, file: Path, content
 def _entity(environ: Environ, stream: BinaryIO, file: Path) -> _Entity:
     found = os.fstat(stream.fileno())
     # Strong, because media are renamed into place whole. Without the inode: it survives a restored backup or a second server.
-    etag = "%x-%x" % (found.st_mtime_ns, found.st_size)
+    etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
     modified = int(found.st_mtime)
     if file.suffix == ".json" and found.st_size <= MAX_GZIP_BYTES and "HTTP_RANGE" not in environ and _takes_gzip(environ):
         gzipped = _gzipped(str(file), etag, stream)
-        return _Entity('"%s-gzip"' % etag, modified, len(gzipped), gzipped)
-    return _Entity('"%s"' % etag, modified, found.st_size)
+        return _Entity(f'"{etag}-gzip"', modified, len(gzipped), gzipped)
+    return _Entity(f'"{etag}"', modified, found.st_size)
 
 
 def _decide(environ: Environ, entity: _Entity) -> _Answer:
@@ -110,7 +110,7 @@ def _decide(environ: Environ, entity: _Entity) -> _Answer:
         return _Answer("200 OK", 0, entity.size)    # no range at all: to be ignored
     if start >= stop:
         raise Refused("range_not_satisfiable", "the file has only {size} bytes",
-                      headers=(("Content-Range", "bytes */%d" % entity.size),), size=entity.size)
+                      headers=(("Content-Range", f"bytes */{entity.size}"),), size=entity.size)
     return _Answer("206 Partial Content", start, stop - start)
 
 
@@ -164,7 +164,7 @@ def _content_headers(entity: _Entity, answer: _Answer, content_type: str) -> Lis
     headers = [("Content-Type", content_type), ("Content-Length", str(answer.length)), ("X-Content-Type-Options", "nosniff")]
     headers.append(("Accept-Ranges", "bytes") if entity.gzipped is None else ("Content-Encoding", "gzip"))
     if answer.status.startswith("206"):
-        headers.append(("Content-Range", "bytes %d-%d/%d" % (answer.start, answer.start + answer.length - 1, entity.size)))
+        headers.append(("Content-Range", f"bytes {answer.start}-{answer.start + answer.length - 1}/{entity.size}"))
     return headers
 
 

@@ -29,7 +29,7 @@ MAX_BOUNDARY = 70            # RFC 2046, 5.1.1
 Buffer = Union[bytes, memoryview]
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_KIND = re.compile(r"\s*(%s(?:/%s)?)\s*" % (_TOKEN, _TOKEN))
+_KIND = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*")
 # A quoted value ends at the quote that `;` or the end follows; inside, only `\"` is an escape: browsers
 # send a lone backslash as it is. Each alternative begins differently enough to match in linear time.
 _PARAMETER = re.compile(r""";\s*([\w.-]{1,64}(?:\*[0-9]{0,3}\*?)?)\s*=\s*("(?:\\"|[^"])*"|[^\s;"]*)\s*(?=;|\Z)""")
@@ -133,7 +133,7 @@ class _Body:
 
 
 def _read_multipart(body: _Body, boundary: str, folder: Path) -> Form:
-    if not re.match(r"[ -~]{1,%d}\Z" % MAX_BOUNDARY, boundary):
+    if not re.fullmatch("[ -~]+", boundary) or len(boundary) > MAX_BOUNDARY:
         raise Refused("bad_field", "the form has no usable boundary in its Content-Type")
     delimiter = b"\r\n--" + boundary.encode("ascii")
     _collect(body.until(delimiter), MAX_HEADER_BYTES, Refused("bad_field", "the form does not begin with its boundary"))
