@@ -6,29 +6,22 @@ answered from memory.
 """
 from __future__ import annotations
 
-import errno
 import hashlib
-import logging
 import re
-import sqlite3
-from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple, Type
+from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 from urllib.parse import parse_qs, quote
 
-from ..archive import ArchiveError
-from ..manifest import MAX_BYTES, MAX_FILES, ManifestError, UnsafePath, json_object
-from ..minisign import MAX_KEY_TEXT, PublicKey, SignatureError, parse_signature
-from ..problem import Problem
-from ..semver import BadVersion, parse
+from ..manifest import MAX_BYTES, MAX_FILES, ManifestError, json_object
+from ..minisign import MAX_KEY_TEXT, PublicKey, parse_signature
+from ..semver import parse
 from . import auth, releases
 from .fleet import Fleet
 from .messages import ACTIVATED, UPLOADED, language_of, say
 from .multipart import Form, Upload, content_length, parse_form
-from .refused import Refused, disk_full, method_not_allowed, not_found
+from .refused import Refused, method_not_allowed, not_found
 from .releases import STABLE, Release, rfc3339
 from .store import Store, manifest_name, signature_name
 from .wsgi import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
-
-logger = logging.getLogger(__name__)
 
 BASE = "/api/nuitkal_pack/"
 MAX_UPLOAD = 4 * 2**30
@@ -303,32 +296,6 @@ def _number(name: str, text: str) -> int:
 
 
 # --- what goes out ------------------------------------------------------------------------------
-
-CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
-    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
-)
-
-
-def diagnose(error: Exception) -> Refused:
-    """An exception in the contract's words; what nobody foresaw goes into the server's log and is spoken of in general."""
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, Problem):
-        return Refused(next(code for kind, code in CODES if isinstance(error, kind)), error.template, (), **error.values)
-    if _is_disk_full(error):
-        return disk_full()
-    if isinstance(error, sqlite3.Error):
-        logger.error("the database failed: %s", error)
-        return Refused("unavailable", "the server's database does not answer; try again later")
-    logger.error("a request failed", exc_info=error)
-    return Refused("internal_error", "the server failed; its log says why")
-
-
-def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.OperationalError):
-        return "full" in str(error)
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
 
 def _reply(status: int, document: Dict[str, Any]) -> Answer:
     return Answer(status, json_bytes(document), JSON + NOT_STORED)

@@ -9,7 +9,7 @@ from .admin.site import Site
 from .admin.visit import BASE as ADMIN
 from .fleet import Fleet
 from .messages import language_of
-from .refused import method_not_allowed, not_found
+from .refused import diagnose, method_not_allowed, not_found
 from .store import Store
 from .wsgi import Environ, StartResponse, path_of, refusal, send
 
@@ -39,7 +39,7 @@ class Application:
         except ConnectionError:
             raise  # the client has gone: nobody to answer
         except Exception as error:
-            return send(refusal(api.diagnose(error), language_of(environ)), environ, start_response)
+            return send(refusal(diagnose(error), language_of(environ)), environ, start_response)
 
     def close(self) -> None:
         self._fleet.close()

@@ -1,9 +1,18 @@
 """How the server says no: a code of the contract, its HTTP status, and one sentence."""
 from __future__ import annotations
 
-from typing import Tuple
+import errno
+import logging
+import sqlite3
+from typing import Tuple, Type
 
+from ..archive import ArchiveError
+from ..manifest import UnsafePath
+from ..minisign import SignatureError
 from ..problem import Problem
+from ..semver import BadVersion
+
+logger = logging.getLogger(__name__)
 
 Headers = Tuple[Tuple[str, str], ...]
 
@@ -13,6 +22,10 @@ STATUS = {
     "length_required": 411, "too_large": 413, "uri_too_long": 414, "range_not_satisfiable": 416, "too_many_attempts": 429, "header_too_large": 431,
     "internal_error": 500, "unavailable": 503, "http_version_not_supported": 505, "disk_full": 507,
 }  # of every other code it is 400: the request's own fault
+
+CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
+    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
+)
 
 
 class Refused(Problem):
@@ -42,3 +55,24 @@ def method_not_allowed(method: str, allowed: str) -> Refused:
 def disk_full() -> Refused:
     """The one sentence for a full disk, wherever it shows."""
     return Refused("disk_full", "the server's disk is full; nothing was stored")
+
+
+def diagnose(error: Exception) -> Refused:
+    """An exception in the contract's words; what nobody foresaw goes into the server's log and is spoken of in general."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Problem):
+        return Refused(next(code for kind, code in CODES if isinstance(error, kind)), error.template, (), **error.values)
+    if _is_disk_full(error):
+        return disk_full()
+    if isinstance(error, sqlite3.Error):
+        logger.error("the database failed: %s", error)
+        return Refused("unavailable", "the server's database does not answer; try again later")
+    logger.error("a request failed", exc_info=error)
+    return Refused("internal_error", "the server failed; its log says why")
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -12,12 +12,12 @@ from typing import Callable, Dict, List, Optional, Tuple
 from urllib.parse import quote, urlsplit
 
 from .. import sessions
-from ..api import Settings, diagnose, parse_channel
+from ..api import Settings, parse_channel
 from ..auth import Brake, check_password
 from ..database import write_log
 from ..fleet import Fleet
 from ..multipart import content_length, parse_form
-from ..refused import Headers, Refused, method_not_allowed, not_found
+from ..refused import Headers, Refused, diagnose, method_not_allowed, not_found
 from ..releases import STABLE, channels
 from ..store import Store
 from ..wsgi import Answer, Environ, parse_address
