@@ -162,16 +162,17 @@ class Api:
     def edit(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, set(releases.Changes._fields))
-        changes = releases.Changes(_text(fields, "changelog"), _flag(fields, "is_active"), _text(fields, "signature"))
+        is_active = _flag("is_active", fields["is_active"]) if "is_active" in fields else None
+        changes = releases.Changes(_text(fields, "changelog"), is_active, _text(fields, "signature"))
         return _reply(200, _show(releases.edit(self._store, request.channel, request.version, changes, who), base))
 
     def promote(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, {"from", "is_active"})
-        source, is_active = _text(fields, "from"), _flag(fields, "is_active")
+        source, is_active = _text(fields, "from"), _flag("is_active", fields.get("is_active", True))
         if source is None:
             raise Refused("missing_field", "the field {name!r} is missing", name="from")
-        release = releases.promote(self._store, source, request.channel, request.version, is_active is not False, who)
+        release = releases.promote(self._store, source, request.channel, request.version, is_active, who)
         return _reply(201, _show(release, base))
 
     def delete(self, request: Request) -> Answer:
@@ -217,7 +218,7 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
     if "version" not in form.fields:
         raise Refused("missing_field", "the field {name!r} is missing", name="version")
     version = parse(form.fields["version"])
-    is_active = parse_flag("is_active", form.fields.get("is_active", "true"))
+    is_active = _flag("is_active", form.fields.get("is_active", "true"))
     package, manifest, signature = (_file(form, name) for name in ("file", "manifest", "signature"))
     if package is None or signature and not manifest:
         raise Refused("missing_field", "the field {name!r} is missing", name="manifest" if package else "file")
@@ -232,13 +233,6 @@ def parse_channel(name: str) -> str:
     if not _CHANNEL.fullmatch(name):
         raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=name[:64])
     return name
-
-
-def parse_flag(name: str, text: str) -> bool:
-    """A yes or no as forms spell it."""
-    if text.lower() not in _FLAGS:
-        raise Refused("bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name)
-    return _FLAGS[text.lower()]
 
 
 def _file(form: Form, name: str) -> Optional[Upload]:
@@ -280,13 +274,12 @@ def _text(fields: Dict[str, Any], name: str) -> Optional[str]:
     return value if name in fields else None
 
 
-def _flag(fields: Dict[str, Any], name: str) -> Optional[bool]:
-    value = fields.get(name, True)
-    if isinstance(value, str):
-        value = parse_flag(name, value)
-    if not isinstance(value, bool):
+def _flag(name: str, value: object) -> bool:
+    """A yes or no, of JSON or as forms spell it."""
+    flag = _FLAGS.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(flag, bool):
         raise Refused("bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name)
-    return value if name in fields else None
+    return flag
 
 
 def _number(name: str, text: str) -> int:
@@ -296,6 +289,7 @@ def _number(name: str, text: str) -> int:
 
 
 # --- what goes out ------------------------------------------------------------------------------
+
 
 def _reply(status: int, document: Dict[str, Any]) -> Answer:
     return Answer(status, json_bytes(document), JSON + NOT_STORED)
