@@ -204,7 +204,7 @@ def _signer(secret: SecretKey) -> Signer:
 
 
 def _secret(arguments: argparse.Namespace) -> SecretKey:
-    return load_secret_key(arguments.key, password_for(arguments.key, arguments.password_stdin))
+    return load_secret_key(arguments.key, lambda: password_for(arguments.key, arguments.password_stdin))
 
 
 def _activate(arguments: argparse.Namespace) -> None:

@@ -92,17 +92,13 @@ def new_password(from_stdin: bool) -> str:
     return password
 
 
-def password_for(path: Path, from_stdin: bool) -> Callable[[], str]:
-    """What asks for the password of the key `path`, when `load_secret_key` finds that it needs one."""
-
-    def ask() -> str:
-        if from_stdin:
-            return _stdin_password()
-        if not sys.stdin.isatty():
-            raise KeyFileError("{path} has a password; run this on a terminal, or give it with --password-stdin", path=path)
-        return getpass(f"Password for {path}: ")
-
-    return ask
+def password_for(path: Path, from_stdin: bool) -> str:
+    """The password of the key `path`: a line of standard input, or typed."""
+    if from_stdin:
+        return _stdin_password()
+    if not sys.stdin.isatty():
+        raise KeyFileError("{path} has a password; run this on a terminal, or give it with --password-stdin", path=path)
+    return getpass(f"Password for {path}: ")
 
 
 def _stdin_password() -> str:

@@ -98,7 +98,7 @@ def test_a_password_comes_as_one_line_of_standard_input(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdin", io.StringIO(" two words \r\nnot this\n"))
     assert new_password(from_stdin=True) == " two words "
     monkeypatch.setattr(sys, "stdin", io.StringIO("pw"))
-    assert load_secret_key(encrypted_key(tmp_path), password_for(tmp_path, from_stdin=True)).key_id == b"key id 1"
+    assert load_secret_key(encrypted_key(tmp_path), lambda: password_for(tmp_path, from_stdin=True)).key_id == b"key id 1"
 
 
 def test_standard_input_without_a_password_makes_no_key_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_without_a_terminal_a_new_key_has_no_password_and_an_old_one_says_how(mo
     monkeypatch.setattr(sys, "stdin", io.StringIO("piped"))
     assert new_password(from_stdin=False) == ""
     with pytest.raises(KeyFileError, match="--password-stdin"):
-        load_secret_key(encrypted_key(tmp_path), password_for(tmp_path, from_stdin=False))
+        load_secret_key(encrypted_key(tmp_path), lambda: password_for(tmp_path, from_stdin=False))
 
 
 def on_a_terminal(*typed: bytes) -> bytes:
