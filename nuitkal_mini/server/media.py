@@ -170,9 +170,10 @@ def _content_headers(entity: _Entity, answer: _Answer, content_type: str) -> Lis
 
 def _body(environ: Environ, stream: BinaryIO, entity: _Entity, answer: _Answer) -> Iterable[bytes]:
     """What to send; the stream is closed unless it is still needed for it."""
-    if environ["REQUEST_METHOD"] == "HEAD" or not answer.length or entity.gzipped is not None:
+    is_sent = environ["REQUEST_METHOD"] != "HEAD" and answer.length > 0
+    if not is_sent or entity.gzipped is not None:
         stream.close()
-        return [entity.gzipped] if entity.gzipped and answer.length and environ["REQUEST_METHOD"] == "GET" else []
+        return [entity.gzipped] if is_sent and entity.gzipped else []
     if answer.length == entity.size and "wsgi.file_wrapper" in environ:
         wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](stream, BLOCK_BYTES)
         return wrapped
