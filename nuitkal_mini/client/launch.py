@@ -184,6 +184,7 @@ class Child:
     def __init__(self, line: Union[str, List[str]], main: Path, environ: Mapping[str, str], client_dir: Path, pass_fds: Sequence[int]) -> None:
         import subprocess
 
+        self.interrupted = False  #: a signal reached us while it ran: what it ends with is no crash
         self._early: List[int] = []
         self._handlers: Dict[int, Any] = {}
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -230,6 +231,7 @@ class Child:
         self._handlers.clear()
 
     def _forward(self, number: int, _: object) -> None:
+        self.interrupted = True
         if self._process is None:
             self._early.append(number)
         else:
@@ -237,6 +239,7 @@ class Child:
 
     def _forward_unless_typed(self, number: int, frame: object) -> None:
         """Ctrl-C in a terminal reaches the program as well, and twice would be once too often; `kill -INT` reaches only us."""
+        self.interrupted = True
         if sys.platform == "win32":
             return
         try:

@@ -65,9 +65,12 @@ class Trial:
         except InstallError as error:
             logger.warning("%s; the trial goes on", error)
 
-    def crashed(self, code: int) -> bool:
-        """Judge a program that ended within its trial; True when it was rolled back and the one before should start."""
-        if code == 0 or code in NO_CRASH:
+    def crashed(self, code: int, interrupted: bool) -> bool:
+        """Judge a program that ended within its trial; True when it was rolled back and the one before should start.
+
+        `interrupted`: it was asked to end. Many then exit with 1, and a Nuitka program may die of it, so the code says nothing.
+        """
+        if code == 0 or code in NO_CRASH or interrupted:
             self.end(confirmed=code == 0)
             return False
         try:

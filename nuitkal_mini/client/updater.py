@@ -139,7 +139,7 @@ class ClientUpdater:
                 code = child.wait()
                 judges = False
             assert code is not None
-        if judges and self._trial.crashed(code):
+        if judges and self._trial.crashed(code, child.interrupted):
             return self.run(arguments)
         return code
 

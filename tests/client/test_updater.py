@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -432,12 +433,21 @@ class TestTrial:
             assert updater.update_and_run([]) == 130
         assert updater.installed_version == "1.0.1"
 
+    @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_what_a_program_exits_with_after_a_signal_is_no_crash(self, number: int, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+        code = f"import os, signal, sys, time\nsignal.signal({number}, lambda *_: sys.exit(1))\nos.kill(os.getppid(), {number})\ntime.sleep(60)\n"
+        site.publish("1.0.1", {**TWO, "main.py": (code.encode(), "644")})
+        for _ in range(5):
+            assert updater.update_and_run([]) == 1
+        assert updater.installed_version == "1.0.1"
+
     def test_three_starts_without_confirmation_roll_back(self, site: Site, config: UpdaterConfig, updater: ClientUpdater,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
         site.publish("1.0.1", TWO)
         updater.update()
         with monkeypatch.context() as power_cut:  # nobody is left to judge
-            power_cut.setattr(Trial, "crashed", lambda trial, code: False)
+            power_cut.setattr(Trial, "crashed", lambda *_: False)
             for _ in range(3):
                 updater.run([])
         assert updater.installed_version == "1.0.1"
