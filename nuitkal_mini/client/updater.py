@@ -20,7 +20,7 @@ from .disk import Disk
 from .errors import CheckError, DownloadError, InstallError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
 from .journal import new_identifier
-from .launch import load_ahead, occupy_standard_streams, start
+from .launch import load_ahead, occupy_standard_streams, run, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
 from .tree import IN_RELEASES
@@ -142,6 +142,23 @@ class ClientUpdater:
         if judges and self._trial.crashed(code, child.interrupted):
             return self.run(arguments)
         return code
+
+    def run_launcher(self, args: Optional[Sequence[str]] = None) -> int:
+        """Start `main_script`, a launcher that is in its own release, and wait for it; its exit code: what a stub beside it does.
+
+        An interrupted update is finished or undone first. Unlike `run`, this holds no lock, or the launcher could never update
+        itself, and judges no trial, as the launcher does that.
+
+        Raises:
+            LaunchError: it cannot be started.
+        """
+        try:
+            with self._workplace.working():
+                pass
+        except InstallError as error:
+            logger.warning("%s; that is left to the launcher", error)
+        arguments = sys.argv[1:] if args is None else args
+        return run(self.config.main_script, Path(self._workplace.look().folder), arguments, python=self.config.python)
 
     def confirm(self) -> None:
         """Called by a program that is up: the version on trial is kept."""

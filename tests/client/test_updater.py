@@ -392,7 +392,24 @@ def test_a_stub_without_a_server_recovers_a_launcher_that_is_missing(site: Site,
         ClientUpdater(config, disk=Cut()).update()
     assert not (config.client_dir / "main.py").exists()
     stub = ClientUpdater(UpdaterConfig("", config.client_dir, main_script="main.py", python=sys.executable))
-    assert stub.run([]) == 0 and ran(config) == ["two"] and app_of(config) == TWO
+    assert stub.run_launcher([]) == 0 and ran(config) == ["two"] and app_of(config) == TWO
+
+
+def test_a_launcher_that_a_stub_starts_updates_and_judges_as_ever(site: Site, config: UpdaterConfig) -> None:
+    def release(number: int, code: str) -> Tree:
+        """A launcher in its own release; what it starts is beside it."""
+        launcher = (f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path.cwd())!r})\n"
+                    "from nuitkal_mini import ClientUpdater, UpdaterConfig\n"
+                    f"config = UpdaterConfig({site.url!r}, Path(__file__).parent, confirm_seconds=5.0)\nsys.exit(ClientUpdater(config).update_and_run())\n")
+        return {"start.py": (f"# {number}\n{launcher}".encode(), "644"), "main.py": program(str(number), code)}
+
+    site.publish("1.0.0", release(1, "0"))
+    ClientUpdater(config).update()
+    stub = ClientUpdater(UpdaterConfig("", config.client_dir, main_script="start.py", python=sys.executable))
+    site.publish("1.0.1", release(2, "0"))
+    assert stub.run_launcher([]) == 0 and ran(config) == ["2"] and app_of(config) == here(release(2, "0"))
+    site.publish("1.0.2", release(3, "3"))
+    assert stub.run_launcher([]) == 0 and ran(config) == ["2", "3", "2"] and app_of(config) == here(release(2, "0"))
 
 
 class TestTrial:
