@@ -70,7 +70,7 @@ def state_from(values: Dict[str, Any]) -> State:
         raise ManifestError("the version file's 'trust' is of the wrong type")
     read = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in marks)
     state = State(**_fields(State, {**values, "trust": Trust(**{**_fields(Trust, {**trust, "marks": []}), "marks": read})}))
-    for version in [state.version, *(mark.version for mark in read), *(mark.minimum for mark in read if mark.minimum)]:
+    for version in [state.version, *state.bad[:1], *(mark.version for mark in read), *(mark.minimum for mark in read if mark.minimum)]:
         parse(version)
     return state
 

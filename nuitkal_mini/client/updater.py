@@ -288,15 +288,15 @@ class ClientUpdater:
             logger.warning("the newest signature here is %.0f days old; somebody may be holding updates back", age_days)
         if state is not None and not self._wanted(release, state, trust):
             return self._repair(place, release, state._replace(trust=trust))
-        if state is not None and state.bad == (release.version, release.file_hash) and not force:
+        if state is not None and _was_rolled_back(state, release, bool(trust.keys)) and not force:
             logger.warning("%s was rolled back here before; staying with %s until the server offers another", release.version, state.version)
             return False
         staging = self._staging(place, release)
         accepted, text = self._accept(release, trust, staging)
         identifier = new_identifier()
         return self._bring(place, staging, accepted.manifest, State(
-            version=release.version, id=identifier, backup=identifier if state else "", manifest=text.decode("utf-8"),
-            package=release.file_hash, trial=0 if state and self.config.confirm_seconds > 0 else -1, trust=accepted.trust))
+            version=accepted.manifest.version if trust.keys else release.version, id=identifier, backup=identifier if state else "",
+            manifest=text.decode("utf-8"), package=release.file_hash, trial=0 if state and self.config.confirm_seconds > 0 else -1, trust=accepted.trust))
 
     def _repair(self, place: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
@@ -398,6 +398,12 @@ class ClientUpdater:
     def _progress(self, downloaded: int, total: int) -> None:
         if self.config.progress_callback is not None:
             self.config.progress_callback(downloaded, total)
+
+
+def _was_rolled_back(state: State, release: Release, signed: bool) -> bool:
+    """Whether a rollback keeps this release away. Signed, one version is one tree, whatever check/ says of its package."""
+    return bool(state.bad) and parse(state.bad[0]) == release.precedence and (signed or state.bad[1:] == (release.file_hash,))
+
 
 def _machine() -> str:
     return os.uname().machine if os.name == "posix" else os.environ.get("PROCESSOR_ARCHITECTURE", "")

@@ -18,7 +18,7 @@ TEXT = st.text(max_size=8)
 VERSIONS = st.sampled_from(["1.0.0", "v2", "2025.01.05", "1.0.0-beta.1+build"])
 MARKS = st.builds(Mark, TEXT, VERSIONS, TEXT, st.integers(0, 2**40), st.just("") | VERSIONS)
 TRUSTS = st.builds(Trust, TEXT, st.lists(TEXT).map(tuple), st.lists(MARKS, max_size=3).map(tuple), st.lists(TEXT).map(tuple))
-STATES = st.builds(State, VERSIONS, TEXT, TEXT, TEXT, TEXT, st.lists(TEXT, max_size=2).map(tuple), st.integers(-1, 3), TEXT, TRUSTS)
+STATES = st.builds(State, VERSIONS, TEXT, TEXT, TEXT, TEXT, st.just(()) | st.tuples(VERSIONS, TEXT), st.integers(-1, 3), TEXT, TRUSTS)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXT | VERSIONS,
                     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(
                         st.sampled_from(["version", "trust", "marks", "bad", "trial", "keys", "app", "id"]), inner, max_size=8))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 import pytest
 
@@ -107,6 +107,23 @@ def test_rollback_stays_refused_after_a_rollback_by_hand(site: Site, config: Upd
     assert updater.rollback() == "1.0.0"
     site.publish("1.0.1", TWO, secret=KEY)
     assert updater.check() is None and not updater.update() and app_of(config) == ONE
+
+
+@pytest.mark.parametrize("forged", [{"file_hash": ""}, {"file_hash": 64 * "0"}, {"version": "v1.0.1"}, {"version": "1.0.1+again"}], ids=str)
+def test_a_rollback_is_not_undone_by_what_check_calls_the_release(site: Site, config: UpdaterConfig, updater: ClientUpdater, forged: Dict[str, str]) -> None:
+    site.publish("1.0.1", TWO, secret=KEY)
+    updater.update()
+    updater.rollback()
+    site.check.update(forged)
+    assert not updater.update() and app_of(config) == ONE
+    site.publish("1.0.2", TWO, secret=KEY)
+    assert updater.update() and app_of(config) == TWO
+
+
+def test_the_installed_version_is_spelled_as_it_was_signed(site: Site, updater: ClientUpdater) -> None:
+    site.publish("1.0.1", TWO, secret=KEY)
+    site.check["version"] = "v1.0.1+forged"
+    assert updater.update() and updater.installed_version == "1.0.1"
 
 
 def test_rollback_disguised_as_a_newer_version_is_refused(site: Site, updater: ClientUpdater) -> None:
@@ -268,7 +285,9 @@ def test_a_signature_whose_comment_is_of_another_release_is_refused(site: Site, 
 def test_two_releases_signed_as_one_version_are_refused(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     updater.update()
-    updater.rollback()
+    site.publish("1.0.0", ONE, secret=KEY)
+    config.allow_downgrade = True
+    updater.update()
     site.publish("v1.0.1", {**TWO, "more": (b"", "644")}, secret=KEY)
     refused(updater, "two different releases")
 
