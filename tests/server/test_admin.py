@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from nuitkal_mini import minisign, semver
 from nuitkal_mini.manifest import FileEntry, diff
-from nuitkal_mini.server import admin, database
+from nuitkal_mini.server import admin, database, fleet
 from nuitkal_mini.server.admin import chart, history, overview, release, release_list, usage, visit
 from nuitkal_mini.server.admin.texts import CHINESE_TEXTS
 from nuitkal_mini.server.api import Settings
 from nuitkal_mini.server.application import Application
-from nuitkal_mini.server.fleet import Daily
+from nuitkal_mini.server.fleet import Daily, Share
 
 from .caller import Caller, Reply, make_manifest, make_zip
 from .visitor import PASSWORD, Visitor, make_visitor, rows
@@ -144,7 +144,8 @@ def make_many(app: Application, call: Caller, count: int) -> None:
                        "61000000, precedence_key(?) FROM releases WHERE id = 1", (number + 1, version, version, signature, number, version))
             db.executemany("INSERT INTO contents VALUES (randomblob(32), ?, ?, 0)", [(number + 1, f"lib/{name}.so") for name in range(100)])
             db.execute("INSERT INTO log (at, who, action, detail) VALUES (?, 'token x', 'upload', ?)", (database.now(), f"stable {version}"))
-            db.execute("INSERT INTO fleet VALUES ('stable', date('now', ?), ?, ?)", (f"-{number % 30} days", version, number))
+            db.executemany("INSERT INTO fleet VALUES ('stable', date('now', ?), ?, ?)",
+                           [(f"-{ago} days", version, number) for ago in range(fleet.KEPT_DAYS if number < 60 else 0)])  # a year of sixty versions
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -443,10 +444,17 @@ def test_the_fleet_page_shows_each_version_that_asked(call: Caller, visitor: Vis
 
 
 def test_the_half_time_is_the_days_until_half_of_the_requests() -> None:
-    figures = [Daily(f"2025-01-{day:02}", version, count) for day in range(1, 8) for version, count in (("1.0.0", 10), ("1.1.0", 4 * day - 8)) if count > 0]
-    assert usage.adoption(figures, "1.1.0", "v1.1", "2025-01-02") == usage.Adoption("v1.1", 20, 30, 3)
-    assert usage.adoption(figures, "1.1.0", "v1.1", None).half_days is None
-    assert usage.adoption(figures, "9.0.0", "9", "2025-01-02") == usage.Adoption("9", 0, 30, None)
+    shares = [Share(f"2025-01-{day:02}", max(0, 4 * day - 8), 10 + max(0, 4 * day - 8)) for day in range(1, 8)]
+    assert usage.adoption(shares, "v1.1", "2025-01-02") == usage.Adoption("v1.1", 20, 30, 3)
+    assert usage.adoption(shares, "v1.1", None).half_days is None
+    assert usage.adoption([Share("2025-01-07", 0, 30)], "9", "2025-01-02") == usage.Adoption("9", 0, 30, None)
+
+
+def test_the_shares_of_a_version_are_of_all_that_asked_in_its_channel(app: Application) -> None:
+    with app.store.database.write() as db:
+        for channel, ago, version, asked in (("stable", 40, "1.0.0", 5), ("stable", 40, "1.1.0", 3), ("stable", 0, "1.0.0", 2), ("beta", 0, "1.1.0", 9)):
+            db.execute("INSERT INTO fleet VALUES (?, ?, ?, ?)", (channel, fleet.utc_day(ago), version, asked))
+        assert fleet.shares(db, "stable", "1.1.0") == [Share(fleet.utc_day(40), 3, 8), Share(fleet.utc_day(), 0, 2)]
 
 
 def test_the_chart_stacks_the_active_version_first_and_the_rest_as_one() -> None:

@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .. import fleet, releases
 from ..database import precedence_key
-from ..fleet import Daily, OTHER
+from ..fleet import Daily, OTHER, Share
 from ..releases import rfc3339
 from ..wsgi import Answer
 from .chart import Series, stacked
@@ -46,18 +46,18 @@ def show(visit: Visit) -> Answer:
     """The chart, the table below it, and the active release's share."""
     visit.fleet.flush()
     with visit.store.database.read() as db:
-        history = fleet.daily(db, visit.channel, fleet.KEPT_DAYS)
+        figures = fleet.daily(db, visit.channel, DAYS)
         active = releases.active(db, visit.channel)
+        shares = fleet.shares(db, visit.channel, active.canonical) if active else []
         since = _activated(db, visit.channel, active.version) if active else None
         names = {release: name for release, name in db.execute("SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,))}
     days = [fleet.utc_day(ago) for ago in reversed(range(DAYS))]
-    figures = [one for one in history if one.day >= days[0]]
     if not figures:
         return visit.page("Installed versions", visit.html(EMPTY))
     names[OTHER] = visit.say("others")
     series = [one._replace(name=names.get(one.name, one.name)) for one in stack(figures, days, active.canonical if active else "")]
     return visit.page("Installed versions", visit.html(
-        PAGE, adoption=_said(visit, adoption(history, active.canonical, names[active.canonical], since)) if active else "",
+        PAGE, adoption=_said(visit, adoption(shares, active.version, since)) if active else "",
         chart=stacked(visit.say("Requests for updates in the last 30 days, by installed version"), [day[5:] for day in days], series),
         legend=join(visit.html(AREA, number=number, name=one.name) for number, one in enumerate(series)),
         versions=_versions(visit, figures, names), names=join(visit.html(COLUMN, name=one.name) for one in series),
@@ -78,17 +78,11 @@ def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Se
     return [Series(name, values[name]) for name in [*own, OTHER] if name != OTHER or any(values[OTHER])]
 
 
-def adoption(figures: Sequence[Daily], active: str, name: str, since: Optional[str]) -> Adoption:
-    """The active release's share; `since` is the day it was activated."""
-    of: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    for figure in figures:
-        of[figure.day] += figure.asked
-        asked[figure.day] += figure.asked * (figure.version == active)
-    last = max(of)
-    days = sorted(day for day in of if since is not None and day >= since)
-    half = next(((date.fromisoformat(day) - date.fromisoformat(str(since))).days for day in days if 2 * asked[day] >= of[day]), None)
-    return Adoption(name, asked[last], of[last], half)
+def adoption(shares: Sequence[Share], version: str, since: Optional[str]) -> Adoption:
+    """How far the active release has come by its shares; `since` is the day it was activated."""
+    half = next(((date.fromisoformat(share.day) - date.fromisoformat(since)).days for share in shares
+                 if since is not None and share.day >= since and 2 * share.asked >= share.of), None)
+    return Adoption(version, shares[-1].asked, shares[-1].of, half)
 
 
 def _said(visit: Visit, found: Adoption) -> Html:
@@ -120,5 +114,5 @@ def _totals(figures: Iterable[Daily]) -> Counter[str]:
 
 def _activated(db: sqlite3.Connection, channel: str, version: str) -> Optional[str]:
     """The day on which the active release became so, from the log."""
-    row = db.execute("SELECT max(at) FROM log WHERE action = 'activate' AND detail = ?", (f"{channel} {version}",)).fetchone()
-    return rfc3339(row[0])[:10] if row[0] else None
+    row = db.execute("SELECT at FROM log WHERE action = 'activate' AND detail = ? ORDER BY id DESC LIMIT 1", (f"{channel} {version}",)).fetchone()
+    return rfc3339(row[0])[:10] if row else None
