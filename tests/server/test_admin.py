@@ -173,6 +173,18 @@ def test_the_pages_of_the_list_hold_each_release_once(app: Application, call: Ca
 # --- a release ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("comment, shown", [
+    ("timestamp:1700000000\tapp:\tversion:1.0.0", '3837363534333231, <time datetime="2023-11-14T22:13:20Z"'),
+    ("timestamp:999999999999\tapp:\tversion:1.0.0", "3837363534333231</dd>"),
+    ("whatever", "3837363534333231</dd>"),
+])
+def test_the_page_of_a_release_says_which_key_signed_it_and_when(app: Application, call: Caller, visitor: Visitor, comment: str, shown: str) -> None:
+    call.upload("1.0.0", {"a": b"a"})
+    with app.store.database.write() as db:
+        db.execute("UPDATE releases SET signature = ?", (minisign.sign(minisign.SecretKey(b"12345678", bytes(32)), b"", comment),))
+    assert shown in visitor.get("versions/1.0.0/").text
+
+
 def test_the_page_of_a_release_compares_it_with_the_version_before_it(call: Caller, visitor: Visitor) -> None:
     call.upload("1.0", {"a": b"a", "gone/x": b"x", "same": b"s"})
     call.upload("1.2", {"a": b"other"})
@@ -212,7 +224,7 @@ def test_a_signature_can_be_added_and_shows_its_key(call: Caller, visitor: Visit
     signature = minisign.sign(secret, manifest, comment).encode()
     assert visitor.post("versions/1.0/", action="save", changelog="", signature=b"none").status == 403
     assert visitor.post("versions/1.0/", action="save", changelog="", signature=signature).status == 303
-    assert "0123456789ABCDEF" in visitor.get().text and "0123456789ABCDEF (" in visitor.get("versions/1.0/").text
+    assert "0123456789ABCDEF" in visitor.get().text and "0123456789ABCDEF, <time" in visitor.get("versions/1.0/").text
     assert call.get("check/").json["signature"] == signature.decode()
 
 

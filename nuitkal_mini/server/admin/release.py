@@ -7,6 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
 from ...manifest import Diff, FileEntry, diff, loads
+from ...minisign import SignatureError, parse_release_comment
 from .. import fleet, releases
 from ..api import parse_channel, signature_text
 from ..releases import Changes, Release
@@ -100,10 +101,18 @@ def _promote(visit: Visit) -> Answer:
 
 
 def _facts(visit: Visit, release: Release, seen: int) -> Html:
-    key, comment = signature_of(release)
     return visit.facts(FACTS, (
         visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size),
-        f"{key} ({comment})" if key else "–", f"{seen:,}", visit.html("<code>{hash}</code>", hash=release.file_hash)))
+        _signature(visit, release), f"{seen:,}", visit.html("<code>{hash}</code>", hash=release.file_hash)))
+
+
+def _signature(visit: Visit, release: Release) -> str:
+    """The key, and when it last signed: what `resign` renews."""
+    key, comment = signature_of(release)
+    try:
+        return visit.html("{key}, {time}", key=key, time=visit.time(parse_release_comment(comment).timestamp * 10**6))
+    except (SignatureError, OverflowError):  # unsigned, or signed in a year that no calendar has
+        return key or "–"
 
 
 def _downloads(visit: Visit, release: Release) -> Html:

@@ -19,7 +19,7 @@ a { color: var(--link); }
 header { display: flex; flex-wrap: wrap; align-items: center; gap: 6px 20px; padding: 8px max(16px, calc((100% - 1148px) / 2)); background: var(--panel); border-bottom: 1px solid var(--line); }
 header nav { flex: 1 1 420px; } nav ul { display: flex; flex-wrap: wrap; gap: 2px; list-style: none; margin: 0 0 0 -10px; padding: 0; }
 nav ul a { display: block; padding: 6px 10px; border-radius: 6px; text-decoration: none; color: var(--text); }
-nav ul a:hover { background: var(--page); } nav ul a[aria-current] { color: var(--link); font-weight: 600; box-shadow: inset 0 -2px var(--link); border-radius: 0; }
+nav ul a:hover { background: var(--page); } nav ul a[aria-current] { color: var(--link); box-shadow: inset 0 -2px var(--link); border-radius: 0; }
 header form, header p { display: flex; align-items: center; gap: 8px; margin: 0; } header label, .logout span { color: var(--soft); font-weight: 400; margin: 0; }
 .language { margin-left: auto; }
 main { max-width: 1180px; margin: 0 auto; padding: 12px 16px 48px; }
@@ -35,7 +35,7 @@ label { display: block; font-weight: 600; margin: 0 0 4px; } [type=checkbox] + l
 input, select, textarea, button, .button { font: inherit; color: inherit; background: var(--panel); border: 1px solid #868e99; border-radius: 6px; padding: 5px 10px; max-width: 100%; }
 input:not([type=checkbox]):not([type=file]) { width: 100%; max-width: 420px; } textarea { width: 100%; } .inline p { display: flex; flex-wrap: wrap; gap: 4px 8px; } .inline label { flex: 1 1 100%; } input[type=file] { border-style: dashed; width: 100%; max-width: 640px; padding: 10px; } textarea { resize: vertical; }
 [type=checkbox] { width: 18px; height: 18px; vertical-align: -4px; accent-color: var(--primary); } .drop.over input { border-color: var(--link); background: var(--good-back); }
-button, .button { display: inline-flex; align-items: center; justify-content: center; cursor: pointer; text-decoration: none; line-height: 1.5; white-space: nowrap; } button:hover, .button:hover { border-color: var(--text); }
+button, .button { display: inline-flex; align-items: center; justify-content: center; cursor: pointer; text-decoration: none; line-height: 1.5; white-space: nowrap; } button:hover, .button:hover { border-color: var(--text); } button:disabled { opacity: .6; cursor: default; }
 .primary { background: var(--primary); border-color: var(--primary); color: var(--on-primary); font-weight: 600; } .danger, [value=delete], [value=revoke], [value=disable] { color: var(--danger); }
 progress { width: 200px; vertical-align: middle; accent-color: var(--primary); } summary { cursor: pointer; font-weight: 600; } details[open] summary { margin-bottom: 12px; }
 .search { display: flex; flex-wrap: wrap; align-items: center; gap: 8px; margin: 0 0 12px; } .search > div { display: flex; align-items: center; gap: 8px; } .search label { margin: 0; } .search input:not([type=checkbox]) { width: 220px; } .search .primary { margin-left: auto; }
@@ -45,12 +45,12 @@ progress { width: 200px; vertical-align: middle; accent-color: var(--primary); }
 table { width: 100%; border-collapse: collapse; background: var(--panel); font-size: 14px; } .cards { border: 1px solid var(--line); border-radius: 8px; border-collapse: separate; border-spacing: 0; margin: 0 0 16px; }
 th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--line); vertical-align: middle; } tr:last-child > td { border-bottom: 0; } thead th { color: var(--soft); font-size: 13px; white-space: nowrap; } tbody th { font-weight: 400; white-space: nowrap; }
 thead a { color: inherit; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } time { white-space: nowrap; } .line { max-width: 320px; overflow-wrap: anywhere; }
-td:first-child { overflow-wrap: anywhere; } .key, code { font-family: ui-monospace, Consolas, "Liberation Mono", monospace; font-size: 13px; overflow-wrap: anywhere; } .key { max-width: 170px; }
+td:first-child { overflow-wrap: anywhere; } .key, code { font-family: ui-monospace, Consolas, "Liberation Mono", monospace; font-size: 13px; overflow-wrap: anywhere; } td.key { white-space: nowrap; }
 .do { text-align: right; } .do form { display: flex; gap: 6px; justify-content: flex-end; } .do button { padding: 2px 8px; font-size: 13px; } tr.active { background: var(--row); } tr.removed td:first-child { text-decoration: line-through; } tr.new, tr.changed { font-weight: 600; }
 .badge { display: inline-block; background: var(--good-back); color: var(--good); border: 1px solid currentcolor; border-radius: 99px; font-size: 12px; line-height: 1.4; font-weight: 600; padding: 0 8px; vertical-align: 2px; } .badge.off { background: var(--bad-back); color: var(--danger); }
 .label, td i { display: none; font-style: normal; } .pages { display: flex; gap: 16px; justify-content: center; }
 
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px 20px; margin: 16px 0; } .facts div { min-width: 0; } .facts div:has(code) { grid-column: 1 / -1; } dt { color: var(--soft); font-size: 13px; } dd { margin: 0; overflow-wrap: anywhere; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px 20px; margin: 16px 0; } .facts div { min-width: 0; } .facts div:has(code) { grid-column: 1 / -1; } dt { color: var(--soft); font-size: 13px; } dd { margin: 0; overflow-wrap: anywhere; } dd time { display: inline-block; white-space: normal; }
 pre { white-space: pre-wrap; background: var(--page); border-radius: 6px; padding: 12px; } .copy { position: relative; } .token { font-size: 15px; user-select: all; }
 
 .wide { overflow-x: auto; } .chart svg { display: block; width: 100%; } svg text { font-size: 12px; fill: var(--soft); } .x { text-anchor: middle; } .y { text-anchor: end; } .grid { stroke: var(--line); } polygon { stroke: var(--panel); stroke-width: 1; }
