@@ -187,7 +187,7 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(app: Application, monkeypa
 
 @pytest.mark.parametrize("wanted", [
     "//evil.test", "//evil.test/admin/", "https://evil.test/admin/", "/admin//evil.test", "/\\evil.test", "/admin/\\evil", "\\\\evil.test", "javascript:alert(1)",
-    "/admin/x\r\nSet-Cookie: a=b", "/\tevil.test", "evil.test/admin/", "/other/", "", "/admin/../..//evil.test", "/admin/@evil\u2028",
+    "/admin/x\r\nSet-Cookie: a=b", "/\tevil.test", "evil.test/admin/", "/other/", "", "/admin/../..//evil.test", "/admin/@evil\u2028", "/admin/../other/", "/admin/%2E%2e/",
 ])
 def test_the_login_leads_nowhere_else(app: Application, wanted: str) -> None:
     reply = make_visitor(app, logged_in=False).log_in(page="login/?next=" + quote(wanted))

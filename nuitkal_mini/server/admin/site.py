@@ -43,8 +43,8 @@ HEADERS = (
 NOT_STORED = ("Cache-Control", "no-store")
 FOR_EVER = ("Cache-Control", "public, max-age=31536000, immutable")  # their names change with their contents
 
-# Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take for a slash.
-_NEXT = re.compile(r"/admin/(?!/)(?:[A-Za-z0-9._~%+=&?-]|/(?!/))*")
+# Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take for a slash, no way up.
+_NEXT = re.compile(r"/admin/(?!/)(?!.*(?:[.]|%2[eE]){2})(?:[A-Za-z0-9._~%+=&?-]|/(?!/))*")
 
 LOGIN = """<form class="panel narrow" method="post" action="{action}">
 <p><label for="username">[[User]]</label><input id="username" name="username" autocomplete="username" autocapitalize="none" required autofocus value="{username}"></p>
