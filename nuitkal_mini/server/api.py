@@ -162,14 +162,14 @@ class Api:
     def edit(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, set(releases.Changes._fields))
-        is_active = _flag("is_active", fields["is_active"]) if "is_active" in fields else None
+        is_active = parse_flag("is_active", fields["is_active"]) if "is_active" in fields else None
         changes = releases.Changes(_text(fields, "changelog"), is_active, _text(fields, "signature"))
         return _reply(200, _show(releases.edit(self._store, request.channel, request.version, changes, who), base))
 
     def promote(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, {"from", "is_active"})
-        source, is_active = _text(fields, "from"), _flag("is_active", fields.get("is_active", True))
+        source, is_active = _text(fields, "from"), parse_flag("is_active", fields.get("is_active", True))
         if source is None:
             raise Refused("missing_field", "the field {name!r} is missing", name="from")
         release = releases.promote(self._store, source, request.channel, request.version, is_active, who)
@@ -218,7 +218,7 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
     if "version" not in form.fields:
         raise Refused("missing_field", "the field {name!r} is missing", name="version")
     version = parse(form.fields["version"])
-    is_active = _flag("is_active", form.fields.get("is_active", "true"))
+    is_active = parse_flag("is_active", form.fields.get("is_active", "true"))
     package, manifest, signature = (_file(form, name) for name in ("file", "manifest", "signature"))
     if package is None or signature and not manifest:
         raise Refused("missing_field", "the field {name!r} is missing", name="manifest" if package else "file")
@@ -274,7 +274,7 @@ def _text(fields: Dict[str, Any], name: str) -> Optional[str]:
     return value if name in fields else None
 
 
-def _flag(name: str, value: object) -> bool:
+def parse_flag(name: str, value: object) -> bool:
     """A yes or no, of JSON or as forms spell it."""
     flag = _FLAGS.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):

@@ -238,6 +238,12 @@ def test_a_release_goes_into_another_channel_with_its_button(app: Application, c
     assert ("user admin", "promote", "stable 1.0 from beta") in logged(app)
 
 
+def test_a_script_that_says_no_where_a_browser_leaves_the_box_out_activates_nothing(call: Caller, visitor: Visitor) -> None:
+    assert visitor.post("upload/", version="1.0", is_active="false", file=make_zip({"a": b"a"})).status == 303
+    assert visitor.post("versions/1.0/", action="promote", to="beta", is_active="no").status == 303
+    assert call.get("check/").status == call.get("channels/beta/check/").status == 404
+
+
 def test_a_release_that_is_not_there_is_not_found(visitor: Visitor) -> None:
     for page in ("versions/9/", "versions/x/", "versions/9/delete/", "nothing/", "versions/9/other/"):
         assert visitor.get(page).status == 404
@@ -271,6 +277,7 @@ def test_an_upload_takes_what_the_api_takes(call: Caller, visitor: Visitor) -> N
     pytest.param({"file": b"no ZIP"}, 400, "not a ZIP file", id="no ZIP"),
     pytest.param({"file": make_zip({"../a": b""})}, 400, "could leave its folder", id="an unsafe path"),
     pytest.param({"channel": "Bad Name"}, 404, "cannot be a channel", id="no channel"),
+    pytest.param({"is_active": "maybe"}, 400, "must be true, 1, yes, on or false", id="no box says that"),
     pytest.param({"signature": b"x"}, 400, "manifest", id="a signature of nothing"),
 ])
 def test_a_refused_upload_says_why_and_keeps_what_was_typed(app: Application, call: Caller, visitor: Visitor, fields: Dict[str, Any], status: int, sentence: str) -> None:
@@ -278,7 +285,7 @@ def test_a_refused_upload_says_why_and_keeps_what_was_typed(app: Application, ca
     reply = visitor.post("upload/", **{"version": "1.5", "changelog": "typed <here>", "channel": "beta", "file": make_zip({"a": b"b"}), **fields})
     assert reply.status == status and sentence in said(reply, "error")
     assert ">typed &lt;here&gt;</textarea>" in reply.text and f'value="{fields.get("version", "1.5")}"' in reply.text and f'value="{fields.get("channel", "beta")}"' in reply.text
-    assert 'name="is_active" type="checkbox" value="on">' in reply.text  # it was not ticked
+    assert ('value="on">' in reply.text) == ("is_active" not in fields)  # it was not ticked
     assert len([line for line in logged(app) if line[1] == "upload"]) == 1 and not list(app.store.incoming.iterdir())
 
 

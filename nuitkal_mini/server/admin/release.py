@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ...manifest import Diff, FileEntry, diff, loads
 from ...minisign import SignatureError, parse_release_comment
 from .. import fleet, releases
-from ..api import parse_channel, signature_text
+from ..api import parse_channel, parse_flag, signature_text
 from ..releases import Changes, Release
 from ..store import manifest_name, signature_name
 from ..wsgi import Answer
@@ -95,8 +95,8 @@ def act(visit: Visit) -> Answer:
 
 
 def _promote(visit: Visit) -> Answer:
-    target = parse_channel(visit.field("to").strip())
-    release = releases.promote(visit.store, visit.channel, target, visit.version, "is_active" in visit.form.fields, visit.who)
+    target, is_active = parse_channel(visit.field("to").strip()), parse_flag("is_active", visit.form.fields.get("is_active", "off"))
+    release = releases.promote(visit.store, visit.channel, target, visit.version, is_active, visit.who)
     return visit.redirect(visit.release_url(release.version, channel=target), "promoted", release.version)
 
 

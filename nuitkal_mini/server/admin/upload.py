@@ -31,7 +31,7 @@ def show(visit: Visit) -> Answer:
 
 def act(visit: Visit) -> Answer:
     """Take the upload, then show what has become of it."""
-    visit.form.fields["is_active"] = "on" if visit.field("is_active") else "off"  # a box that is not ticked sends nothing
+    visit.form.fields.setdefault("is_active", "off")  # a box that is not ticked sends nothing
     channel = parse_channel(visit.field("channel") or visit.channel)
     offer = read_offer(visit.form, channel)._replace(changelog=visit.field("changelog"))
     release = releases.create(visit.store, visit.folder, offer, visit.who)
