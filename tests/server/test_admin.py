@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import itertools
 import re
 import sqlite3
 import string
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from nuitkal_mini import minisign, semver
 from nuitkal_mini.manifest import FileEntry, diff
 from nuitkal_mini.server import admin, database, fleet
-from nuitkal_mini.server.admin import chart, history, overview, release, release_list, usage, visit
+from nuitkal_mini.server.admin import chart, history, overview, release, release_list, style, usage, visit
 from nuitkal_mini.server.admin.texts import CHINESE_TEXTS
 from nuitkal_mini.server.api import Settings
 from nuitkal_mini.server.application import Application
@@ -474,6 +475,15 @@ def test_the_shares_of_a_version_are_of_all_that_asked_in_its_channel(app: Appli
         for channel, ago, version, asked in (("stable", 40, "1.0.0", 5), ("stable", 40, "1.1.0", 3), ("stable", 0, "1.0.0", 2), ("beta", 0, "1.1.0", 9)):
             db.execute("INSERT INTO fleet VALUES (?, ?, ?, ?)", (channel, fleet.utc_day(ago), version, asked))
         assert fleet.shares(db, "stable", "1.1.0") == [Share(fleet.utc_day(40), 3, 8), Share(fleet.utc_day(), 0, 2)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_two_areas_of_the_chart_have_nearly_one_colour(scheme: str) -> None:
+    light, dark = (dict(re.findall(r"(--s\d): #([0-9a-f]{6}|[0-9a-f]{3});", part)) for part in style.BODY.decode().split("@media (prefers-color-scheme: dark)"))
+    colours = [int(colour if len(colour) == 6 else "".join(2 * digit for digit in colour), 16).to_bytes(3, "big")
+               for colour in {**light, **(dark if scheme == "dark" else {})}.values()]
+    assert len(colours) == 8
+    assert min(sum((a - b) ** 2 for a, b in zip(one, other)) for one, other in itertools.combinations(colours, 2)) > 60 ** 2
 
 
 def test_the_chart_stacks_the_active_version_first_and_the_rest_as_one() -> None:

@@ -9,7 +9,7 @@ BODY = b"""
   --on-primary: #fff; --danger: #b3261e; --good: #0d6b3f; --good-back: #e3f4ea; --bad-back: #fdeceb; --warn: #7a4d00; --warn-back: #fff4dc; --row: #eef6f1;
   --s0: #0072b2; --s1: #e69f00; --s2: #009e73; --s3: #cc79a7; --s4: #56b4e9; --s5: #d55e00; --s6: #4d4d4d; --s7: #999; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171b; --panel: #1d2126; --text: #e7eaee; --soft: #a2abb6; --line: #363c44; --link: #7db9f5; --primary: #7db9f5;
-  --on-primary: #0c1a28; --danger: #ff9a90; --good: #7fd6a5; --good-back: #17301f; --bad-back: #3a1c1a; --warn: #f3c66b; --warn-back: #35290f; --row: #1c2b23; --s0: #3d9fdc; --s6: #f0e442; } }
+  --on-primary: #0c1a28; --danger: #ff9a90; --good: #7fd6a5; --good-back: #17301f; --bad-back: #3a1c1a; --warn: #f3c66b; --warn-back: #35290f; --row: #1c2b23; --s6: #f0e442; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; }
 a { color: var(--link); }
