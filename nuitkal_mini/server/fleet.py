@@ -126,5 +126,5 @@ def _has_room(db: sqlite3.Connection, channel: str, day: str, version: str) -> b
     if db.execute("SELECT 1 FROM releases WHERE channel = ? AND canonical = ?", (channel, version)).fetchone():
         return True
     strangers = db.execute("SELECT version FROM fleet WHERE channel = ? AND day = ? AND NOT EXISTS "
-                           "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = version)", (channel, day)).fetchall()
+                           "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = fleet.version)", (channel, day)).fetchall()
     return len(strangers) < MAX_STRANGERS or (version,) in strangers
