@@ -341,6 +341,8 @@ def test_the_log_says_who_did_what_and_is_filtered_page_by_page(app: Application
     failed = visitor.get("log/?action=login_failed")
     assert rows(failed, "data-action") == ["login_failed"] and "198.51.100.7" in failed.text
     assert rows(visitor.get("log/?who=tests"), "data-action") == ["user_create", "token_create"]
+    assert rows(visitor.get("log/?who=Admin&action=login_failed&channel=beta"), "data-action") == ["login_failed"]  # who is "user admin"
+    assert 'type="hidden" name="channel" value="beta"' in visitor.get("log/?channel=beta").text
     lines = list(csv.reader(io.StringIO(visitor.get("log.csv?action=token_create").body.decode("utf-8-sig"))))
     assert lines[0] == ["time", "who", "action", "detail"] and len(lines) == 57
     assert "198.51.100.7" in visitor.get("overview/").text and "1 in the last 24 hours" in visitor.get("overview/").text

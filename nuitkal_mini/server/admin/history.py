@@ -20,7 +20,7 @@ ACTIONS = {  # the log's words for people
     "user_create": "new user", "user_password": "new password", "user_disable": "disabled user", "user_enable": "enabled user",
 }
 
-LOG = """<form class="search" method="get"><div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist></div>
+LOG = """<form class="search" method="get"><input type="hidden" name="channel" value="{channel}"><div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist></div>
 <div><label for="action">[[What]]</label><select id="action" name="action"><option value="">[[everything]]</option>{actions}</select></div>
 <button type="submit">[[Show]]</button> <a class="button" href="{csv}">CSV</a></form>
 <table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[What]]</th><th scope="col">[[Details]]</th></tr></thead><tbody>{rows}</tbody></table>{older}"""
@@ -47,8 +47,8 @@ def show(visit: Visit) -> Answer:
     database = visit.store.database
     people = [f"user {user.name}" for user in auth.list_users(database)] + [f"token {token.name}" for token in auth.list_tokens(database)]
     return visit.page("Log", visit.html(
-        LOG, rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'), older=older, who=visit.query.get("who", ""),
-        people=visit.options(people),
+        LOG, rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'), older=older, channel=visit.channel,
+        who=visit.query.get("who", ""), people=visit.options(people),
         actions=join(visit.html('<option value="{action}"{selected}>{name}</option>', action=action, name=action_name(visit, action),
                                 selected=Html(" selected" if action == visit.query.get("action") else "")) for action in ACTIONS),
         csv=visit.url("log.csv", who=visit.query.get("who", ""), action=visit.query.get("action", ""))))
@@ -73,7 +73,7 @@ def _lines(visit: Visit, limit: int) -> List[Line]:
     """The log's lines that the query asks for, newest first."""
     wheres: List[str] = []
     values: List[object] = []
-    for name, where in (("who", "who = ?"), ("action", "action = ?"), ("before", "id < ?")):
+    for name, where in (("who", "instr(lower(who), lower(?))"), ("action", "action = ?"), ("before", "id < ?")):
         value = visit.query.get(name, "").strip()
         if value and (name != "before" or value.isdecimal() and len(value) < 19):
             wheres.append(where)
