@@ -26,7 +26,7 @@ main { max-width: 1180px; margin: 0 auto; padding: 12px 16px 48px; }
 h1 { font-size: 24px; line-height: 1.25; margin: 16px 0; overflow-wrap: anywhere; } h2 { font-size: 17px; margin: 0 0 12px; }
 
 .panel { display: block; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 16px 20px; margin: 0 0 16px; }
-.panel > :first-child, .panel > [type=hidden] + * { margin-top: 0; } .panel > :last-child { margin-bottom: 0; } .narrow { max-width: 380px; }
+.panel > :first-child, .notice > :first-child, .panel > [type=hidden] + * { margin-top: 0; } .panel > :last-child { margin-bottom: 0; } .narrow { max-width: 380px; }
 .notice, .error, .warning { border-radius: 6px; padding: 10px 14px; margin: 0 0 16px; overflow-wrap: anywhere; }
 .notice { background: var(--good-back); color: var(--good); } .error { background: var(--bad-back); color: var(--danger); } .warning { background: var(--warn-back); color: var(--warn); }
 .hint { color: var(--soft); font-size: 13px; }
