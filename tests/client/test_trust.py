@@ -185,6 +185,16 @@ def test_freeze_by_replaying_an_older_signature_is_refused(site: Site, updater: 
     refused(updater, "older than one seen")
 
 
+def test_an_older_signature_of_the_highest_version_is_refused_on_the_way_back_to_it_too(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.1", TWO, secret=KEY)
+    updater.update()
+    site.publish("1.0.0", ONE, secret=KEY, signed_at=NOW - DAY_SECONDS)
+    config.allow_downgrade = True
+    updater.update()
+    site.publish("1.0.1", TWO, secret=KEY, signed_at=NOW - DAY_SECONDS)
+    refused(updater, "older than one seen before")
+
+
 def test_freeze_by_an_unproven_nothing_new_is_refused(site: Site, updater: ClientUpdater) -> None:
     site.check["signature"] = None
     with pytest.raises(VerificationError, match="not signed"):
@@ -268,6 +278,11 @@ def test_mix_and_match_of_one_manifest_with_anothers_package_is_refused(site: Si
 def test_wrong_software_of_another_app_signed_by_the_same_key_is_refused(site: Site, updater: ClientUpdater) -> None:
     site.publish("1.0.1", TWO, app="another", secret=KEY)
     refused(updater, "another")
+
+
+def test_wrong_software_without_a_name_is_refused_where_the_program_has_one(site: Site, updater: ClientUpdater) -> None:
+    site.publish("1.0.1", TWO, secret=KEY, app="")
+    refused(updater, "one of an unnamed program, this is app")
 
 
 def test_a_signature_whose_comment_is_of_another_release_is_refused(site: Site, updater: ClientUpdater) -> None:
@@ -394,6 +409,16 @@ def test_a_release_for_this_machine_is_accepted(site: Site, updater: ClientUpdat
                                                    ("win32", "ARM64", "windows-arm64"), ("darwin", "arm64", "macos-arm64")])
 def test_platforms_have_one_name(system: str, machine: str, name: str) -> None:
     assert platform_name(system, machine) == name
+
+
+def test_nothing_is_written_where_a_linked_update_folder_leads(site: Site, config: UpdaterConfig, tmp_path: Path) -> None:
+    site.publish("1.0.0", ONE, secret=KEY)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / ".update").symlink_to(tmp_path / "outside")
+    with pytest.raises(UpdaterError, match="is not a folder"):
+        ClientUpdater(config).update()
+    assert not list((tmp_path / "outside").iterdir()) and not site.requests()
 
 
 def test_an_unusable_configured_key_says_so(site: Site, config: UpdaterConfig) -> None:
