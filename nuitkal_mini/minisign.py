@@ -104,6 +104,18 @@ def verify(public_keys: Sequence[PublicKey], message: bytes, signature_text: Uni
     return Verified(key, signature.trusted_comment)
 
 
+def verify_comment(public_keys: Sequence[PublicKey], signature_text: Union[str, bytes]) -> Optional[str]:
+    """The trusted comment, if one of the keys vouches for it; whatever message it came with is not looked at.
+
+    Raises:
+        SignatureError: not a signature.
+    """
+    signature = parse_signature(signature_text)
+    said = signature.signature + signature.trusted_comment.encode()
+    is_true = any(key.key_id == signature.key_id and ed25519_verify(key.key, said, signature.global_signature) for key in public_keys)
+    return signature.trusted_comment if is_true else None
+
+
 def sign(secret: SecretKey, message: bytes, trusted_comment: str, prehashed: bool = True) -> str:
     """The .minisig file for `message`; not `prehashed` is minisign's legacy form, of the whole message."""
     _check_comment(trusted_comment)

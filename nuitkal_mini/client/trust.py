@@ -226,6 +226,21 @@ def current(text: bytes, signature: Optional[str], trust: Trust, now: float) -> 
     return _marked(trust, key, manifest, text, time)
 
 
+def offered_time(signature: Optional[str], version: Version, trust: Trust) -> int:
+    """When the offer of a version that is not below the highest one was signed, in seconds since 1970; 0 where nothing proves it.
+
+    Its manifest is not here yet, but the global signature covers the comment with the time, the app and the version.
+    """
+    from ..minisign import parse_public_key, parse_release_comment, verify_comment
+    try:
+        comment = parse_release_comment(verify_comment([parse_public_key(key) for key in trust.usable_keys()], signature or "") or "")
+        highest = trust.highest()
+        is_news = comment.app == trust.app and parse(comment.version) == version and (highest is None or version >= parse(highest.version))
+    except Problem:
+        return 0
+    return comment.timestamp if is_news else 0
+
+
 def _key_id(public_key: str) -> str:
     from ..minisign import key_name, parse_public_key
     return key_name(parse_public_key(public_key).key_id)

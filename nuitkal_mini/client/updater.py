@@ -25,7 +25,7 @@ from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State, dump_state, load_state
 from .tree import IN_RELEASES
 from .trial import Trial
-from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, platform_name, with_keys
+from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, offered_time, platform_name, with_keys
 from .workplace import Workplace
 
 if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do without comes in when it is used
@@ -74,7 +74,7 @@ class ClientUpdater:
             state = place.state()
             release = self._ask(state)
             trust = self._current(place, release, state)
-            age_days = self._age_days(trust)
+            age_days = self._age_days(release, trust)
             if age_days is not None:
                 raise CheckError(f"the newest signature here is {age_days:.0f} days old, {self.config.max_age_days:g} are allowed; "
                                  "somebody may be holding updates back")
@@ -264,10 +264,13 @@ class ClientUpdater:
                 place.remember(state._replace(trust=trust))
         return trust
 
-    def _age_days(self, trust: Trust) -> Optional[float]:
-        """The age of the newest signature, if it is more than the configuration allows."""
-        age = (time.time() - trust.newest()) / DAY_SECONDS
-        return age if self.config.max_age_days is not None and trust.newest() and age > self.config.max_age_days else None
+    def _age_days(self, release: Release, trust: Trust) -> Optional[float]:
+        """The age of the newest signature, that of the offer included, if it is more than the configuration allows."""
+        limit, now = self.config.max_age_days, time.time()
+        if limit is None or not trust.newest() or now - trust.newest() <= limit * DAY_SECONDS:
+            return None
+        age = (now - max(trust.newest(), offered_time(release.signature, release.precedence, trust))) / DAY_SECONDS
+        return age if age > limit else None
 
     def _wanted(self, release: Release, state: Optional[State], trust: Trust) -> bool:
         """Whether the active release is another one that this client may go to."""
@@ -283,7 +286,7 @@ class ClientUpdater:
 
     def _update(self, place: Installation, state: Optional[State], release: Release, force: bool) -> bool:
         trust = self._current(place, release, state)
-        age_days = self._age_days(trust)
+        age_days = self._age_days(release, trust)
         if age_days is not None:
             logger.warning("the newest signature here is %.0f days old; somebody may be holding updates back", age_days)
         if state is not None and not self._wanted(release, state, trust):

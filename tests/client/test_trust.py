@@ -208,6 +208,32 @@ def test_freeze_by_a_server_that_only_offers_old_releases_is_noticed_by_age(site
         updater.check()
 
 
+def test_who_was_away_for_long_is_offered_the_update_and_told_of_no_freeze(site: Site, config: UpdaterConfig, updater: ClientUpdater,
+                                                                           caplog: pytest.LogCaptureFixture) -> None:
+    config.max_age_days = 0.5
+    site.publish("1.0.1", TWO, secret=KEY)
+    assert updater.check() is not None
+    assert updater.update() and updater.check() is None and "holding updates back" not in caplog.text
+
+
+@pytest.mark.parametrize("forge", [
+    lambda check, fresh: {**check, "version": "9.0.0"},
+    lambda check, fresh: {**check, "version": "9.0.0", "signature": None},
+    lambda check, fresh: {**check, "version": "9.0.0", "signature": check["signature"].replace("timestamp:1", "timestamp:2").replace("1.0.0", "9.0.0")},
+    lambda check, fresh: {**fresh["another"], "version": "9.0.0"},
+    lambda check, fresh: fresh["lower"],
+], ids=["another version's", "none", "a changed comment", "another app's", "a lower version's"])
+def test_freeze_behind_an_offer_that_proves_no_newer_time_is_noticed(site: Site, config: UpdaterConfig, updater: ClientUpdater, forge: Any) -> None:
+    check, fresh = site.check, {}
+    for name, version, app in (("another", "9.0.0", "another"), ("lower", "0.9.0", "app")):
+        site.publish(version, TWO, secret=KEY, app=app)
+        fresh[name] = site.check
+    site.check = forge(check, fresh)
+    config.max_age_days = 0.5
+    with pytest.raises(CheckError, match="holding updates back"):
+        updater.check()
+
+
 def test_a_signature_from_the_future_is_refused(site: Site, updater: ClientUpdater) -> None:
     site.publish("1.0.1", TWO, secret=KEY, signed_at=NOW + 3 * DAY_SECONDS)
     refused(updater, "in the future")
