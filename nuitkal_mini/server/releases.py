@@ -22,6 +22,7 @@ from .refused import Refused
 from .store import PACKS, Store, manifest_name, settle, signature_name
 
 STABLE = "stable"  # the channel of URLs that name none
+MAX_CHANGELOG_BYTES = 150_000  # it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
 
 
 class Release(NamedTuple):
@@ -88,9 +89,10 @@ def create(store: Store, folder: Path, offer: Offer, who: str) -> Release:
     """Make a release of an upload; `folder` is its request's scratch folder.
 
     Raises:
-        Refused: version_exists, manifest_mismatch, incomplete, bad_signature, disk_full.
+        Refused: version_exists, manifest_mismatch, incomplete, bad_signature, too_large, disk_full.
         BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what it must be.
     """
+    _check_changelog(offer.changelog)
     with store.database.read() as db:
         earlier = _refuse_live(db, offer.channel, offer.version)
         app = earlier.app if earlier else _app_of(db, offer.channel)
@@ -142,9 +144,10 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
     """Change what can change about a release; `is_active=False` leaves the channel without an active one.
 
     Raises:
-        Refused: no_such_version, bad_signature.
+        Refused: no_such_version, bad_signature, too_large.
         SignatureError: the new signature is none, or not of this manifest.
     """
+    _check_changelog(changes.changelog or "")
     with store.scratch() as folder, store.write() as db:
         release = find(db, channel, version)
         if changes.changelog is not None:
@@ -298,6 +301,11 @@ def _set_active(db: sqlite3.Connection, release: Release, active: bool, who: str
         db.execute("UPDATE releases SET is_active = 0 WHERE channel = ? AND is_active", (release.channel,))
         db.execute("UPDATE releases SET is_active = ? WHERE id = ?", (active, release.id))
         write_log(db, who, "activate" if active else "deactivate", f"{release.channel} {release.version}")
+
+
+def _check_changelog(text: str) -> None:
+    if len(text.encode("utf-8")) > MAX_CHANGELOG_BYTES:
+        raise Refused("too_large", "the field {name!r} is longer than {limit} bytes", name="changelog", limit=MAX_CHANGELOG_BYTES)
 
 
 def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Optional[Release]:

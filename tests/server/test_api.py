@@ -11,7 +11,9 @@ from typing import Any, Dict
 
 import pytest
 
+from nuitkal_mini.client.release import MAX_CHECK_BYTES
 from nuitkal_mini.server import create_app
+from nuitkal_mini.server.releases import MAX_CHANGELOG_BYTES
 
 from .caller import BASE, BOUNDARY, Caller, make_manifest, make_signature, make_zip, sha256
 
@@ -276,6 +278,14 @@ def test_an_edit_refuses_what_it_cannot_set_and_changes_nothing(call: Caller, fi
     reply = call.send("PATCH", "versions/1.0/", fields)
     assert (reply.status, reply.code) == (status, code)
     assert call.get("check/").body == before
+
+
+def test_no_changelog_makes_check_longer_than_clients_read(call: Caller) -> None:
+    longest = "\x01" * MAX_CHANGELOG_BYTES  # what JSON makes most of
+    assert call.upload("1.0", TREE, changelog=longest).status == 201
+    assert len(call.get("check/").body) < MAX_CHECK_BYTES
+    assert (call.upload("1.1", TREE, changelog=longest + "x").code, call.send("PATCH", "versions/1.0/", {"changelog": longest + "x"}).code) == ("too_large", "too_large")
+    assert call.get("check/").json["changelog"] == longest
 
 
 def test_a_refused_field_undoes_the_whole_edit(call: Caller) -> None:
