@@ -31,8 +31,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app, public_keys=options.public_key,
                            ca_file=options.ca_file, preserve=options.preserve, log_file=options.log_file,
                            confirm_seconds=options.confirm_seconds, verify_ssl=not options.insecure)
+    bar = ProgressBar()
     if sys.stderr is not None and sys.stderr.isatty():
-        config.progress_callback = ProgressBar()
+        config.progress_callback = bar
+        logging.getLogger().handlers[0].addFilter(bar.end_line)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may have characters that the terminal's code page lacks
     try:
@@ -41,6 +43,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(end="", flush=True)
         return code
     except UpdaterError as error:
+        bar.end_line()
         print(f"{options.verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of what we print: the updater's own are UpdaterErrors
@@ -134,19 +137,27 @@ VERBS = {"adopt": _adopt, "check": _check, "confirm": _confirm, "rollback": _rol
 
 
 class ProgressBar:
-    """A bar with bytes, speed and remaining time on a terminal; finished when all has arrived."""
+    """A bar with bytes, speed and remaining time on a terminal, redrawn in its line until something else is written."""
 
     def __init__(self) -> None:
         self._pace = Pace()
         self._shown = 0.0
+        self._in_line = False
 
     def __call__(self, downloaded: int, total: int) -> None:
         line, now = self._pace.line(downloaded, total), time.monotonic()
         if now - self._shown < 0.1 and downloaded < total:
             return
-        self._shown = now
+        self._shown, self._in_line = now, True
         filled = 30 * downloaded // max(total, 1)
-        print(f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="\n" if downloaded >= total else "", file=sys.stderr, flush=True)
+        print(f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="", file=sys.stderr, flush=True)
+
+    def end_line(self, _: object = None) -> bool:
+        """Leave the bar's line; as a filter of log records it lets all of them pass."""
+        if self._in_line:
+            self._in_line = False
+            print(file=sys.stderr, flush=True)
+        return True
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start: Optional[float] = None
-        self._first = 0
+        self._first = self._last = 0
 
     def line(self, downloaded: int, total: int) -> str:
         """Such as `12.3 of 61.0 MB, 2.1 MB/s, 23 s left`; speed counts from the first call on."""
         now = self._clock()
-        if self._start is None:
-            self._start, self._first = now, downloaded  # what a resumed download had already has no speed
+        if self._start is None or downloaded < self._last:  # what a resumed download had already has no speed; one may begin again
+            self._start, self._first = now, downloaded
+        self._last = downloaded
         rate = (downloaded - self._first) / max(now - self._start, 0.001)
         left = f", {(total - downloaded) / rate:.0f} s left" if rate and downloaded < total else ""
         return f"{downloaded / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}"

@@ -52,7 +52,11 @@ class Staging:
         self._progress = progress
         self._arrived = 0  # bytes of pieces that are complete
         self._folder = Path(place.at(DOWNLOAD))
-        self.fetched = 0  #: bytes that travelled for contents
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that travelled for contents."""
+        return self._transport.received
 
     def open(self, text: bytes) -> None:
         """Make the staging folder that of this manifest; what another one left there goes."""
@@ -74,9 +78,7 @@ class Staging:
             VerificationError: it is not the one that the server announced.
         """
         path = self._download_folder() / "package.zip"
-        size = self._package.size or None
-        self._transport.download(self._package.url, path, size, lambda have: self._progress(have, size or have), max_bytes=max_bytes)
-        self.fetched += path.stat().st_size
+        self._transport.download(self._package.url, path, self._package.size or None, self._progress, max_bytes=max_bytes)
         digest = sha256_of(path)
         if self._package.sha256 and digest != self._package.sha256:
             self._place.disk.remove(str(self._folder))
@@ -173,18 +175,18 @@ class Staging:
         rest = ranges_for(directory, needed, piece.range) if directory is not None else None
         if directory is None or rest is None or sum(part.end - part.start for part in rest) > 0.9 * size:
             return None
-        pieces = [piece] + [self._piece(part) for part in rest]
-        return directory, pieces
+        total = self._arrived + sum(part.end - part.start for part in rest)
+        return directory, [piece] + [self._piece(part, total) for part in rest]
 
-    def _piece(self, part: Range) -> _Piece:
+    def _piece(self, part: Range, total: int = 0) -> _Piece:
+        """Fetch a part; `total` is what all pieces will have, once that is known."""
         path = self._download_folder() / f"{part.start}-{part.end}"
         length = part.end - part.start
         before = self._arrived
         came = self._transport.download_range(self._package.url, part.start, length, path, self._package.size,
-                                              lambda have: self._progress(before + have, before + length))
+                                              lambda have, coming: self._progress(before + have, max(total, before + coming)))
         written = path.stat().st_size
         self._arrived += written
-        self.fetched += written
         return _Piece(path, Range(came.offset, came.offset + written))
 
     def _read_tail(self, piece: _Piece) -> Optional[Directory]:

@@ -60,6 +60,7 @@ class Transport:
         self._wire = Wire(origin_url, timeout_seconds=timeout_seconds, verify_ssl=verify_ssl, ca_file=ca_file,
                           headers=headers or {}, chunk_size=chunk_size, clock=clock)
         self._retries, self._sleep, self._clock = retries, sleep, clock
+        self.received = 0  #: bytes of files that travelled, broken attempts included
 
     def read(self, url: str, max_bytes: int, *, deadline_seconds: Optional[float] = None, retry: bool = True) -> Document:
         """The document at `url`, at most `max_bytes` long; everything, waiting for DNS included, within `deadline_seconds`."""
@@ -76,17 +77,18 @@ class Transport:
 
         return self._persist(attempt_in_time, self._retries if retry else 0, lambda: 0, ends)
 
-    def download(self, url: str, target: Path, size: Optional[int], progress: Callable[[int], None],
+    def download(self, url: str, target: Path, size: Optional[int], progress: Callable[[int, int], None],
                  *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> None:
-        """Writes the file at `url`, `size` bytes, to `target`; `progress` gets the number of bytes that are there.
+        """Writes the file at `url`, `size` bytes, to `target`.
 
+        `progress` gets the number of bytes that are there, and of those that will be (as many, while nobody says it).
         A partial `target` of the same URL is continued if the server still has the same file; what is complete is left
         as it is, so delete a `target` whose content is wrong.
         """
         self._fill(_Partial(target, resolve(self._wire.base, url), None, None, size, max_bytes), progress)
 
     def download_range(self, url: str, start: Optional[int], length: int, target: Path, size: Optional[int],
-                       progress: Callable[[int], None], *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> Piece:
+                       progress: Callable[[int, int], None], *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> Piece:
         """Writes `length` bytes from `start` on to `target`; `start` None means the last `length` bytes.
 
         `size` is the whole file's, if known. A server without ranges sends everything: `target` is the whole file then,
@@ -96,16 +98,18 @@ class Transport:
         self._fill(partial, progress)
         return Piece(partial.offset, partial.have if partial.total is None else partial.total)
 
-    def _fill(self, partial: _Partial, progress: Callable[[int], None]) -> None:
+    def _fill(self, partial: _Partial, progress: Callable[[int, int], None]) -> None:
         def attempt() -> None:
-            if not partial.is_complete():
-                with self._wire.get(partial.url, partial.request_headers(), (200, 206, 416)) as response, contextlib.closing(partial):
-                    partial.accept(response)
-                    for chunk in self._wire.body(response):
-                        partial.write(chunk)
-                        progress(partial.have)
-                partial.check_length()
-            progress(partial.have)
+            if partial.is_complete():
+                return
+            with self._wire.get(partial.url, partial.request_headers(), (200, 206, 416)) as response, contextlib.closing(partial):
+                partial.accept(response)
+                for chunk in self._wire.body(response):
+                    partial.write(chunk)
+                    self.received += len(chunk)
+                    progress(partial.have, partial.announced)
+            partial.check_length()
+            progress(partial.have, partial.have)
 
         try:
             self._persist(attempt, self._retries, lambda: partial.furthest, None)
@@ -165,6 +169,10 @@ class _Partial:
 
     def is_complete(self) -> bool:
         return self.have == self._expected
+
+    @property
+    def announced(self) -> int:
+        return self.have if self._expected is None else self._expected
 
     def request_headers(self) -> Dict[str, str]:
         if self.have and self._validator and (self._expected is None or self.have < self._expected):

@@ -98,7 +98,7 @@ class Shop:
     def __init__(self, package: bytes) -> None:
         self._package = package
 
-    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int], None], *, max_bytes: int) -> None:
+    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int, int], None], *, max_bytes: int) -> None:
         path.write_bytes(self._package)
 
 

@@ -28,7 +28,7 @@ class CountingShop(Shop):
         super().__init__(package)
         self.asked = 0
 
-    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int], None], *, max_bytes: int) -> None:
+    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int, int], None], *, max_bytes: int) -> None:
         self.asked += 1
         super().download(url, path, size, progress, max_bytes=max_bytes)
 

@@ -15,7 +15,7 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 import pytest
 from hypothesis import given, strategies as st
@@ -27,7 +27,7 @@ from nuitkal_mini.client.wire import resolve, retry_after
 CONTENT = bytes(i * 7 % 251 for i in range(100_000))
 
 
-def silent(_: int) -> None:
+def silent(_: int, total: int) -> None:
     pass
 
 
@@ -258,7 +258,7 @@ def test_a_slow_callback_is_not_the_servers_fault(serve, connect, tmp_path):
     clock = Hurried(0.001)
     origin = serve(lambda e: e.reply_file(CONTENT))
 
-    def progress(_: int) -> None:
+    def progress(_: int, total: int) -> None:
         clock.now += 100
 
     connect(origin.url, clock=clock).download(origin.url, tmp_path / "a", len(CONTENT), progress)
@@ -266,7 +266,7 @@ def test_a_slow_callback_is_not_the_servers_fault(serve, connect, tmp_path):
 
 
 def test_ctrl_c_passes(serve, connect, tmp_path):
-    def progress(_: int) -> None:
+    def progress(_: int, total: int) -> None:
         raise KeyboardInterrupt
 
     origin = serve(lambda e: e.reply_file(CONTENT))
@@ -466,10 +466,11 @@ def target(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 def test_a_file_arrives_and_progress_tells_how_far(serve, connect, target, size):
     origin = serve(lambda e: e.reply_file(CONTENT))
-    seen: List[int] = []
-    connect(origin.url).download(origin.url, target, size, seen.append)
+    seen: List[Tuple[int, int]] = []
+    connect(origin.url).download(origin.url, target, size, lambda have, total: seen.append((have, total)))
     assert target.read_bytes() == CONTENT
-    assert seen == sorted(seen) and seen[-1] == len(CONTENT) and len(seen) >= len(CONTENT) // 8192
+    assert seen == sorted(seen) and seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) >= len(CONTENT) // 8192
+    assert {total for _, total in seen} == {len(CONTENT)}, "the answer's Content-Length, when nobody else says it"
 
 
 def test_an_empty_file(serve, connect, target):
@@ -561,10 +562,10 @@ def test_a_server_that_refuses_to_go_on_is_asked_for_the_whole_file_next_time(se
 
 def test_a_complete_file_is_not_asked_for_again(serve, connect, target):
     origin = serve(lambda e: e.reply_file(CONTENT))
-    seen: List[int] = []
-    for _ in range(2):
-        connect(origin.url).download(origin.url, target, len(CONTENT), seen.append)
-    assert len(origin.asked) == 1 and seen[-1] == len(CONTENT)
+    for came in (len(CONTENT), 0):
+        transport = connect(origin.url)
+        transport.download(origin.url, target, len(CONTENT), silent)
+        assert (len(origin.asked), transport.received) == (1, came)
     target.unlink()
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT
@@ -634,7 +635,7 @@ def test_a_range_arrives(serve, connect, target, start, length, piece):
 def test_a_range_goes_on_over_broken_connections_and_processes(serve, connect, target):
     origin = serve(lambda e: e.reply_file(CONTENT, cut=10_000))
     with pytest.raises(ZeroDivisionError):
-        connect(origin.url).download_range(origin.url, None, 45_000, target, len(CONTENT), lambda n: n > 30_000 and 1 / 0)
+        connect(origin.url).download_range(origin.url, None, 45_000, target, len(CONTENT), lambda n, _: n > 30_000 and 1 / 0)
     assert connect(origin.url).download_range(origin.url, None, 45_000, target, len(CONTENT), silent) == Piece(55_000, 100_000)
     assert target.read_bytes() == CONTENT[55_000:]
     assert [a.headers["Range"] for a in origin.asked][:2] == ["bytes=-45000", "bytes=65000-99999"]

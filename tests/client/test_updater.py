@@ -142,11 +142,12 @@ def test_changes_in_the_middle_of_a_package_come_by_ranges(site: Site, config: U
     new = {**tree, **{f"{number:03}.bin": (noise.getrandbits(8 * 50_000).to_bytes(50_000, "big"), "644") for number in (3, 4, 50)}}
     site.publish("1.0.1", new)
     site.requests()
-    seen: List[int] = []
-    config.progress_callback = lambda have, total: seen.append(have)
+    seen: List[Tuple[int, int]] = []
+    config.progress_callback = lambda have, total: seen.append((have, total))
     assert updater.update() and app_of(config) == new
     assert len(site.requests()) == 5, "check, manifest, directory, two ranges"
-    assert seen[-1] < 170_000
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] < 170_000
+    assert {total for have, total in seen if have > 10_000} == {seen[-1][1]}, "behind the directory it is known how much comes"
 
 
 def test_a_moved_file_is_not_fetched_again(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
@@ -176,6 +177,18 @@ def test_a_server_that_knows_only_the_basic_fields_works(site: Site, config: Upd
     site.publish("1.0.1", TWO, basic=True)
     assert updater.update() and app_of(config) == TWO
     assert updater.rollback() == "1.0.0" and app_of(config) == ONE
+
+
+def test_a_basic_servers_package_travels_once_and_its_answer_says_how_much_comes(
+        site: Site, config: UpdaterConfig, updater: ClientUpdater, caplog: pytest.LogCaptureFixture) -> None:
+    site.publish("1.0.0", {"main.py": (random.Random(1).getrandbits(8 * 100_000).to_bytes(100_000, "big"), "644")}, basic=True)
+    size = len(site.files["1.0.0.zip"])
+    seen: List[Tuple[int, int]] = []
+    config.progress_callback = lambda have, total: seen.append((have, total))
+    with caplog.at_level(logging.INFO):
+        assert updater.update()
+    assert f"{size / 1e3:.1f} kB travelled" in caplog.text
+    assert len(seen) > 10 and seen[-1] == (size, size) and {total for _, total in seen} == {size}
 
 
 def test_a_package_with_another_hash_than_announced_is_not_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
