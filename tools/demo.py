@@ -139,6 +139,7 @@ def explain(demo: "Demo", serve: bool) -> None:
         print("\nTo look at the server in a browser: python3 tools/demo.py --serve")
         return
     say("The server runs until Ctrl-C")
+    print(demo.server_url + "admin/")
     for part in ("check/", "versions/", "health/"):
         print(demo.server_url + API + part)
     print("admin user %s, password %s, token %s" % tuple(map(demo.secret, ("admin user", "password", "token"))), flush=True)

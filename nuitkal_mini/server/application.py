@@ -31,7 +31,8 @@ class Application:
             path = path_of(environ)
             if path.startswith(api.BASE):
                 return send(self._api.answer(environ, path), environ, start_response)
-            if self._admin and (path + "/").startswith(ADMIN):
+            is_front_door = path == "/" and "text/html" in environ.get("HTTP_ACCEPT", "")  # a browser's
+            if self._admin and (is_front_door or (path + "/").startswith(ADMIN)):
                 return send(self._admin.answer(environ, path), environ, start_response)
             if path.startswith(MEDIA):
                 return self._media(path[len(MEDIA):], environ, start_response)

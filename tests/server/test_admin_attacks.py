@@ -7,7 +7,7 @@ import io
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Set
 from urllib.parse import quote
 
 import pytest
@@ -276,19 +276,25 @@ def test_there_is_no_site_where_there_shall_be_none(data: Path) -> None:
 def test_the_site_is_there_under_its_host_only(data: Path, admin_host: str, host: str, local: str, there: bool) -> None:
     app = Application(data, Settings(admin_host=admin_host))
     assert Visitor(app).get("login/", HTTP_HOST=host, **{"nuitkal.local_address": local}).status == (200 if there else 404)
+    front = Visitor(app).get("/", HTTP_HOST=host, HTTP_ACCEPT="text/html,*/*;q=0.8", **{"nuitkal.local_address": local})
+    assert (front.status, front.headers.get("location")) == ((302, "/admin/") if there else (404, None))
     app.close()
 
 
 def test_the_flags_keep_the_site_away(data: Path) -> None:
-    def status(port: int, host: str) -> int:
+    def statuses(port: int, host: str) -> Set[int]:
         connection = http.client.HTTPConnection(host, port, timeout=20)
-        connection.request("GET", "/admin/login/")
-        code = connection.getresponse().status
+        codes = set()
+        for path in ("/", "/admin/login/"):
+            connection.request("GET", path, headers={"Accept": "text/html"})
+            answer = connection.getresponse()
+            answer.read()
+            codes.add(answer.status)
         connection.close()
-        return code
+        return codes
 
     with start_server(data, "--no-admin") as server:
-        assert status(int(server.url.split(":")[2][:-1]), "127.0.0.1") == 404
+        assert statuses(int(server.url.split(":")[2][:-1]), "127.0.0.1") == {404}
     with start_server(data, "--host", "0.0.0.0", "--admin-host", "127.0.0.2") as server:
         port = int(server.url.split(":")[2][:-1])
-        assert (status(port, "127.0.0.1"), status(port, "127.0.0.2")) == (404, 200)
+        assert (statuses(port, "127.0.0.1"), statuses(port, "127.0.0.2")) == ({404}, {302, 200})

@@ -64,11 +64,11 @@ class Site:
         self._brake = Brake()
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to any request for a path at or below /admin/; Refused where --admin-host keeps it away."""
+        """The answer to any request for a path at or below /admin/, or for /, from where browsers are led there; Refused where --admin-host keeps it away."""
         _check_host(environ, self._settings.admin_host)
         visit = Visit(environ, self._store, self._settings, self._fleet)
         try:
-            reply = self._answer(visit, path[len(BASE):])
+            reply = visit.redirect(visit.root, status=302) if path == "/" else self._answer(visit, path[len(BASE):])
         except ConnectionError:
             raise  # the client has gone
         except Exception as error:
