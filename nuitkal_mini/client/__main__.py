@@ -95,7 +95,7 @@ def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
     changed = updater.update(options.force)
-    print(f"{updater.installed_version} is {'installed' if changed else 'up to date'}")
+    print(f"{updater.installed_version} {'is' if changed else 'stays'} installed")  # `stays` has reasons, which are in the log
     return 0
 
 

@@ -339,13 +339,7 @@ class ClientUpdater:
             elif trust.keys:
                 raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
             else:
-                from ..archive import read_tree
-                staging.open(f"{release.version} {release.file_hash}".encode())
-                with open(staging.whole_package(), "rb") as file:
-                    tree = read_tree(file, "", release.version)
-                if not tree.files:
-                    raise VerificationError(f"the package of {release.version} has no files; nothing was installed")
-                text = dumps(tree)
+                text = self._manifest_of_package(release, staging)
             accepted = accept(text, release.signature, trust, app=self.config.app, now=time.time(),
                               floor=self.config.minimum_version or "", downgrade=self.config.allow_downgrade is True)
         except Problem as error:
@@ -359,6 +353,19 @@ class ClientUpdater:
         if release.manifest_url:
             staging.open(text)
         return accepted, text
+
+    def _manifest_of_package(self, release: Release, staging: Staging) -> bytes:
+        """The package's tree; a package that was staged while the program ran is not fetched again for it."""
+        staging.open(f"{release.version} {release.file_hash}".encode())
+        staged = load_state(self._workplace.look().at(STAGING), "next.json")
+        if staged is not None:
+            return staged.manifest.encode("utf-8")
+        from ..archive import read_tree
+        with open(staging.whole_package(), "rb") as file:
+            tree = read_tree(file, "", release.version)
+        if not tree.files:
+            raise VerificationError(f"the package of {release.version} has no files; nothing was installed")
+        return dumps(tree)
 
     def _install_staged(self, place: Installation) -> None:
         """Without a server: what was staged, complete, while the program ran is installed now."""

@@ -11,6 +11,7 @@ import pytest
 
 from nuitkal_mini.client.__main__ import ProgressBar, _parse, _parser, main
 from nuitkal_mini.client.state import State, dump_state
+from nuitkal_mini.client.updater import ClientUpdater
 from nuitkal_mini.manifest import dumps
 
 from ..support import ROOT
@@ -46,6 +47,13 @@ def test_the_bar_stays_in_its_line_until_something_else_is_written(capsys: pytes
         bar(downloaded, total)
     assert "\n" not in capsys.readouterr().err and bar.end_line() and bar.end_line()
     assert capsys.readouterr().err == "\n"
+
+
+def test_an_update_that_has_to_wait_does_not_say_that_nothing_newer_is_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClientUpdater, "update", lambda *_: False)
+    monkeypatch.setattr(ClientUpdater, "installed_version", "1.0.0")
+    assert main(["update", "--dir", "d", "--url", "u"]) == 0
+    assert capsys.readouterr().out == "1.0.0 stays installed\n"
 
 
 @pytest.fixture

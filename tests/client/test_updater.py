@@ -353,8 +353,8 @@ def test_a_second_updater_waits_and_then_starts_what_is_installed(site: Site, co
     assert updater.update()
 
 
-@pytest.mark.parametrize("online", [True, False])
-def test_an_update_waits_staged_while_the_program_runs(site: Site, config: UpdaterConfig, updater: ClientUpdater, online: bool) -> None:
+@pytest.mark.parametrize("online, basic", [(True, False), (True, True), (False, False), (False, True)])
+def test_an_update_waits_staged_while_the_program_runs(site: Site, config: UpdaterConfig, updater: ClientUpdater, online: bool, basic: bool) -> None:
     waiting = b"import sys, time\nopen('ran', 'a').write('one ')\nsys.stdin.read()\n"
     site.publish("1.0.0", {**ONE, "main.py": (waiting, "644")})
     updater.update()
@@ -363,7 +363,7 @@ def test_an_update_waits_staged_while_the_program_runs(site: Site, config: Updat
     try:
         while not ran(config):
             time.sleep(0.01)
-        site.publish("1.0.1", TWO)
+        site.publish("1.0.1", TWO, basic=basic)
         assert not updater.update() and updater.installed_version == "1.0.0"
         if os.name == "posix":
             running.kill()  # the launcher dies, the program lives on and keeps its lock
