@@ -406,8 +406,14 @@ class ClientUpdater:
         return True
 
     def _progress(self, downloaded: int, total: int) -> None:
-        if self.config.progress_callback is not None:
+        if self.config.progress_callback is None:
+            return
+        try:
             self.config.progress_callback(downloaded, total)
+        except UpdaterError:
+            raise
+        except Exception as error:  # the app's own code: whatever is wrong there, the program must start
+            raise UpdaterError(f"progress_callback failed: {error!r}") from error
 
 
 def _was_rolled_back(state: State, release: Release, signed: bool) -> bool:

@@ -191,6 +191,16 @@ def test_a_basic_servers_package_travels_once_and_its_answer_says_how_much_comes
     assert len(seen) > 10 and seen[-1] == (size, size) and {total for _, total in seen} == {size}
 
 
+def test_a_progress_callback_that_fails_does_not_keep_the_program_from_starting(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", TWO)
+    config.progress_callback = lambda have, total: print(1 // 0)
+    with pytest.raises(UpdaterError, match="progress_callback failed: ZeroDivisionError"):
+        updater.update()
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+
+
 def test_a_package_with_another_hash_than_announced_is_not_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
     site.publish("1.0.0", ONE)
     updater.update()
