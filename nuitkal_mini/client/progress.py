@@ -21,4 +21,5 @@ class Pace:
         self._last = downloaded
         rate = (downloaded - self._first) / max(now - self._start, 0.001)
         left = f", {(total - downloaded) / rate:.0f} s left" if rate and downloaded < total else ""
-        return f"{downloaded / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}"
+        size, unit = (1e6, "MB") if total >= 1e6 else (1e3, "kB")  # most updates are small
+        return f"{downloaded / size:.1f} of {total / size:.1f} {unit}, {rate / 1e6:.1f} MB/s{left}"
