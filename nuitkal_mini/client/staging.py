@@ -19,7 +19,7 @@ from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer
 from .transport import MAX_DOWNLOAD_BYTES, Transport
-from .tree import chunks_of, sha256_of
+from .tree import IN_RELEASES, chunks_of, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,8 @@ class Staging:
     def _reuse(self, files: Sequence[Tuple[str, FileEntry]]) -> List[Tuple[str, FileEntry]]:
         """Copy contents that are here already, under another name or mode or in the backup; returns what is left."""
         here = {move.entry.sha256: move.target for move in self._place.kept()}
-        here.update((entry.sha256, entry.path) for entry in self._place.installed() if self._place.holds(entry.path, entry))
+        here.update((entry.sha256, entry.path) for entry in self._place.installed()
+                    if any(self._place.holds(entry.path, entry._replace(mode=mode)) for mode in IN_RELEASES))  # a lost bit costs no download
         rest = []
         for source, entry in files:
             twin = here.get(entry.sha256)

@@ -97,6 +97,14 @@ def test_contents_that_are_no_longer_as_installed_are_fetched(place: Installatio
     assert shop.asked == 1
 
 
+def test_an_executable_bit_that_was_lost_costs_no_download(place: Installation) -> None:
+    update(place, TREE, "1", FIRST)
+    os.chmod(place.at("b"), 0o644)
+    shop = CountingShop(b"")
+    stage(place, TREE, shop)
+    assert shop.asked == 0 and staged(place) == ALL
+
+
 def test_contents_in_the_backup_are_copied(place: Installation) -> None:
     update(place, TREE, "1", FIRST)
     update(place, {"z": (b"z", "644")}, "2", SECOND)
