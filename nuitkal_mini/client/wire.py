@@ -60,7 +60,7 @@ class Wire:
         self._headers, self._timeout_seconds, self._chunk_size = dict(headers), timeout_seconds, chunk_size
         self._proxies = urllib.request.getproxies()
         self._opener = urllib.request.OpenerDirector()  # build_opener() would add file:, ftp: and data:
-        self._opener.addheaders = [("User-Agent", "nuitkal_mini")]
+        self._opener.addheaders = [("User-Agent", "nuitkal_mini"), ("Accept-Language", "en")]  # a server's words become part of our sentences
         self._opener.add_handler(urllib.request.ProxyHandler(self._proxies))
         self._opener.add_handler(_WatchedHTTP(clock, verify_ssl, ca_file))
         if not verify_ssl:

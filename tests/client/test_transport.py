@@ -348,6 +348,13 @@ def test_headers_go_to_their_origin_only(serve, connect, tmp_path):
     assert [asked.headers.get("Authorization") for asked in other.asked] == [None, None]
 
 
+def test_a_server_is_asked_for_english_unless_the_app_wants_another_language(serve, connect):
+    origin = serve(lambda e: e.reply(200, b"{}"))
+    for headers in (None, {"Accept-Language": "zh"}):
+        connect(origin.url, headers=headers).read(origin.url, 10)
+    assert [[value for name, value in asked.headers.items() if name.lower() == "accept-language"] for asked in origin.asked] == [["en"], ["zh"]]
+
+
 def test_a_header_that_cannot_be_sent_is_a_sentence(serve, connect):
     origin = serve(lambda e: e.reply(200, b"{}"))
     refused(lambda: connect(origin.url, headers={"X": "a\nb"}).read(origin.url, 10), "Invalid header value")
