@@ -17,7 +17,7 @@ from ..problem import Problem
 from ..semver import parse
 from .config import UpdaterConfig
 from .disk import Disk
-from .errors import CheckError, DownloadError, InstallError, RollbackError, UpdaterError, VerificationError
+from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
 from .install import STAGING, Installation
 from .journal import new_identifier
 from .launch import load_ahead, occupy_standard_streams, run, start
@@ -45,6 +45,7 @@ class ClientUpdater:
         self.config = config
         self._workplace = Workplace(config, disk or Disk())
         self._trial = Trial(self._workplace)
+        self._failure: Optional[UpdaterError] = None  # of the update that this start tried
         occupy_standard_streams()
 
     def __enter__(self) -> ClientUpdater:
@@ -104,6 +105,7 @@ class ClientUpdater:
 
     def try_update(self, force: bool = False) -> Optional[UpdaterError]:
         """Update if possible, as `update_and_run` does before it starts the program; what went wrong, if something did."""
+        self._failure = None
         try:
             with self._workplace.working() as place:
                 state = place.state()
@@ -111,13 +113,14 @@ class ClientUpdater:
                     release = self._ask(state, self.config.check_seconds)
                 except CheckError as error:
                     logger.warning("%s; starting what is here", error)
+                    self._failure = error
                     self._install_staged(place)
-                    return error
-                self._update(place, state, release, force)
-                return None
+                else:
+                    self._update(place, state, release, force)
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
-            return error
+            self._failure = error
+        return self._failure
 
     def run(self, args: Optional[Sequence[str]] = None) -> int:
         """Start the program and wait for it; its exit code. `args` are its arguments, None: those of this process.
@@ -132,7 +135,12 @@ class ClientUpdater:
         held, judges = self._trial.right_to_run(place)
         with held:
             logger.info("starting %s", self.config.main_script)
-            child = start(self.config.main_script, Path(place.folder), arguments, python=self.config.python, pass_fds=held.descriptors)
+            try:
+                child = start(self.config.main_script, Path(place.folder), arguments, python=self.config.python, pass_fds=held.descriptors)
+            except LaunchError as error:
+                if self._failure is None or place.state() is not None:
+                    raise
+                raise LaunchError(f"nothing is installed yet: {self._failure}") from error
             code = child.wait(self.config.confirm_seconds) if judges else child.wait()
             if code is None:
                 self._trial.end(confirmed=True)

@@ -42,8 +42,7 @@ def update_and_run_in_window(config: UpdaterConfig, args: Optional[Sequence[str]
     try:
         return update.updater.run(args)
     except LaunchError as error:
-        why = f"{update.error}\n\n" if update.error is not None and not shown else ""  # no network at the first start, say
-        _show_error(title or config.app or config.main_script, f"{why}{error}")
+        _show_error(title or config.app or config.main_script, str(error))
         raise
 
 

@@ -326,9 +326,13 @@ def test_a_start_without_a_server_starts_what_is_installed_at_once(site: Site, c
     assert "starting what is" in caplog.text
 
 
-def test_nothing_installed_and_no_server_is_a_launch_error(config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_nothing_installed_and_no_server_is_a_launch_error_that_says_why(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
     config.check_api_url = "http://127.0.0.1:9/check"
-    with pytest.raises(LaunchError, match="main.py"):
+    with pytest.raises(LaunchError, match="nothing is installed yet: 127.0.0.1:9 refuses connections"):
+        updater.update_and_run([])
+    site.publish("1.0.0", {"other.py": program("one")})
+    config.check_api_url = site.url
+    with pytest.raises(LaunchError, match="there is no program .*main.py"):
         updater.update_and_run([])
 
 
