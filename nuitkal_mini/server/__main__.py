@@ -144,11 +144,11 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
 
 
 def welcome(database: Database) -> None:
-    """On the first start over an empty data folder: make a user and a token, and show them this once."""
+    """On the first start over a data folder that has no user: make one, and a token, and show them this once."""
     made = auth.first_credentials(database, SHELL)
     if made:
-        print(f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}\n  token: {made.token}",
-              file=sys.stderr, flush=True)
+        token = f"\n  token: {made.token}" if made.token else ""
+        print(f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}{token}", file=sys.stderr, flush=True)
 
 
 def create_superuser(args: argparse.Namespace) -> None:

@@ -51,11 +51,11 @@ class User(NamedTuple):
 
 
 class Credentials(NamedTuple):
-    """What opens a new data folder."""
+    """What opens a new data folder; no token where somebody has made one already."""
 
     username: str
     password: str
-    token: str
+    token: Optional[str]
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -128,13 +128,14 @@ def _insert_user(db: sqlite3.Connection, name: str, stored: str, who: str) -> No
 
 
 def first_credentials(database: Database, who: str) -> Optional[Credentials]:
-    """A user and a token for a data folder where nothing has happened yet; None when something has."""
+    """A user, and a token if there is none, for a data folder without users; None where there is one (and so there will always be)."""
     with database.write() as db:
-        if db.execute("SELECT 1 FROM log").fetchone():
+        if db.execute("SELECT 1 FROM users").fetchone():
             return None
         password = secrets.token_urlsafe(12)
         _insert_user(db, "admin", hash_password(password), who)
-        return Credentials("admin", password, _insert_token(db, "first", who))
+        has_token = db.execute("SELECT 1 FROM tokens").fetchone()
+        return Credentials("admin", password, None if has_token else _insert_token(db, "first", who))
 
 
 def check_password(database: Database, name: str, password: str) -> bool:

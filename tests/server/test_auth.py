@@ -109,15 +109,18 @@ def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, m
     assert len(tried) == 2 and tried[0] == tried[1]
 
 
-def test_first_credentials_are_made_once_and_only_where_nothing_has_happened(database: Database, tmp_path: Path) -> None:
+def test_first_credentials_are_made_once(database: Database) -> None:
     made = auth.first_credentials(database, "tests")
-    assert made and auth.check_password(database, made.username, made.password) and auth.token_name(database, made.token)
+    assert made and made.token and auth.check_password(database, made.username, made.password) and auth.token_name(database, made.token)
     assert auth.first_credentials(database, "tests") is None
-    other = Database(tmp_path / "other.db")
-    auth.create_token(other, "x", "tests")
-    auth.revoke_token(other, "x", "tests")
-    assert auth.first_credentials(other, "tests") is None
-    other.close()
+
+
+def test_who_made_a_token_first_still_gets_a_user_and_who_made_a_user_nothing(database: Database) -> None:
+    auth.create_token(database, "x", "tests")
+    made = auth.first_credentials(database, "tests")
+    assert made and made.token is None and auth.check_password(database, made.username, made.password)
+    auth.revoke_token(database, "x", "tests")
+    assert auth.first_credentials(database, "tests") is None, "a folder without tokens is not a new one"
 
 
 # --- the brake
