@@ -231,7 +231,7 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
 def parse_channel(name: str) -> str:
     """The name of a channel, whether it has begun or not."""
     if not _CHANNEL.fullmatch(name):
-        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64", channel=name[:64])
+        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most 64", channel=name[:64])
     return name
 
 

@@ -84,7 +84,7 @@ TEXTS = {
     "{name!r} must be text": "{name!r} 必须是文本",
     "{name!r} must be true, 1, yes, on or false, 0, no, off": "{name!r} 必须是 true、1、yes、on 或 false、0、no、off",
     "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex": "'hashes' 必须是不超过 200,000 个小写十六进制 SHA-256 的列表",
-    "{channel!r} cannot be a channel: small letters, digits, dots, dashes, at most 64": "{channel!r} 不能作为通道名：只能用小写字母、数字、点和连字符，最多 64 个字符",
+    "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most 64": "{channel!r} 不能作为通道名：只能用小写字母、数字、点、连字符和下划线，最多 64 个字符",
     "a form must be sent as multipart/form-data": "表单必须以 multipart/form-data 发送",
     "the form broke off after {received} of {length} bytes": "表单在 {length} 字节中的第 {received} 字节处中断",
     "the form does not begin with its boundary": "表单没有以其分隔符开头",
@@ -106,6 +106,7 @@ TEXTS = {
     "channel {channel} has no active version": "通道 {channel} 没有激活的版本",
     "there is no version {version} in channel {channel}": "通道 {channel} 中没有版本 {version}",
     "version {version} exists already; publish a new version": "版本 {version} 已存在，请发布新版本",
+    "version {version} exists already; activate it, or publish a new one": "版本 {version} 已存在，请激活它或发布新版本",
     "version {version} is active; activate another one first": "版本 {version} 正处于激活状态，请先激活其他版本",
     "version {version} was deleted and can only come back with the same files; publish them as a new version":
         "版本 {version} 已被删除，只能以相同的文件恢复；请作为新版本发布",

@@ -312,7 +312,7 @@ def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Opti
     """Refuse a version that the channel has; the row it left when it was deleted."""
     earlier = _row(db, "channel = ? AND canonical = ?", channel, version.canonical)
     if earlier and earlier.deleted_at is None:
-        raise Refused("version_exists", "version {version} exists already; publish a new version", version=earlier.version)
+        raise Refused("version_exists", "version {version} exists already; activate it, or publish a new one", version=earlier.version)
     return earlier
 
 

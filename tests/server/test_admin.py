@@ -308,6 +308,7 @@ def test_a_token_is_shown_once_publishes_and_can_be_revoked(app: Application, ca
     assert call.upload("1.0", {"a": b"a"}).status == 201
     again = visitor.post("tokens/", action="create", name="builder")
     assert again.status == 400 and "already" in said(again, "error") and 'value="builder"' in again.text
+    assert visitor.post("tokens/", action="renew", name="another").status == 400, "what nobody knows makes no token"
     assert visitor.post("tokens/", action="revoke", name="builder").status == 303
     assert call.upload("1.1", {"a": b"a"}).status == 401
     assert [line for line in logged(app) if line[2] == "builder"] == [("user admin", "token_create", "builder"), ("user admin", "token_revoke", "builder")]

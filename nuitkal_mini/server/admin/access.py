@@ -49,6 +49,8 @@ def act_on_tokens(visit: Visit) -> Answer:
     if visit.action == "revoke":
         auth.revoke_token(visit.store.database, visit.field("name"), visit.who)
         return visit.redirect(visit.url("tokens/"), "revoked", name)
+    if visit.action not in ("create", ""):
+        raise Refused("bad_field", "there is no action {action!r} here", action=visit.action[:64])
     secret = auth.create_token(visit.store.database, name, visit.who)
     return show_tokens(visit, visit.html(MADE, name=name, secret=secret))
 
