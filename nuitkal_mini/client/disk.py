@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from typing import IO, Any, Callable, Iterable, Optional
 
@@ -183,8 +184,10 @@ class Held:
 
 
 def _flock(path: str, flags: int, shared: bool) -> Optional[Held]:
+    if sys.platform == "win32":
+        raise NotImplementedError  # and mypy reads no further there
     import fcntl  # flock and not lockf: a POSIX record lock is lost when any descriptor of the file is closed
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, flags, 0o644)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -210,5 +213,5 @@ def check_owned(path: str) -> None:
     found = os.lstat(path)
     if not os.path.isdir(path) or os.path.islink(path):
         raise InstallError(f"{path} is not a folder; remove it and start again")
-    if os.name == "posix" and found.st_uid != os.geteuid():
+    if sys.platform != "win32" and found.st_uid != os.geteuid():
         raise InstallError(f"{path} belongs to another user; let that user update, or remove it")

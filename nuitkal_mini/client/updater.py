@@ -430,4 +430,6 @@ def _was_rolled_back(state: State, release: Release, signed: bool) -> bool:
 
 
 def _machine() -> str:
-    return os.uname().machine if os.name == "posix" else os.environ.get("PROCESSOR_ARCHITECTURE", "")
+    if sys.platform == "win32":
+        return os.environ.get("PROCESSOR_ARCHITECTURE", "")
+    return os.uname().machine
