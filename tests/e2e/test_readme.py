@@ -73,6 +73,14 @@ def test_the_nginx_block_serves_the_api_and_packages(tmp_path: Path) -> None:
             process.wait()
 
 
+def test_the_nuitka_chapters_launcher_says_in_a_sentence_why_nothing_starts(tmp_path: Path) -> None:
+    (launcher,) = [block for block in blocks("python") if "own_folder" in block and "update_and_run" in block]
+    (tmp_path / "start.py").write_text(launcher.replace("https://updates.example.com", "http://127.0.0.1:9"))
+    subprocess.run([sys.executable, str(ROOT / "tools/vendor.py"), "nuitkal_update.py"], cwd=tmp_path, check=True)
+    done = subprocess.run([sys.executable, "start.py"], cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 1 and "My App: nothing is installed yet: " in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+…?)`", README))))
 def test_the_readme_names_tests_that_exist(name: str) -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("**/test_*.py"))
