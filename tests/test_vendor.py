@@ -37,8 +37,8 @@ def test_two_runs_write_the_same_and_check_knows_whether_they_did(one_file: Path
     assert vendor.merged(window=True).encode("utf-8") == one_file.read_bytes()
     other = one_file.with_name("other.py")
     assert vendor.main([str(other)]) == 0 and other.stat().st_size < one_file.stat().st_size
-    assert vendor.main(["--check", str(other)]) == 0 and vendor.main(["--check", "--window", str(one_file)]) == 0
-    assert vendor.main(["--check", str(one_file)]) == 1 and vendor.main(["--check", str(one_file.with_name("none.py"))]) == 1
+    assert vendor.main(["--check", str(other)]) == 0 and vendor.main(["--check", str(one_file)]) == 0
+    assert vendor.main(["--check", str(one_file.with_name("none.py"))]) == 1 and vendor.main([str(one_file / "in" / "a file")]) == 1
     other.write_bytes(other.read_bytes() + b"\n")
     assert vendor.main(["--check", str(other)]) == 1
     assert "make it again" in capsys.readouterr().err

@@ -89,17 +89,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the file is not what would be written")
     options = parser.parse_args(arguments)
     try:
-        text = merged(options.window).encode("utf-8")
+        if not options.check:
+            options.destination.write_bytes(merged(options.window).encode("utf-8"))
+            return 0
+        current = options.destination.read_bytes() in (merged(window).encode("utf-8") for window in (False, True))
     except Refused as error:
         print(f"vendor: {error}", file=sys.stderr)
         return 1
-    if not options.check:
-        options.destination.write_bytes(text)
-        return 0
-    if options.destination.is_file() and options.destination.read_bytes() == text:
-        return 0
-    print(f"vendor: {options.destination} is not what these sources make{' with --window' if options.window else ''}; make it again", file=sys.stderr)
-    return 1
+    except OSError as error:
+        print(f"vendor: {options.destination}: {error.strerror}", file=sys.stderr)
+        return 1
+    if not current:
+        print(f"vendor: {options.destination} is not what these sources make; make it again", file=sys.stderr)
+    return 0 if current else 1
 
 
 def merged(window: bool = False) -> str:
