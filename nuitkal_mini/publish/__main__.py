@@ -166,6 +166,8 @@ def _tree(arguments: argparse.Namespace, *outputs: Path) -> Tree:
 def _pack(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     beside = output.with_suffix(".json") if output.suffix.lower() == ".zip" else output.with_name(output.name + ".json")
+    if not output.parent.is_dir():
+        raise PublishError(f"{output.parent} is not a folder; make it first")
     tree = _tree(arguments, output, beside)
     wanted = None
     if arguments.server:

@@ -109,7 +109,7 @@ def test_a_wrong_call_is_exit_code_2(arguments: List[str], sentence: str) -> Non
 
 @pytest.mark.parametrize("arguments, sentence", [
     (["pack", "nowhere", "--app", "a", "--version", "1", "-o", "o.zip"], "nowhere: No such file or directory"),
-    (["pack", ".", "--app", "a", "--version", "1", "-o", "nowhere/o.zip"], "No such file or directory"),
+    (["pack", ".", "--app", "a", "--version", "1", "-o", "nowhere/o.zip"], "nowhere is not a folder; make it first"),
     (["pack", ".", "--app", "a", "--version", "1", "-o", "o.zip", "--exclude", "*"], ". has nothing to publish: it is empty, or everything in it is excluded"),
     (["pack", ".", "--app", "a", "--version", "1", "-o", "o.zip", "--server", "http://127.0.0.1:1/"], "--server needs --token, or NUITKAL_TOKEN"),
     (["upload", "main.py", "--app", "a", "--version", "1", "--server", "http://h/", "--token", "t"], "main.py: Not a directory"),
