@@ -85,9 +85,10 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-    def sync_file(self, path: str) -> None:
-        """Flush a file through a writable handle, as Windows wants it after a rename."""
+    def sync_file(self, path: str, mode: int = 0o644) -> None:
+        """Flush a file through a writable handle, as Windows wants it after a rename; `mode` is the one that its writer meant to give it."""
         with self._do("open", path, open, path, "r+b") as file:
+            self._do("chmod", path, _chmod, path, mode)
             self._do("fsync", path, os.fsync, file.fileno())
 
     def remove(self, path: str) -> None:

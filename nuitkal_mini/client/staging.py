@@ -98,7 +98,7 @@ class Staging:
             if not self._place.holds(source, entry):
                 absent.append((source, entry))
             elif entry.link is None:
-                self._place.disk.sync_file(self._place.at(source))  # whoever wrote it may have been killed before its fsync
+                self._place.disk.sync_file(self._place.at(source), int(entry.mode, 8))  # whoever wrote it may have been killed before its chmod or fsync
         for source, entry in absent:
             if entry.link is not None:
                 self._place.disk.remove(self._place.at(source))

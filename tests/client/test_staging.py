@@ -74,6 +74,14 @@ def test_what_is_staged_already_is_not_fetched_again_but_made_durable(place: Ins
     assert shop.asked == 2 and place.holds(STAGING + "/1", manifest_of(TREE).files[1])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
+def test_a_file_whose_writer_was_killed_before_its_chmod_gets_its_mode(place: Installation) -> None:
+    stage(place, TREE, Shop(package_of(TREE)))
+    os.chmod(place.at(STAGING + "/0"), 0o600)
+    stage(place, TREE, CountingShop(b""))
+    assert os.stat(place.at(STAGING + "/0")).st_mode & 0o777 == 0o644
+
+
 def test_another_manifest_begins_with_an_empty_folder(place: Installation) -> None:
     stage(place, TREE, Shop(package_of(TREE)))
     other: Tree = {"x": (b"x", "644")}
