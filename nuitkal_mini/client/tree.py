@@ -21,7 +21,7 @@ class Tree:
 
     def at(self, path: str) -> str:
         """The file system's name of a path of the tree."""
-        return os.path.join(self.folder, *path.split("/"))
+        return os.path.join(self.folder, path.replace("/", os.sep))
 
     def look(self, path: str) -> Optional[FileEntry]:
         """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there.
