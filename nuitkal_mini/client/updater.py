@@ -353,6 +353,8 @@ class ClientUpdater:
         except Problem as error:
             raise VerificationError(f"release {release.version}: {error}; nothing was installed") from error
         manifest = accepted.manifest
+        if not manifest.files:
+            raise VerificationError(f"release {release.version} has no files; nothing was installed")
         if parse(manifest.version) != release.precedence:
             raise VerificationError(f"the server offers {release.version} with the manifest of {manifest.version}; nothing was installed")
         if any(fold(entry.path).split("/")[0] == fold(self.config.version_file) for entry in manifest.files):
@@ -370,10 +372,7 @@ class ClientUpdater:
             return staged.manifest.encode("utf-8")
         from ..archive import read_tree
         with open(staging.whole_package(), "rb") as file:
-            tree = read_tree(file, "", release.version)
-        if not tree.files:
-            raise VerificationError(f"the package of {release.version} has no files; nothing was installed")
-        return dumps(tree)
+            return dumps(read_tree(file, "", release.version))
 
     def _install_staged(self, place: Installation) -> None:
         """Without a server: what was staged, complete, while the program ran is installed now."""

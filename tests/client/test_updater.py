@@ -201,6 +201,16 @@ def test_a_progress_callback_that_fails_does_not_keep_the_program_from_starting(
     assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
 
 
+@pytest.mark.parametrize("basic", [False, True], ids=["its manifest says so", "its package says so"])
+def test_a_release_without_files_does_not_take_the_program_away(basic: bool, site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    site.publish("1.0.1", {}, basic=basic)
+    with pytest.raises(VerificationError, match="1.0.1 has no files; nothing was installed"):
+        updater.update()
+    assert app_of(config) == ONE and updater.run([]) == 0 and ran(config) == ["one"]
+
+
 def test_a_package_with_another_hash_than_announced_is_not_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
     site.publish("1.0.0", ONE)
     updater.update()
