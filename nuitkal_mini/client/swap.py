@@ -121,6 +121,9 @@ class Swap(Tree):
 
 
 def disk_error(error: OSError, unnamed: str = "the disk") -> str:
-    """The file and what is wrong with it; `unnamed` where the system does not say which file."""
-    name = error.filename if error.filename is not None else unnamed
-    return f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: {error.strerror or error}"
+    """The file and what is wrong with it; `unnamed` where the system does not say which file.
+
+    Of a rename both names: one of them is the program's own, the other a number in `.update/` or `.backup/`.
+    """
+    names = [name for name in (error.filename, error.filename2) if name is not None] or [unnamed]
+    return f"{' -> '.join(os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name) for name in names)}: {error.strerror or error}"

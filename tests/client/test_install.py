@@ -434,6 +434,19 @@ def test_a_busy_file_costs_ten_seconds_of_a_transaction_in_all(place: Installati
     assert 9 < disk.clock < 11 and found(place) == ONE
 
 
+def test_the_sentence_of_a_rename_that_fails_names_the_programs_file_and_not_only_its_number_in_staging(place: Installation) -> None:
+    class Held(Unsynced):
+        def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+            if operation == "rename" and args[-1] == place.at("main.py") and "staging" in path:
+                raise PermissionError(errno.EACCES, "in use", args[0], None, args[1])  # as os.replace says it
+            return super().perform(operation, path, call, *args)
+
+    update(place, ONE, "1", FIRST)
+    with pytest.raises(InstallError, match="staging.* -> .*main.py: in use; the installed version stays"):
+        update(Installation(place.folder, "local_version.json", disk=Held()), TWO, "2", SECOND)
+    assert found(place) == ONE
+
+
 def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(place: Installation) -> None:
     class Occupied(Unsynced):
         def rmdir(self, path: str) -> None:
