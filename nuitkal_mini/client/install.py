@@ -326,7 +326,7 @@ class Installation(Swap):
         try:
             with open(self.at(path), "rb") as file:
                 return parse_journal(read_at_most(file, 2 * MAX_STATE_BYTES))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise InstallError(f"{self.at(path)} cannot be read ({error}); remove it and run update") from error

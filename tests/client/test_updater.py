@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import random
 import signal
 import subprocess
@@ -572,4 +573,12 @@ def test_a_folder_that_cannot_be_written_still_starts(site: Site, config: Update
     monkeypatch.setattr("nuitkal_mini.client.disk.os.open", read_only)
     with pytest.raises(UpdaterError, match="Read-only file system"):
         updater.update()
+    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+
+
+def test_a_file_where_the_updater_has_its_folder_does_not_stop_the_program(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+    site.publish("1.0.0", ONE)
+    updater.update()
+    shutil.rmtree(config.client_dir / ".update")
+    (config.client_dir / ".update").write_bytes(b"")
     assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
