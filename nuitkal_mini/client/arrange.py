@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Set, Tuple
 
 from ..manifest import BACKUP_FOLDER, FileEntry, fold
 from .errors import InstallError
-from .tree import IN_RELEASES, Tree, ancestors, parent_of, same
+from .tree import IN_RELEASES, Tree, ancestors, parent_of
 
 
 class Move(NamedTuple):
@@ -90,7 +90,7 @@ class _Arrangement:
         found = self._place.look(entry.path)
         if found is None or found.mode not in IN_RELEASES:
             return
-        if same(found, entry):
+        if self._place.same(found, entry):
             self._leave(entry.path, found, keep=False)
         elif fold(entry.path) in self._new:
             self._leave(entry.path, found, keep=keep)
@@ -107,10 +107,10 @@ class _Arrangement:
         if found.mode == "folder":
             self._empty(path)
             return path
-        if same(found, entry):
+        if self._place.same(found, entry):
             return ""
         listed = before is not None and before.path == path
-        if preserved(path) and not (listed and before is not None and same(found, before)):
+        if preserved(path) and not (listed and before is not None and self._place.same(found, before)):
             return self._beside(entry) if before is None or before._replace(mode="") != entry._replace(mode="") else ""
         self._leave(path, found, keep=not listed)
         return path
@@ -126,7 +126,7 @@ class _Arrangement:
             found = self._place.look(name)
             if found is None and fold(name) not in self._new:
                 return name
-            if found is not None and same(found, entry):
+            if found is not None and self._place.same(found, entry):
                 return ""
         return ""
 

@@ -6,10 +6,12 @@ import os
 import stat
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-from ..manifest import FileEntry, link_entry
+from ..manifest import UPDATE_FOLDER, FileEntry, link_entry
 
 IN_RELEASES = ("644", "755")
 SETTLED_SECONDS = 2  # FAT rounds times to that: a file touched so lately may change once more and show the same time
+# Of the updater's own files, written with mode 644, one of them is there whenever trees are compared.
+_PLAIN = (f"{UPDATE_FOLDER}/staging/manifest.json", f"{UPDATE_FOLDER}/state.json", f"{UPDATE_FOLDER}/journal.json", f"{UPDATE_FOLDER}/journal.undo")
 
 
 class Tree:
@@ -18,6 +20,7 @@ class Tree:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._digests: Dict[Tuple[str, int, int, int], str] = {}
+        self._modes: Optional[bool] = None
 
     def at(self, path: str) -> str:
         """The file system's name of a path of the tree."""
@@ -42,7 +45,7 @@ class Tree:
         return FileEntry(path, found.st_size, self._digest(full, found), "755" if found.st_mode & 0o100 else "644")
 
     def holds(self, path: str, entry: FileEntry) -> bool:
-        """Whether exactly `entry` lies at a path (Windows has no executable bits)."""
+        """Whether exactly `entry` lies at a path."""
         try:
             found = os.lstat(self.at(path))
         except OSError:
@@ -50,7 +53,19 @@ class Tree:
         if entry.link is None and found.st_size != entry.size:
             return False  # saves the hashing
         seen = self.look(path)
-        return seen is not None and seen.mode in IN_RELEASES and same(seen, entry)
+        return seen is not None and seen.mode in IN_RELEASES and self.same(seen, entry)
+
+    def same(self, found: FileEntry, entry: FileEntry) -> bool:
+        """Whether what was found is the entry, under whatever name; its mode counts where files have one."""
+        alike = found._replace(path=entry.path, mode=entry.mode) == entry
+        return alike and (found.mode == entry.mode or found.mode in IN_RELEASES and not self._has_modes())
+
+    def _has_modes(self) -> bool:
+        """False on Windows, and where every file is executable: on exFAT, FAT, NTFS, and on most shares of Windows'."""
+        if self._modes is None:
+            self._modes = os.name == "posix" and not any(
+                os.stat(self.at(path)).st_mode & 0o100 for path in _PLAIN if os.path.exists(self.at(path)))  # and not os.access, which noexec decides
+        return self._modes
 
     def stamp(self, files: Sequence[FileEntry], now: float, loose: Callable[[str], bool]) -> str:
         """A digest of what the file system says of files that need not be read for it; of `loose` ones, only that they are there.
@@ -100,11 +115,6 @@ def sha256_of(path: Union[str, os.PathLike[str]]) -> str:
     for chunk in chunks_of(path):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def same(found: FileEntry, entry: FileEntry) -> bool:
-    mode = entry.mode if os.name == "nt" and found.mode in IN_RELEASES else found.mode
-    return found._replace(path=entry.path, mode=mode) == entry
 
 
 def parent_of(path: str) -> str:

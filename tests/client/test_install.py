@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Dict, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -445,6 +445,27 @@ def test_the_sentence_of_a_rename_that_fails_names_the_programs_file_and_not_onl
     with pytest.raises(InstallError, match="staging.* -> .*main.py: in use; the installed version stays"):
         update(Installation(place.folder, "local_version.json", disk=Held()), TWO, "2", SECOND)
     assert found(place) == ONE
+
+
+@posix_only
+def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_counts_as_damaged(place: Installation) -> None:
+    class NoModes(Unsynced):
+        """exFAT, NTFS, a share of Windows': chmod succeeds and does nothing."""
+
+        def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+            return call(path, 0o755) if operation == "chmod" else super().perform(operation, path, call, *args)
+
+    def contents() -> Dict[str, object]:
+        return {path: item[0] for path, item in found(place).items()}
+
+    drive = Installation(place.folder, "local_version.json", disk=NoModes())
+    update(drive, ONE, "1", FIRST)
+    assert contents() == {path: item[0] for path, item in ONE.items()} and not drive.damaged(drive.installed())
+    update(drive, TWO, "2", SECOND)
+    assert contents() == {path: item[0] for path, item in TWO.items()} and not drive.damaged(drive.installed())
+    assert drive.rollback(THIRD, "asked for").version == "1" and not drive.damaged(drive.installed())
+    Path(place.at("main.py")).write_bytes(b"x")
+    assert [entry.path for entry in drive.damaged(drive.installed())] == ["main.py"]
 
 
 def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(place: Installation) -> None:
