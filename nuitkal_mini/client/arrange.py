@@ -69,6 +69,8 @@ class _Arrangement:
             target = self._target(entry, preserved)
             if target:
                 into.append(Move(source_of(entry), target, entry))
+        if into or self._out:
+            self._check_folder("")
         for folder in [folder for move in into for folder in ancestors(move.target)]:
             self._clear_way(folder)
         self._drop_what_empties({folder for entry in new for folder in ancestors(entry.path)})
@@ -147,7 +149,7 @@ class _Arrangement:
         """The folders that the old release had and the new one has not go, if nothing but cached bytecode stays in them."""
         left = {move.source for move in self._out.values() if move.target.startswith(BACKUP_FOLDER + "/")}
         for folder in {folder for path in left for folder in ancestors(path)}:
-            self._check_file_system(folder)
+            self._check_folder(folder)
             if folder not in needed:
                 self._drop.add(folder)
         for folder in list(self._drop):
@@ -164,9 +166,13 @@ class _Arrangement:
                 if name.startswith(stem + dot) and name.endswith(".pyc"):
                     yield f"{folder}/{name}"
 
-    def _check_file_system(self, folder: str) -> None:
-        if os.lstat(self._place.at(folder)).st_dev != os.stat(self._place.folder).st_dev:
-            raise InstallError(f"{self._place.at(folder)} lies on another file system; make it a plain folder and update again")
+    def _check_folder(self, folder: str) -> None:
+        """A folder that gains or loses a name must let us, and by a rename."""
+        full = self._place.at(folder) if folder else self._place.folder
+        if os.lstat(full).st_dev != os.stat(self._place.folder).st_dev:
+            raise InstallError(f"{full} lies on another file system; make it a plain folder and update again")
+        if not os.access(full, os.W_OK | os.X_OK):
+            raise InstallError(f"{full} may not be changed by this user: Permission denied; let its owner update, or give write access")
 
     def _clear_way(self, folder: str) -> None:
         """Every folder above a new file is a real one on this file system, or will be made."""
@@ -177,7 +183,7 @@ class _Arrangement:
         if found is None or self._is_leaving(folder):
             self._make.add(folder)
         elif found.mode == "folder":
-            self._check_file_system(folder)
+            self._check_folder(folder)
         elif found.link is not None or found.mode == "special":
             raise InstallError(f"{self._place.at(folder)} is a link or special file where the program has a folder; remove it and update again")
         else:

@@ -172,6 +172,17 @@ def test_in_a_folder_that_is_read_only_what_is_installed_starts_and_an_update_sa
     lives(site, app)
 
 
+@pytest.mark.parametrize("folder", ["", "lib"])
+def test_a_folder_that_may_not_be_changed_is_named_before_anything_is_fetched(site: Site, tmp_path: Path, folder: str) -> None:
+    first_installed(site, tmp_path / "app")
+    site.requests()
+    with mode(tmp_path / "app" / folder, 0o555):
+        done = client(site, tmp_path / "app", "update", before=without_root())
+    assert done.returncode == 1 and f"{tmp_path / 'app' / folder} may not be changed" in done.stderr
+    assert not any(path.endswith(".zip") for path in site.requests())
+    lives(site, tmp_path / "app")
+
+
 # --- networks ---------------------------------------------------------------------------------------
 
 def test_without_any_network_what_is_installed_starts_at_once(site: Site, tmp_path: Path) -> None:
