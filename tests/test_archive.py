@@ -597,6 +597,7 @@ def hostile_directories() -> Dict[str, Callable[[], bytes]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", hostile_directories().values(), ids=hostile_directories().keys())
 def test_hostile_directories_cost_seconds_and_megabytes_only(make: Callable[[], bytes]) -> None:
     data = make()

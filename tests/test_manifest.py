@@ -278,6 +278,7 @@ def hostile_trees() -> Dict[str, Tuple[bytes, str]]:
     }
 
 
+@pytest.mark.slow
 def test_hostile_manifests_cost_seconds_and_megabytes_only() -> None:
     for name, (data, sentence) in hostile_trees().items():
         before = peak_kilobytes()

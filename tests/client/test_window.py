@@ -146,6 +146,7 @@ def test_cancel_starts_the_installed_version_and_the_next_start_updates(site: Si
 
 
 @posix_only
+@pytest.mark.slow
 def test_closing_the_window_while_a_connection_hangs_does_not_wait_for_it(site: Site, display: str, tmp_path: Path) -> None:
     install_first(site, tmp_path / "app")
     plain = site.origin.answer

@@ -61,7 +61,7 @@ def update(server: RunningServer, folder: Path) -> str:
     return (folder / "main.py").read_text()
 
 
-@pytest.mark.parametrize("scripts", [True, False], ids=["with the script", "without any script"])
+@pytest.mark.parametrize("scripts", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["with the script", "without any script"])
 def test_an_operator_does_the_whole_job_in_a_browser(server: RunningServer, tmp_path: Path, scripts: bool) -> None:
     for version in ("1.0.0", "1.1.0"):
         (tmp_path / f"{version}.zip").write_bytes(make_zip({"main.py": f"print({version!r})".encode(), "data/same.txt": b"same"}))
