@@ -420,7 +420,7 @@ def folded(log: Tuple[Op, ...]) -> List[Op]:
         elif op.kind == "write":
             written = ops[begun[op.path]]
             ops[begun[op.path]] = written._replace(data=written.data + op.data)
-        elif op.kind == "chmod":
+        elif op.kind == "chmod" and op.path in begun:
             ops[begun[op.path]] = ops[begun[op.path]]._replace(target=op.data.decode())
         else:
             ops.append(op)
@@ -444,6 +444,8 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
         elif op.kind == "file":
             contents = (DONE,) if synced.get(op.path, -1) > index else (DONE, HALF, EMPTY)
             found.append(contents if is_kept(index, op.path) else (*contents, LOST))
+        elif op.kind == "chmod":  # of a file that somebody wrote before
+            found.append((DONE,) if synced.get(op.path, -1) > index else (DONE, LOST))
         elif op.kind == "rename" and os.path.dirname(op.path) != os.path.dirname(op.target):
             arrived, left = is_kept(index, op.target), is_kept(index, op.path)
             found.append((DONE, BOTH, LOST) if not arrived else (DONE, BOTH) if not left else (DONE,))
@@ -475,6 +477,11 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
     names: Dict[str, Optional[int]] = {node.path: node.number if node.kind != "dir" else None for node in start}
     truth = dict(names)  # had nothing been lost
     for number, (op, fate) in enumerate(zip(ops, chosen), 10**6):
+        if op.kind == "chmod":
+            file = names.get(op.path)
+            if fate != LOST and file is not None and file == truth.get(op.path):
+                files[file] = files[file]._replace(mode=int(op.data, 8))
+            continue
         content = {HALF: op.data[:len(op.data) // 2], EMPTY: b""}.get(fate, op.data)
         files[number] = Node("", "link", os.fsencode(op.target)) if op.kind == "symlink" else Node("", "file", content, int(op.target, 8) if op.kind == "file" else 0)
         if fate != LOST and names.get(op.path) == truth.get(op.path):  # else it was done to a file that has not come there
