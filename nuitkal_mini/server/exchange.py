@@ -19,6 +19,7 @@ from .wsgi import refusal
 
 IDLE_SECONDS = 60.0        # between two requests; proxies keep their side open as long (nginx: 60)
 HEAD_SECONDS = 10.0        # from the first byte of a request to the end of its head; also for a TLS handshake
+STAY_SECONDS = 0.002       # of a worker with its connection: to hand it back and get it again takes longer than a small request
 IO_SECONDS = 30.0          # without any progress in a body or a response; a block needs 9 kB/s then
 LINGER_SECONDS = 5.0       # for a client to read a refusal while it is still sending
 DRAIN_BYTES = 64 * 1024    # of a body that the app left unread: cheaper than a new connection
@@ -43,29 +44,35 @@ class Connection:
         self._ahead = b""
 
     def wait_for_request(self) -> None:
-        self.sock.settimeout(0)
-        self.deadline = time.monotonic() + IDLE_SECONDS
         self._ahead = self._ahead.lstrip(b"\r\n")    # RFC 9112, 2.2: empty lines before a request
+        self.deadline = time.monotonic() + (HEAD_SECONDS if self._ahead else IDLE_SECONDS)
 
     def has_head(self) -> bool:
         """Whether there is a whole head, or too much for one."""
         return HEAD_END in self._ahead or len(self._ahead) > MAX_HEAD_BYTES
 
-    def fill(self) -> bool:
-        """Read ahead without waiting, up to a whole head; False when the client has gone."""
+    def fill(self, wait_seconds: float = 0.0) -> bool:
+        """Read ahead, up to a whole head, and wait for no more than its beginning; False when the client has gone."""
         try:
             while not self.has_head():
+                self.sock.settimeout(wait_seconds)
+                wait_seconds = 0.0
                 piece = self.sock.recv(16 * 1024)
                 if not piece:
                     return False
                 if not self._ahead:
                     self.deadline = min(self.deadline, time.monotonic() + HEAD_SECONDS)
                 self._ahead = (self._ahead + piece).lstrip(b"\r\n")
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return True
         except OSError:
             return False
         return True
+
+    def is_followed(self) -> bool:
+        """Whether the next request is there already, or within STAY_SECONDS."""
+        self.wait_for_request()
+        return self.fill(STAY_SECONDS) and self.has_head()
 
     def take_head(self) -> bytes:
         """The head that is there; from here on the connection may wait for its client."""

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("nuitkal_mini.server.access")
 
 MAX_CONNECTIONS = 400    # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
+MAX_STAYING = 32         # workers that stay with a busy connection: many threads at once wait for each other
 BACKLOG = 1024           # connections that the system completes before we take them
 
 
@@ -219,6 +220,8 @@ class Server:
         while connection is not None:
             try:
                 self._serve(connection)
+                while self._may_stay(connection) and connection.is_followed():
+                    self._serve(connection)
             except ClientGone as error:
                 logger.debug("%s", error)
                 connection.close()
@@ -231,6 +234,9 @@ class Server:
             self._free_workers.release()
             self._wake()
             connection = self._ready.get()
+
+    def _may_stay(self, connection: Connection) -> bool:
+        return connection.is_open and self._shutdown_deadline is None and len(self._busy) <= MAX_STAYING
 
     def _serve(self, connection: Connection) -> None:
         """One request and its response; afterwards the connection is closed, or ready for the next one."""

@@ -429,6 +429,14 @@ def test_a_silent_client_is_let_go(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("begun", [b"GET /", b"GET / HTTP/1.1\r\n"])
+def test_who_sends_half_a_request_behind_a_whole_one_is_let_go_too(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.1)
+    with serving(echo) as server, Client(server) as client:
+        client.send(GET % b"/" + begun)
+        assert client.reply().status == 200 and client.is_closed()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /", GET % b"/x", POST % (b"/x", 100) + b"cut off", POST % (b"/unread", 100) + b"cut off"])
 def test_a_client_that_goes_away_is_no_error(server: Server, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):    # a goodbye, and a reset
