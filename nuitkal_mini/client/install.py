@@ -34,6 +34,7 @@ DOWNLOAD = UPDATE_FOLDER + "/download"
 _JOURNAL = UPDATE_FOLDER + "/journal.json"
 _UNDO = UPDATE_FOLDER + "/journal.undo"
 _NEXT = UPDATE_FOLDER + "/next.json"
+_STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
 _KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", "journal.undo"])
 _WINDOWS_PATH = 259  # characters, without the switch for long paths that no locked-down machine has set
@@ -162,6 +163,14 @@ class Installation(Swap):
             self._write_copy(state)
         except OSError as error:
             raise InstallError(f"{disk_error(error)}; the version file could not be written") from error
+
+    def stage(self, state: State) -> None:
+        """Keep what is staged, complete, for a start that finds nobody running the program."""
+        self._write_state(_STAGED, state)
+
+    def staged(self) -> Optional[State]:
+        """What `stage` kept; None when nothing is."""
+        return read_state(self.at(_STAGED))
 
     def pending(self) -> bool:
         """Whether the app is between two versions; of one that is committed, only the cleaning up may be left."""

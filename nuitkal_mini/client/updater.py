@@ -22,7 +22,7 @@ from .install import STAGING, Installation
 from .journal import new_identifier
 from .launch import load_ahead, occupy_standard_streams, run, start
 from .release import MAX_CHECK_BYTES, Release, parse_release
-from .state import State, dump_state, load_state
+from .state import State
 from .tree import IN_RELEASES
 from .trial import Trial
 from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, offered_time, platform_name, with_keys
@@ -196,7 +196,7 @@ class ClientUpdater:
                 raise InstallError(f"{state.version} is installed in {place.folder} already; there is nothing to adopt")
             release = self._ask(state)
             staging = self._staging(place, release)
-            accepted, _ = self._accept(release, self._trust(state), staging)
+            accepted, _ = self._accept(place, release, self._trust(state), staging)
             found = [place.look(entry.path) for entry in accepted.manifest.files]
             files = tuple(entry for entry in found if entry is not None and entry.mode in IN_RELEASES)
             version = state.version if state else "0"
@@ -303,7 +303,7 @@ class ClientUpdater:
             logger.warning("%s was rolled back here before; staying with %s until the server offers another", release.version, state.version)
             return False
         staging = self._staging(place, release)
-        accepted, text = self._accept(release, trust, staging)
+        accepted, text = self._accept(place, release, trust, staging)
         identifier = new_identifier()
         return self._bring(place, staging, accepted.manifest, State(
             version=accepted.manifest.version if trust.keys else release.version, id=identifier, backup=identifier if state else "",
@@ -339,7 +339,7 @@ class ClientUpdater:
         from .staging import Package, Staging
         return Staging(place, self._transport(), Package(release.download_url, release.file_hash, release.file_size), self._progress)
 
-    def _accept(self, release: Release, trust: Trust, staging: Staging) -> Tuple[Accepted, bytes]:
+    def _accept(self, place: Installation, release: Release, trust: Trust, staging: Staging) -> Tuple[Accepted, bytes]:
         """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
             if release.manifest_url:
@@ -347,7 +347,7 @@ class ClientUpdater:
             elif trust.keys:
                 raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
             else:
-                text = self._manifest_of_package(release, staging)
+                text = self._manifest_of_package(place, release, staging)
             accepted = accept(text, release.signature, trust, app=self.config.app, now=time.time(),
                               floor=self.config.minimum_version or "", downgrade=self.config.allow_downgrade is True)
         except Problem as error:
@@ -364,10 +364,10 @@ class ClientUpdater:
             staging.open(text)
         return accepted, text
 
-    def _manifest_of_package(self, release: Release, staging: Staging) -> bytes:
+    def _manifest_of_package(self, place: Installation, release: Release, staging: Staging) -> bytes:
         """The package's tree; a package that was staged while the program ran is not fetched again for it."""
         staging.open(f"{release.version} {release.file_hash}".encode())
-        staged = load_state(self._workplace.look().at(STAGING), "next.json")
+        staged = place.staged()
         if staged is not None:
             return staged.manifest.encode("utf-8")
         from ..archive import read_tree
@@ -376,7 +376,7 @@ class ClientUpdater:
 
     def _install_staged(self, place: Installation) -> None:
         """Without a server: what was staged, complete, while the program ran is installed now."""
-        state, installed = load_state(place.at(STAGING), "next.json"), place.state()
+        state, installed = place.staged(), place.state()
         manifest = state.tree() if state else None
         if state is None or manifest is None or installed is None:
             return
@@ -402,7 +402,7 @@ class ClientUpdater:
             logger.info("%s is downloaded and verified, %.1f kB travelled", state.version, staging.fetched / 1e3)
         held = self._workplace.stand_still(place)
         if held is None:
-            place.disk.write(place.at(STAGING + "/next.json"), [dump_state(state)])
+            place.stage(state)
             logger.info("the program is running; %s will be installed at the next start", state.version)
             return False
         with held:
