@@ -14,6 +14,7 @@ then is anything deleted. The journal ends in `.backup/<id>/`, where it tells a 
 """
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from typing import Callable, Iterable, List, Optional, Sequence, Tuple
@@ -25,7 +26,7 @@ from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
 from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
 from .swap import Swap, disk_error
-from .tree import IN_RELEASES, parent_of
+from .tree import IN_RELEASES, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ _NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
 _KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", "journal.undo"])
+SETTLED_SECONDS = 2  # FAT rounds times to that: a file touched so lately may change once more and show the same time
 _WINDOWS_PATH = 259  # characters, without the switch for long paths that no locked-down machine has set
 
 
@@ -57,11 +59,32 @@ class Installation(Swap):
     def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
         """The files that are missing or not as they were installed; edited `preserve`d ones are as they should be."""
         return [entry for entry in files
-                if not self.holds(entry.path, entry) and not (self.preserved(entry.path) and self.look(entry.path))]
+                if not self.holds(entry.path, entry) and not (self._preserved(entry.path) and self.look(entry.path))]
+
+    def stamp(self, files: Sequence[FileEntry], now: float) -> str:
+        """A digest of what the file system says of files that need not be read for it; of `preserve`d ones, only that they are there.
+
+        Empty when one is not there, or was touched so lately (`now` is in seconds since 1970) that its next change might not show.
+        """
+        seen: List[Tuple[object, ...]] = []
+        for entry in files:
+            try:
+                found = os.lstat(self.at(entry.path))
+            except OSError:
+                return ""
+            if self._preserved(entry.path):
+                seen.append((entry.path,))
+                continue
+            if min(abs(now - found.st_mtime), abs(now - found.st_ctime)) < SETTLED_SECONDS:
+                return ""
+            seen.append((entry.path, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+        if any(os.path.islink(self.at(folder)) for folder in {folder for entry in files for folder in ancestors(entry.path)}):
+            return ""
+        return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
     def arrange(self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]) -> Changes:
         """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
-        return arrange(self, self.installed(), new, identifier, source_of, self.preserved)
+        return arrange(self, self.installed(), new, identifier, source_of, self._preserved)
 
     def install(self, changes: Changes, state: State) -> None:
         """Make the changes, as one transaction, and `state` the installed one.
@@ -110,13 +133,12 @@ class Installation(Swap):
                                       bad=(state.version, state.package))
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
-            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self.preserved), before)
+            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self._preserved), before)
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
 
-    def preserved(self, path: str) -> bool:
-        """Whether local edits of a file survive."""
+    def _preserved(self, path: str) -> bool:
         from fnmatch import fnmatchcase
         return any(fnmatchcase(path, pattern) for pattern in self._preserve)
 

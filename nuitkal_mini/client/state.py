@@ -31,7 +31,7 @@ class State(NamedTuple):
     package: str = ""  # SHA-256 of the package, as check/ said
     bad: Tuple[str, ...] = ()  # (version, package) that was rolled back and stays away until the server changes it
     trial: int = -1  # starts of a release that has not confirmed itself; -1: none is on trial
-    stamp: str = ""  # of the files (`Tree.stamp`) when all were last found whole
+    stamp: str = ""  # of the files (`Installation.stamp`) when all were last found whole
     trust: Trust = Trust()  # what no update and no rollback takes back
 
     def tree(self) -> Optional[Manifest]:

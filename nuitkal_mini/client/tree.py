@@ -4,12 +4,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 from ..manifest import UPDATE_FOLDER, FileEntry, link_entry
 
 IN_RELEASES = ("644", "755")
-SETTLED_SECONDS = 2  # FAT rounds times to that: a file touched so lately may change once more and show the same time
 # Of the updater's own files, written with mode 644, one of them is there whenever trees are compared.
 _PLAIN = (f"{UPDATE_FOLDER}/staging/manifest.json", f"{UPDATE_FOLDER}/state.json", f"{UPDATE_FOLDER}/journal.json", f"{UPDATE_FOLDER}/journal.undo")
 
@@ -66,27 +65,6 @@ class Tree:
             self._modes = os.name == "posix" and not any(
                 os.stat(self.at(path)).st_mode & 0o100 for path in _PLAIN if os.path.exists(self.at(path)))  # and not os.access, which noexec decides
         return self._modes
-
-    def stamp(self, files: Sequence[FileEntry], now: float, loose: Callable[[str], bool]) -> str:
-        """A digest of what the file system says of files that need not be read for it; of `loose` ones, only that they are there.
-
-        Empty when one is not there, or was touched so lately (`now` is in seconds since 1970) that its next change might not show.
-        """
-        seen: List[Tuple[object, ...]] = []
-        for entry in files:
-            try:
-                found = os.lstat(self.at(entry.path))
-            except OSError:
-                return ""
-            if loose(entry.path):
-                seen.append((entry.path,))
-                continue
-            if min(abs(now - found.st_mtime), abs(now - found.st_ctime)) < SETTLED_SECONDS:
-                return ""
-            seen.append((entry.path, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
-        if any(os.path.islink(self.at(folder)) for folder in {folder for entry in files for folder in ancestors(entry.path)}):
-            return ""
-        return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
     def is_one_file(self, path: str, other: str) -> bool:
         """Whether two names lead to one file."""

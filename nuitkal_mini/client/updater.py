@@ -312,7 +312,7 @@ class ClientUpdater:
     def _repair(self, place: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
         manifest = state.tree()
-        stamp = place.stamp(manifest.files, time.time(), place.preserved) if manifest else ""
+        stamp = place.stamp(manifest.files, time.time()) if manifest else ""
         is_known = stamp and stamp == state.stamp  # 2 ms for 300 files of 900 MB; to read them takes 1 s from memory
         damaged = place.damaged(manifest.files) if manifest and not is_known else []
         if manifest is None or not damaged:

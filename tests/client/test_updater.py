@@ -17,7 +17,8 @@ import pytest
 from nuitkal_mini import (CheckError, ClientUpdater, InstallError, LaunchError, RollbackError, UpdaterConfig, UpdaterError,
                           VerificationError)
 from nuitkal_mini.client.disk import Disk, Lock
-from nuitkal_mini.client.tree import SETTLED_SECONDS, Tree as Folder
+from nuitkal_mini.client.install import SETTLED_SECONDS
+from nuitkal_mini.client.tree import Tree as Folder
 from nuitkal_mini.client.trial import Trial
 
 from ..trees import Tree, here, read_tree
