@@ -52,6 +52,11 @@ def method_not_allowed(method: str, allowed: str) -> Refused:
                    headers=(("Allow", allowed),), method=method, allowed=allowed)
 
 
+def no_such_action(action: str) -> Refused:
+    """For a form's button that the page does not have."""
+    return Refused("bad_field", "there is no action {action!r} here", action=action[:64])
+
+
 def disk_full() -> Refused:
     """The one sentence for a full disk, wherever it shows."""
     return Refused("disk_full", "the server's disk is full; nothing was stored")

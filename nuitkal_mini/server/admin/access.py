@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from .. import auth
 from ..auth import AuthProblem
-from ..refused import Refused
+from ..refused import no_such_action
 from ..wsgi import Answer
 from .markup import Html, join
 from .visit import Visit
@@ -50,7 +50,7 @@ def act_on_tokens(visit: Visit) -> Answer:
         auth.revoke_token(visit.store.database, visit.field("name"), visit.who)
         return visit.redirect(visit.url("tokens/"), "revoked", name)
     if visit.action not in ("create", ""):
-        raise Refused("bad_field", "there is no action {action!r} here", action=visit.action[:64])
+        raise no_such_action(visit.action)
     secret = auth.create_token(visit.store.database, name, visit.who)
     return show_tokens(visit, visit.html(MADE, name=name, secret=secret))
 
@@ -80,5 +80,5 @@ def act_on_users(visit: Visit) -> Answer:
     elif visit.action in ("enable", "disable"):
         auth.set_enabled(database, name, visit.action == "enable", visit.who)
     else:
-        raise Refused("bad_field", "there is no action {action!r} here", action=visit.action[:64])
+        raise no_such_action(visit.action)
     return visit.redirect(visit.url("users/"), "user_changed", name)

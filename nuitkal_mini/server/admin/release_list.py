@@ -7,7 +7,7 @@ from ...minisign import key_name, parse_signature
 from ...semver import parse
 from .. import fleet, releases
 from ..api import BASE
-from ..refused import Refused
+from ..refused import no_such_action
 from ..releases import STABLE, Release
 from ..wsgi import Answer, base_url
 from .markup import Html, join
@@ -70,7 +70,7 @@ def act(visit: Visit) -> Answer:
 def switch(visit: Visit, version: str) -> str:
     """Activate or deactivate a release as the button said; the notice of what has happened."""
     if visit.action not in ("activate", "deactivate"):
-        raise Refused("bad_field", "there is no action {action!r} here", action=visit.action[:64])
+        raise no_such_action(visit.action)
     with visit.store.database.read() as db:
         earlier = releases.active(db, visit.channel)
     if visit.action == "deactivate":

@@ -27,7 +27,7 @@ from .visit import BASE, LANGUAGE_COOKIE, LOCALES, Visit
 from . import upload as uploading
 
 SESSION_COOKIE = "nuitkal_session"
-MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog's megabyte and a signature
+MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog, URL-encoded, and a signature
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 YEAR_SECONDS = 365 * 24 * 3600
 
