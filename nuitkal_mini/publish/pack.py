@@ -52,11 +52,13 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
             for entry in entries:
                 ahead.append(pool.submit(_deflate, tree, entry))
                 if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result()
+                    yield ahead[0].result()
+                    ahead.popleft()
             while ahead:
-                yield ahead.popleft().result()
+                yield ahead[0].result()
+                ahead.popleft()
         finally:
-            for unwanted in ahead:  # an error or Ctrl-C came first
+            for unwanted in ahead:  # an error or Ctrl-C came first; the one that was waited for is among them
                 unwanted.cancel()
                 unwanted.add_done_callback(_close)
 

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Container, Optional
+from tempfile import SpooledTemporaryFile
+from typing import IO, Container, List, Optional
 
 import pytest
 
@@ -62,6 +65,34 @@ def test_threads_give_the_same_bytes_as_one_after_the_other(program: Path) -> No
             writer.add(entry, source)
     writer.close()
     assert package(tree) == out.getvalue()
+
+
+@pytest.mark.parametrize("interrupted", range(1, 8))
+def test_ctrl_c_while_a_result_is_waited_for_leaves_no_file_open(program: Path, monkeypatch: pytest.MonkeyPatch, interrupted: int) -> None:
+    opened: List[IO[bytes]] = []
+    calls = itertools.count(1)
+    wait = Future.result
+
+    def open_temporary(size: int) -> IO[bytes]:
+        opened.append(SpooledTemporaryFile(size))
+        return opened[-1]
+
+    def result(future: Future[object]) -> object:
+        found = wait(future)
+        if next(calls) == interrupted:
+            raise KeyboardInterrupt
+        return found
+
+    for number in range(7):
+        write(program, f"many/{number}", b"%d" % number)
+    tree = read_tree(program, "app", "1.0.0")
+    monkeypatch.setattr(pack, "SpooledTemporaryFile", open_temporary)
+    monkeypatch.setattr(pack, "workers", lambda: ThreadPoolExecutor(2))  # which waits for its threads
+    monkeypatch.setattr(pack, "_AHEAD", 2)
+    monkeypatch.setattr(Future, "result", result)
+    with pytest.raises(KeyboardInterrupt):
+        write_package(tree, io.BytesIO())
+    assert opened and all(file.closed for file in opened)
 
 
 def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
