@@ -19,11 +19,12 @@ from .wsgi import refusal
 
 IDLE_SECONDS = 60.0        # between two requests; proxies keep their side open as long (nginx: 60)
 HEAD_SECONDS = 10.0        # from the first byte of a request to the end of its head; also for a TLS handshake
-STAY_SECONDS = 0.002       # of a worker with its connection: to hand it back and get it again takes longer than a small request
 IO_SECONDS = 30.0          # without any progress in a body or a response; a block needs 9 kB/s then
 LINGER_SECONDS = 5.0       # for a client to read a refusal while it is still sending
 DRAIN_BYTES = 64 * 1024    # of a body that the app left unread: cheaper than a new connection
 BLOCK_BYTES = 256 * 1024
+MAX_PIECES = 4             # of a head that are read at once
+BUFFER_BYTES = 16 * 1024   # of a response, which a system takes off our hands without a client that reads
 
 
 class ClientGone(ConnectionError):
@@ -31,9 +32,9 @@ class ClientGone(ConnectionError):
 
 
 class Connection:
-    """A client's socket, and what it has sent ahead. Owned by the watching thread or by one worker, never by both."""
+    """A client's socket, and what it has sent ahead. `before_waiting` is called where its client may keep us waiting."""
 
-    def __init__(self, sock: socket.socket, peer: str, needs_handshake: bool) -> None:
+    def __init__(self, sock: socket.socket, peer: str, needs_handshake: bool, before_waiting: Callable[[Connection], None]) -> None:
         self.sock = sock
         self.peer = peer
         self.client = peer    # the same, or whom a trusted proxy names
@@ -42,6 +43,7 @@ class Connection:
         self.is_broken = False
         self.deadline = time.monotonic() + HEAD_SECONDS
         self._ahead = b""
+        self._before_waiting = before_waiting
 
     def wait_for_request(self) -> None:
         self._ahead = self._ahead.lstrip(b"\r\n")    # RFC 9112, 2.2: empty lines before a request
@@ -51,28 +53,28 @@ class Connection:
         """Whether there is a whole head, or too much for one."""
         return HEAD_END in self._ahead or len(self._ahead) > MAX_HEAD_BYTES
 
-    def fill(self, wait_seconds: float = 0.0) -> bool:
-        """Read ahead, up to a whole head, and wait for no more than its beginning; False when the client has gone."""
+    def fill(self) -> bool:
+        """Read ahead without waiting, up to a whole head; False when the client has gone.
+
+        Some pieces at most, so that who sends line feeds for ever keeps nobody waiting. A piece takes a whole TLS record:
+        nothing is left that a selector does not see.
+        """
         try:
-            while not self.has_head():
-                self.sock.settimeout(wait_seconds)
-                wait_seconds = 0.0
+            self.sock.settimeout(0)
+            for _ in range(MAX_PIECES):
+                if self.has_head():
+                    break
                 piece = self.sock.recv(16 * 1024)
                 if not piece:
                     return False
                 if not self._ahead:
                     self.deadline = min(self.deadline, time.monotonic() + HEAD_SECONDS)
                 self._ahead = (self._ahead + piece).lstrip(b"\r\n")
-        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return True
         except OSError:
             return False
         return True
-
-    def is_followed(self) -> bool:
-        """Whether the next request is there already, or within STAY_SECONDS."""
-        self.wait_for_request()
-        return self.fill(STAY_SECONDS) and self.has_head()
 
     def take_head(self) -> bytes:
         """The head that is there; from here on the connection may wait for its client."""
@@ -87,12 +89,15 @@ class Connection:
             count = min(len(buffer), len(self._ahead))
             buffer[:count], self._ahead = self._ahead[:count], self._ahead[count:]
             return count
+        self._before_waiting(self)
         try:
             return self.sock.recv_into(buffer)
         except OSError as error:
             raise self._gone() from error
 
     def send(self, content: bytes) -> None:
+        if len(content) > BUFFER_BYTES:
+            self._before_waiting(self)
         try:
             for start in range(0, len(content), BLOCK_BYTES):    # sendall's timeout is for all that it is given
                 self.sock.sendall(memoryview(content)[start:start + BLOCK_BYTES])
@@ -100,6 +105,7 @@ class Connection:
             raise self._gone() from error
 
     def send_file(self, stream: IO[bytes], count: int) -> int:
+        self._before_waiting(self)
         try:
             return self.sock.sendfile(stream, stream.tell(), count)
         except OSError as error:
@@ -111,6 +117,7 @@ class Connection:
 
     def shake_hands(self) -> None:
         """The server's part of the TLS handshake."""
+        self._before_waiting(self)
         self.sock.settimeout(HEAD_SECONDS)
         try:
             self.sock.do_handshake()  # type: ignore[attr-defined]
@@ -124,6 +131,7 @@ class Connection:
 
     def close_gently(self) -> None:
         """Close after reading what still comes: unread bytes would reset the connection and take our response with them."""
+        self._before_waiting(self)
         try:
             self.sock.shutdown(socket.SHUT_WR)
             end = time.monotonic() + LINGER_SECONDS

@@ -1,9 +1,11 @@
 """The HTTP/1.1 server that runs the WSGI app: `Server(app, host, port).serve_forever()`.
 
-One thread watches all connections that wait for a request and reads heads without ever waiting for anybody; a
-connection with a complete head goes to a worker thread, which runs the app, sends the response in one write and gives the connection
-back. So idle and slow clients cost no thread, and nobody waits behind them; a slow upload or download costs one thread.
-There are never more threads than connections, and of those never more than MAX_CONNECTIONS.
+Leader and followers (Schmidt et al., Pattern-Oriented Software Architecture 2): one thread at a time leads. It watches
+all connections that wait for a request, reads heads without ever waiting for anybody, and serves a complete request
+itself, with one write. Before it may have to wait for a client it gives up the lead, and when a request takes the app longer
+than LATE_SECONDS the lead is taken from it: another thread goes on then, a new one when none is free. So small requests cost no
+change of threads, idle and slow clients cost no thread, nobody waits behind them, and a slow upload or download costs one thread.
+There are never more threads than connections and a leader, and never more connections than MAX_CONNECTIONS.
 
 A client that breaks off is no error: nothing is logged above DEBUG, unless the app fails by itself.
 """
@@ -22,7 +24,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import Any, Deque, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
 from wsgiref.util import FileWrapper
 
 from .exchange import BLOCK_BYTES, Body, ClientGone, Connection, Response
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("nuitkal_mini.server.access")
 
 MAX_CONNECTIONS = 400    # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
-MAX_STAYING = 32         # workers that stay with a busy connection: many threads at once wait for each other
+LATE_SECONDS = 0.005     # of a request, after which the leader is replaced: the time after which Python itself changes threads
 BACKLOG = 1024           # connections that the system completes before we take them
 
 
@@ -59,28 +61,43 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
+        # The leader's:
         self._waiting: Dict[Connection, None] = {}    # watched by the selector; the one that waits longest stands first
-        self._busy: Set[Connection] = set()           # with a worker
-        self._ready: queue.SimpleQueue[Optional[Connection]] = queue.SimpleQueue()    # to the workers
-        self._returned: Deque[Connection] = deque()                                   # and back
-        self._free_workers = threading.Semaphore(0)
-        self._workers = 0
+        self._busy: Set[Connection] = set()           # being served
+        self._events: Deque[Callable[[], Any]] = deque()    # what has happened and is not yet seen to
         self._is_accepting = False
         self._next_check = 0.0
+        # Everybody's:
+        self._returned: Deque[Connection] = deque()   # served
+        self._lead = threading.Semaphore(0)           # whoever acquires it leads
+        self._leader = 0                              # which thread that is; 0: it has just given up the lead
+        self._serving: Optional[Connection] = None    # by the leader, since:
+        self._serving_since = 0.0
+        self._lock = threading.Lock()                 # of who leads, and serves what
+        self._begun: queue.SimpleQueue[None] = queue.SimpleQueue()    # tells that something is served
+        self._followers = threading.Semaphore(0)      # as many as wait for the lead
+        self._failure: Optional[Exception] = None
         self._shutdown_deadline: Optional[float] = None
 
     def serve_forever(self) -> None:
         """Answer requests until `shutdown`; returns when the last response is out or the time of grace is over."""
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.settimeout(0)
-        self._selector.register(self._wake_receiver, selectors.EVENT_READ, self._take_back)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, partial(self._wake_receiver.recv, 4096))
         self._accept_again()
+        self._lead.release()
+        self._start_worker()
         while self._shutdown_deadline is None:
-            self._turn(timeout=1.0)
+            self._look_after_the_leader()
+        while not self._lead.acquire(timeout=LATE_SECONDS):
+            self._replace_late_leader()
+        self._leader = threading.get_ident()
         self._stop_listening()
         while self._busy and time.monotonic() < self._shutdown_deadline:
             self._turn(timeout=max(0.0, self._shutdown_deadline - time.monotonic()))
         self._close()
+        if self._failure:
+            raise self._failure
 
     def shutdown(self, grace_seconds: float) -> None:
         """Make `serve_forever` accept nothing more, finish what is running (so many seconds at most) and return.
@@ -89,12 +106,76 @@ class Server:
         """
         self._shutdown_deadline = time.monotonic() + grace_seconds
         self._wake()
+        self._begun.put(None)
 
-    # The watching thread
+    # The change of leaders
+
+    def _look_after_the_leader(self) -> None:
+        if not self._serving:
+            try:
+                self._begun.get(timeout=1.0)    # a second: so late may a signal's handler run on Windows
+            except queue.Empty:
+                return
+        time.sleep(LATE_SECONDS)
+        self._replace_late_leader()
+
+    def _replace_late_leader(self) -> None:
+        connection = self._serving
+        if connection and time.monotonic() - self._serving_since > LATE_SECONDS:
+            self._give_up_lead(connection)
+
+    def _give_up_lead(self, connection: Connection) -> None:
+        """Let another thread lead, when it is the leader that serves this connection."""
+        with self._lock:
+            if self._serving is not connection:
+                return
+            try:
+                if not self._followers.acquire(blocking=False) and self._shutdown_deadline is None:    # else serve_forever leads
+                    self._start_worker()
+            except RuntimeError as error:    # the system has no more threads: the others wait for the leader
+                logger.error("%s; %d are running", error, threading.active_count())
+                self._serving_since = time.monotonic() + 1.0    # then it is tried again
+                return
+            self._serving = None
+            self._leader = 0
+            self._lead.release()
+
+    def _start_worker(self) -> None:
+        threading.Thread(target=self._work, name="nuitkal-worker", daemon=True).start()
+
+    def _work(self) -> None:
+        while self._shutdown_deadline is None:
+            self._lead.acquire()
+            self._leader = threading.get_ident()
+            try:
+                while self._is_leader() and self._shutdown_deadline is None:
+                    self._turn(timeout=1.0)
+            except Exception as error:
+                self._failure = error
+                self.shutdown(grace_seconds=0)
+        if self._is_leader():
+            self._lead.release()
+
+    def _is_leader(self) -> bool:
+        return self._leader == threading.get_ident()
+
+    # The leader
 
     def _turn(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
-            key.data()
+        """Wait until something happens, and see to it; what comes after the loss of the lead is left to the next leader.
+
+        All of it comes before the next select: that finds new connections first, again and again.
+        """
+        if not self._events:
+            self._events.extend(key.data for key, _ in self._selector.select(0 if self._returned else timeout))
+            self._events.extend(partial(self._take_back, self._returned.popleft()) for _ in range(len(self._returned)))
+            self._events.append(self._let_silent_ones_go)
+        while self._events:
+            self._events.popleft()()
+            if not self._is_leader():
+                return
+
+    def _let_silent_ones_go(self) -> None:
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -103,7 +184,17 @@ class Server:
             self._forget(connection)
         self._accept_again()
 
+    def _take_back(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        self._accept_again()
+        if connection.is_open and self._shutdown_deadline is None:
+            self._watch(connection)
+        else:
+            connection.close()
+
     def _accept(self) -> None:
+        if not self._is_accepting:    # any more
+            return
         if len(self._waiting) + len(self._busy) >= MAX_CONNECTIONS and not self._make_room():
             return
         try:
@@ -132,9 +223,9 @@ class Server:
         except OSError:
             sock.close()
             return
-        connection = Connection(sock, peer, needs_handshake=self._tls is not None)
+        connection = Connection(sock, peer, self._tls is not None, self._give_up_lead)
         if connection.needs_handshake:
-            self._hand_over(connection)
+            self._answer(connection)
         else:
             self._watch(connection)
 
@@ -145,7 +236,8 @@ class Server:
     def _receive(self, connection: Connection) -> None:
         is_there = connection.fill()
         if connection.has_head():
-            self._hand_over(connection)
+            self._unwatch(connection)
+            self._answer(connection)
         elif not is_there:
             self._forget(connection)
         elif connection not in self._waiting:
@@ -161,28 +253,6 @@ class Server:
         self._unwatch(connection)
         connection.close()
 
-    def _hand_over(self, connection: Connection) -> None:
-        self._unwatch(connection)
-        self._busy.add(connection)
-        self._ready.put(connection)
-        if not self._free_workers.acquire(blocking=False):
-            try:
-                threading.Thread(target=self._work, name="nuitkal-worker", daemon=True).start()
-                self._workers += 1
-            except RuntimeError as error:    # the system has no more threads: it waits for one of ours
-                logger.error("%s; %d are running", error, self._workers)
-
-    def _take_back(self) -> None:
-        self._wake_receiver.recv(4096)
-        while self._returned:
-            connection = self._returned.popleft()
-            self._busy.discard(connection)
-            if connection.is_open and self._shutdown_deadline is None:
-                self._watch(connection)
-            else:
-                connection.close()
-        self._accept_again()
-
     def _accept_again(self) -> None:
         if not self._is_accepting and self._shutdown_deadline is None:
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -191,6 +261,7 @@ class Server:
     def _stop_listening(self) -> None:
         if self._is_accepting:
             self._selector.unregister(self._listener)
+            self._is_accepting = False
         self._listener.close()
         for connection in list(self._waiting):
             self._forget(connection)
@@ -201,8 +272,7 @@ class Server:
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
             except OSError:
                 pass
-        for _ in range(self._workers):
-            self._ready.put(None)
+        self._lead.release()    # one after the other the workers take it, and end
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -213,30 +283,34 @@ class Server:
         except OSError:    # full: it will wake anyway; broken: it has stopped
             pass
 
-    # The workers
+    # A request
 
-    def _work(self) -> None:
-        connection = self._ready.get()
-        while connection is not None:
-            try:
-                self._serve(connection)
-                while self._may_stay(connection) and connection.is_followed():
-                    self._serve(connection)
-            except ClientGone as error:
-                logger.debug("%s", error)
-                connection.close()
-            except Exception:
-                logger.exception("serving %s failed", connection.peer)
-                connection.close()
-            if self._shutdown_deadline is not None:
-                connection.close()    # perhaps nobody takes it back any more
-            self._returned.append(connection)
-            self._free_workers.release()
+    def _answer(self, connection: Connection) -> None:
+        """Serve a connection; afterwards this may be the leader no more."""
+        self._busy.add(connection)
+        with self._lock:
+            self._serving, self._serving_since = connection, time.monotonic()
+        if self._begun.empty():
+            self._begun.put(None)
+        try:
+            self._serve(connection)
+        except ClientGone as error:
+            logger.debug("%s", error)
+            connection.close()
+        except BaseException:    # also SystemExit: it is the app's, not the server's
+            logger.exception("serving %s failed", connection.peer)
+            connection.close()
+        if self._shutdown_deadline is not None:
+            connection.close()    # perhaps nobody takes it back any more
+        with self._lock:
+            still_leads = self._is_leader()
+            if still_leads:
+                self._serving = None
+            else:
+                self._followers.release()
+        self._returned.append(connection)
+        if not still_leads:
             self._wake()
-            connection = self._ready.get()
-
-    def _may_stay(self, connection: Connection) -> bool:
-        return connection.is_open and self._shutdown_deadline is None and len(self._busy) <= MAX_STAYING
 
     def _serve(self, connection: Connection) -> None:
         """One request and its response; afterwards the connection is closed, or ready for the next one."""

@@ -7,11 +7,13 @@ import os
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, cast
 from wsgiref.util import FileWrapper
 
 import pytest
@@ -369,14 +371,13 @@ def test_slow_downloads_keep_nobody_waiting(tmp_path: Path) -> None:
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         return (of_file(file, 0, size, []) if environ["PATH_INFO"] == "/file" else echo)(environ, start_response)
 
-    before = threading.active_count()
     with serving(app) as server, Many(server, 30) as downloads:
         for client in downloads.clients:
             client.send(GET % b"/file")
-        assert downloads.clients[29].sock.recv(12) == b"HTTP/1.1 200"
+        assert all(client.sock.recv(1, socket.MSG_PEEK) for client in downloads.clients)
         with Client(server) as client:
             assert client.get("/x").status == 200
-        assert threading.active_count() > before + 30, "the downloads were not slow"
+        assert [thread.name for thread in threading.enumerate()].count("nuitkal-worker") > 30, "the downloads were not slow"
         assert len(downloads.clients[0].reply().body) == size
 
 
@@ -408,6 +409,131 @@ def test_when_all_are_busy_the_next_one_waits_its_turn(monkeypatch: pytest.Monke
             go_on.set()
             assert first.reply().status == 200
             assert second.sock.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_request_that_takes_the_app_long_keeps_nobody_waiting() -> None:
+    go_on, is_there = threading.Event(), threading.Event()
+
+    def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        return (waits_for(go_on, is_there) if environ["PATH_INFO"] == "/long" else echo)(environ, start_response)
+
+    with serving(app) as server, Many(server, 5) as patient, Client(server) as hasty:
+        for client in patient.clients:
+            is_there.clear()
+            client.send(GET % b"/long")
+            assert is_there.wait(5)
+            assert hasty.get("/x").status == 200
+        go_on.set()
+        assert {client.reply().body for client in patient.clients} == {b"done"}
+        for _ in range(3):
+            assert {client.get("/long").body for client in patient.clients} == {b"done"}
+
+
+def test_new_connections_keep_no_older_one_waiting() -> None:
+    stop = threading.Event()
+
+    def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * (2 * exchange.BUFFER_BYTES if environ["PATH_INFO"] == "/large" else 1)]    # a large one costs the lead
+
+    def come_again_and_again(server: Server) -> None:
+        while not stop.is_set():
+            with Client(server) as client:
+                client.get("/large")
+
+    with serving(app) as server, ThreadPoolExecutor(20) as pool, Client(server) as old:
+        try:
+            crowd = [pool.submit(come_again_and_again, server) for _ in range(20)]
+            assert {old.get("/small").status for _ in range(100)} == {200}
+        finally:
+            stop.set()
+        for member in crowd:
+            member.result()
+
+
+class EmptyLines:
+    """A socket whose client sends empty lines for ever."""
+
+    received = 0
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def recv(self, size: int) -> bytes:
+        self.received += 1
+        assert self.received < 100, "it reads for ever"
+        return b"\r\n" * 100
+
+
+def test_a_client_that_sends_empty_lines_for_ever_keeps_nobody_waiting() -> None:
+    connection = exchange.Connection(cast(socket.socket, EmptyLines()), "", False, lambda connection: None)
+    assert connection.fill() and not connection.has_head()
+
+
+def test_an_app_that_exits_ends_its_request_only(caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/exit":
+            sys.exit("an exit in the app")
+        return echo(environ, start_response)
+
+    with serving(app) as server, Client(server) as client:
+        client.send(GET % b"/exit")
+        assert client.is_closed()
+        with Client(server) as another:
+            assert another.get("/x").status == 200
+    assert "an exit in the app" in caplog.text
+
+
+def test_a_machine_without_threads_serves_one_after_the_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    go_on, is_there = threading.Event(), threading.Event()
+    with serving(waits_for(go_on, is_there)) as server, Client(server) as first, Client(server) as second:
+        first.send(GET % b"/1")
+        assert is_there.wait(5)
+        second.send(GET % b"/2")
+        go_on.set()
+        assert (first.reply().body, second.reply().body) == (b"done", b"done")
+        go_on.clear()
+        is_there.clear()
+        monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+        monkeypatch.setattr(server, "_followers", threading.Semaphore(0))    # those that there are are elsewhere
+        first.send(GET % b"/3")
+        assert is_there.wait(5)
+        second.send(GET % b"/4")
+        while "can't start new thread" not in caplog.text:
+            time.sleep(0.001)
+        go_on.set()
+        assert (first.reply().body, second.reply().body) == (b"done", b"done")
+    assert caplog.text.count("can't start new thread") == 1
+
+
+def test_a_machine_without_threads_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, is_there = threading.Event(), threading.Event()
+    with serving(waits_for(go_on, is_there)) as server, Client(server) as client:
+        go_on.set()
+        assert client.get("/").body == b"done"
+        go_on.clear()
+        is_there.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more_threads)
+            patch.setattr(server, "_followers", threading.Semaphore(0))
+            client.send(GET % b"/")
+            assert is_there.wait(5)
+            server.shutdown(grace_seconds=0.1)
+            assert client.is_closed()
+        go_on.set()
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_what_the_leader_fails_of_ends_the_server_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(echo, "127.0.0.1", 0)
+    monkeypatch.setattr(server, "_accept_again", lambda: server._selector.register(server._listener, 1, lambda: 1 / 0))
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(server.serve_forever)
+        with Client(server), pytest.raises(ZeroDivisionError):
+            end.result(timeout=10)
 
 
 def waits_for(event: threading.Event, is_there: Optional[threading.Event] = None) -> Any:
