@@ -7,34 +7,27 @@ than LATE_SECONDS the lead is taken from it: another thread goes on then, a new 
 change of threads, idle and slow clients cost no thread, nobody waits behind them, and a slow upload or download costs one thread.
 There are never more threads than connections and a leader, and never more connections than MAX_CONNECTIONS.
 
-A client that breaks off is no error: nothing is logged above DEBUG, unless the app fails by itself.
+A client that breaks off is no error: nothing is logged above DEBUG. What becomes of a request is the gateway's business.
 """
 from __future__ import annotations
 
-import io
 import ipaddress
 import logging
 import queue
-import re
 import selectors
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections import deque
 from functools import partial
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
-from wsgiref.util import FileWrapper
+from typing import Any, Callable, Deque, Dict, Optional, Sequence, Set
 
-from .exchange import BLOCK_BYTES, Body, ClientGone, Connection, Response
-from .messages import language_of
-from .refused import Refused
-from .request import Network, Origin, Request, environ_of, parse_head
+from .exchange import ClientGone, Connection
+from .gateway import Gateway
 from .wsgi import App
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("nuitkal_mini.server.access")
 
 MAX_CONNECTIONS = 400    # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
 LATE_SECONDS = 0.005     # of a request, after which the leader is replaced: the time after which Python itself changes threads
@@ -50,8 +43,7 @@ class Server:
 
     def __init__(self, app: App, host: str, port: int, certfile: Optional[str] = None, keyfile: Optional[str] = None,
                  trusted_proxies: Sequence[str] = ()) -> None:
-        self._app = app
-        self._trusted: List[Network] = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+        trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
         self._tls: Optional[ssl.SSLContext] = None
         if certfile:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -59,6 +51,7 @@ class Server:
         self._listener = _listen(host, port)
         self.host = host
         self.port: int = self._listener.getsockname()[1]
+        self._gateway = Gateway(app, "https" if certfile else "http", (host, self.port), trusted)
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         # The leader's:
@@ -293,7 +286,10 @@ class Server:
         if self._begun.empty():
             self._begun.put(None)
         try:
-            self._serve(connection)
+            if connection.needs_handshake:
+                connection.shake_hands()
+            else:
+                self._gateway.serve(connection, keep_alive=self._shutdown_deadline is None)
         except ClientGone as error:
             logger.debug("%s", error)
             connection.close()
@@ -312,94 +308,9 @@ class Server:
         if not still_leads:
             self._wake()
 
-    def _serve(self, connection: Connection) -> None:
-        """One request and its response; afterwards the connection is closed, or ready for the next one."""
-        if connection.needs_handshake:
-            connection.shake_hands()
-            return
-        started = time.monotonic()
-        head = connection.take_head()
-        request: Optional[Request] = None
-        body: Optional[Body] = None
-        response = Response(connection)
-        try:
-            request = parse_head(head)
-            body = Body(connection, request)
-            response = Response(connection, request, body)
-            response.keep_alive &= self._shutdown_deadline is None
-            self._run(connection, request, body, response)
-        except Refused as refusal:
-            response.answer(refusal, _language(head))
-        finally:
-            _log_access(connection.client, request, response, time.monotonic() - started)
-        _settle(connection, body, response)
-
-    def _run(self, connection: Connection, request: Request, body: Body, response: Response) -> None:
-        """Call the app; whatever it raises is answered with 500, or by breaking off when the response is under way."""
-        scheme = "https" if self._tls else "http"
-        environ = environ_of(request, Origin(connection.peer, scheme, (self.host, self.port)), self._trusted)
-        connection.client = environ["REMOTE_ADDR"]
-        environ.update(_SERVER_ENVIRON)
-        environ["nuitkal.local_address"] = _local_address(connection.sock)    # SERVER_NAME may be all addresses at once
-        environ["wsgi.errors"] = sys.stderr
-        environ["wsgi.input"] = io.BufferedReader(body, BLOCK_BYTES) if body.left else io.BytesIO()
-        try:
-            result = self._app(environ, response.start)
-            try:
-                response.send(result)
-            finally:
-                close = getattr(result, "close", None)
-                if close:
-                    close()
-        except Exception as error:
-            if connection.is_broken:
-                raise ClientGone(f"{connection.client} broke off") from error
-            logger.exception("%s %s failed", request.method, request.split_target[0])
-            if response.has_begun:
-                raise ClientGone("a response was broken off") from error
-            response.answer(Refused("internal_error", "the server failed; its log says why"), language_of(environ))
-
-
-_SERVER_ENVIRON: Dict[str, Any] = {
-    "wsgi.version": (1, 0), "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
-    "wsgi.file_wrapper": FileWrapper}
-
-
-def _settle(connection: Connection, body: Optional[Body], response: Response) -> None:
-    """Leave the connection at the beginning of the next request, or close it."""
-    if body is None or not body.is_drainable():
-        connection.close_gently()
-        return
-    body.drain()
-    if not response.keep_alive or body.left:
-        connection.close()
-
 
 def _listen(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     # `::` means every address, IPv4 too.
     both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
     return socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-
-
-def _language(head: bytes) -> str:
-    """The language for the answer to a head that could not be read."""
-    line = re.search(rb"\naccept-language:([^\r\n]*)", head, re.IGNORECASE)
-    return language_of({"HTTP_ACCEPT_LANGUAGE": line.group(1).decode("latin-1")} if line else {})
-
-
-def _local_address(sock: socket.socket) -> str:
-    try:
-        return str(sock.getsockname()[0])
-    except OSError:    # macOS, when the client has gone
-        return ""
-
-
-def _log_access(client: str, request: Optional[Request], response: Response, seconds: float) -> None:
-    """One line a request. Of the query only the version is told: whatever else may be a secret."""
-    if not access_logger.isEnabledFor(logging.INFO):
-        return
-    method, path, query = (request.method, *request.split_target) if request else ("-", "-", "")
-    version = re.search(r"(?:^|&)(version=[^&]*)", query)
-    access_logger.info("%s %s %s %s %d bytes %.1f ms", client, method, path + ("?" + version.group(1) if version else ""),
-                       response.status[:3] or "-", response.body_bytes, seconds * 1000)
