@@ -7,6 +7,7 @@ names, ZIP64 where sizes ask for it. `zipfile` is not used: it believes what the
 The reader keeps one rule: local headers, central directory and end record must tell one story. Whatever
 they disagree about is refused before a byte is inflated, and inflating stops at the announced size.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +16,17 @@ import struct
 import zlib
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .manifest import MAX_FILES, MAX_PATH_BYTES, FileEntry, Manifest, UnsafePath, check_path, check_tree, link_entry, nfc
+from .manifest import (
+    MAX_FILES,
+    MAX_PATH_BYTES,
+    FileEntry,
+    Manifest,
+    UnsafePath,
+    check_path,
+    check_tree,
+    link_entry,
+    nfc,
+)
 from .problem import Problem
 
 PARTIAL_COMMENT = b"nuitkal-partial"  # of a ZIP that holds only the contents which a server lacked
@@ -32,8 +43,12 @@ _MAX_COMMENT = 2**16 - 1
 _MAX_TAIL = _END64.size + _LOCATOR64.size + _END.size + _MAX_COMMENT
 _MAX_DIRECTORY = 2**26  # 200,000 entries of 300 bytes
 _DESCRIPTOR, _UTF8 = 0x8, 0x800
-_KNOWN_FLAGS = _DESCRIPTOR | _UTF8 | 0x6  # bits 1 and 2: how hard deflate tried. The others encrypt, mask or patch
-_DATE = (1980 - 1980) << 9 | 1 << 5 | 1  # 1980-01-01, the earliest there is: packages do not depend on when
+_KNOWN_FLAGS = (
+    _DESCRIPTOR | _UTF8 | 0x6
+)  # bits 1 and 2: how hard deflate tried. The others encrypt, mask or patch
+_DATE = (
+    (1980 - 1980) << 9 | 1 << 5 | 1
+)  # 1980-01-01, the earliest there is: packages do not depend on when
 _UNIX = 3
 _LIMIT32, _LIMIT16 = 0xFFFFFFFF, 0xFFFF
 
@@ -112,20 +127,24 @@ def read_tail(tail: bytes, package_size: int) -> Optional[Directory]:
 
 
 def _directory(members: List[Member], end: _End) -> Directory:
-    return Directory(tuple(member for member in members if not member.path.endswith("/")), end.comment, end.start)
+    return Directory(
+        tuple(member for member in members if not member.path.endswith("/")), end.comment, end.start
+    )
 
 
 def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
     """The end record, with the values of its ZIP64 form where there is one; None when `tail` may begin behind it."""
     cut = len(tail) < min(package_size, _MAX_TAIL)
-    at = tail.rfind(b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT), max(0, len(tail) - _END.size + 4))
+    at = tail.rfind(
+        b"PK\5\6", max(0, len(tail) - _END.size - _MAX_COMMENT), max(0, len(tail) - _END.size + 4)
+    )
     at64 = at - _LOCATOR64.size - _END64.size
     if cut and (at < 0 or at64 < 0):
         return None
     if at < 0:
         raise ArchiveError("this is not a ZIP file, or it was cut short")
     _, disk, disk2, here, entries, size, start, comment_size = _END.unpack_from(tail, at)
-    comment = tail[at + _END.size:]
+    comment = tail[at + _END.size :]
     offset = package_size - len(tail) + at
     if comment_size != len(comment):
         raise ArchiveError("the ZIP file does not end where its end record says")
@@ -137,10 +156,22 @@ def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
             raise ArchiveError("the ZIP file's ZIP64 end record is not where it should be")
         narrow = (here, _LIMIT16), (entries, _LIMIT16), (size, _LIMIT32), (start, _LIMIT32)
         _, length, _, _, disk, disk2, here, entries, size, start = _END64.unpack_from(tail, at64)
-        if length != _END64.size - 12 or any(value not in (wide, limit) for (value, limit), wide in zip(narrow, (here, entries, size, start))):
+        if length != _END64.size - 12 or any(
+            value not in (wide, limit)
+            for (value, limit), wide in zip(narrow, (here, entries, size, start))
+        ):
             raise ArchiveError("the ZIP file's two end records contradict each other")
-    if disk or disk2 or here != entries or start + size != offset or entries > MAX_FILES or size > _MAX_DIRECTORY:
-        raise ArchiveError("the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB")
+    if (
+        disk
+        or disk2
+        or here != entries
+        or start + size != offset
+        or entries > MAX_FILES
+        or size > _MAX_DIRECTORY
+    ):
+        raise ArchiveError(
+            "the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB"
+        )
     return _End(entries, size, start, comment, offset)
 
 
@@ -150,7 +181,9 @@ def _read_central(tail: bytes, package_size: int, end: _End) -> List[Member]:
     members: List[Member] = []
     for _ in range(end.entries):
         if at + _CENTRAL.size > stop or not tail.startswith(b"PK\1\2", at):
-            raise ArchiveError("the ZIP file's central directory is damaged or has fewer entries than it says")
+            raise ArchiveError(
+                "the ZIP file's central directory is damaged or has fewer entries than it says"
+            )
         fields = _CENTRAL.unpack_from(tail, at)
         name_at = at + _CENTRAL.size
         extra_at = name_at + fields[10]
@@ -164,29 +197,61 @@ def _read_central(tail: bytes, package_size: int, end: _End) -> List[Member]:
 
 def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
     """One entry of the central directory; a folder keeps its final slash for now."""
-    _, made_by, _, flags, method, _, _, crc, compressed, size, _, _, _, disk, _, attributes, offset = fields
+    (
+        _,
+        made_by,
+        _,
+        flags,
+        method,
+        _,
+        _,
+        crc,
+        compressed,
+        size,
+        _,
+        _,
+        _,
+        disk,
+        _,
+        attributes,
+        offset,
+    ) = fields
     path = _name(raw_name)
     size, compressed, offset = _zip64(extra, (size, compressed, offset), path)
     kind = attributes >> 16 if made_by >> 8 == _UNIX else 0
     if flags & ~_KNOWN_FLAGS or method not in (STORED, DEFLATED) or disk:
-        raise ArchiveError("{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read",
-                           path=path, method=method)
-    if stat.S_IFMT(kind) not in (0, stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR) or (stat.S_ISDIR(kind) and not path.endswith("/")):
+        raise ArchiveError(
+            "{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read",
+            path=path,
+            method=method,
+        )
+    if stat.S_IFMT(kind) not in (0, stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR) or (
+        stat.S_ISDIR(kind) and not path.endswith("/")
+    ):
         raise ArchiveError("{path!r} is a device, a socket or another special file", path=path)
     if method == STORED and size != compressed:
-        raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size", path=path, size=size, compressed=compressed)
+        raise ArchiveError(
+            "{path!r} claims {size} bytes in {compressed}: a bomb, or a false size",
+            path=path,
+            size=size,
+            compressed=compressed,
+        )
     mode = "755" if kind & 0o111 or stat.S_ISLNK(kind) else "644"
     return Member(path, mode, stat.S_ISLNK(kind), method, crc, compressed, size, offset, 0)
 
 
 def _name(raw: bytes) -> str:
     """The member's path. UTF-8 whether flagged or not: guessing a code page would install names nobody chose."""
-    if len(raw) > MAX_PATH_BYTES:  # before normalising, which takes quadratic time for combining characters
+    if (
+        len(raw) > MAX_PATH_BYTES
+    ):  # before normalising, which takes quadratic time for combining characters
         raise UnsafePath("{path!r} is longer than 1,024 bytes", path=raw[:100])
     try:
         name = nfc(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise UnsafePath("{path!r} is not UTF-8; pack the files with UTF-8 names", path=raw[:100]) from error
+        raise UnsafePath(
+            "{path!r} is not UTF-8; pack the files with UTF-8 names", path=raw[:100]
+        ) from error
     check_path(name[:-1] if name.endswith("/") else name)
     return name
 
@@ -197,7 +262,7 @@ def _zip64(extra: bytes, values: Tuple[int, int, int], path: str) -> Tuple[int, 
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
-        found.setdefault(kind, extra[at + 4:at + 4 + length])
+        found.setdefault(kind, extra[at + 4 : at + 4 + length])
         at += 4 + length
     wide = found.get(1, b"")
     result = []
@@ -219,19 +284,34 @@ def _placed(members: List[Member], start: int) -> List[Member]:
     for member in placed:
         dense += _dense_size(member)
         if dense > BOMB_SIZE:
-            raise ArchiveError("{path!r} claims {size} bytes in {compressed}: a bomb, or a false size",
-                               path=member.path, size=member.size, compressed=member.compressed_size)
+            raise ArchiveError(
+                "{path!r} claims {size} bytes in {compressed}: a bomb, or a false size",
+                path=member.path,
+                size=member.size,
+                compressed=member.compressed_size,
+            )
         if member.offset + _LOCAL.size + member.compressed_size > member.end:
             raise ArchiveError("{path!r} overlaps what comes after it", path=member.path)
         if member.size and member.path.endswith("/"):
             raise ArchiveError("the folder {path!r} has contents", path=member.path)
     if (ordered[0].offset if ordered else start) != 0:
         raise ArchiveError("something stands before the first entry of the ZIP file")
-    total, compressed = sum(member.size for member in members), sum(member.compressed_size for member in members)
+    total, compressed = (
+        sum(member.size for member in members),
+        sum(member.compressed_size for member in members),
+    )
     if total > MAX_TOTAL:
-        raise ArchiveError("the ZIP file claims {size} bytes in {compressed}: a bomb, or false sizes", size=total, compressed=compressed)
+        raise ArchiveError(
+            "the ZIP file claims {size} bytes in {compressed}: a bomb, or false sizes",
+            size=total,
+            compressed=compressed,
+        )
     check_tree(
-        [FileEntry(member.path, 0, "", member.mode) for member in members if not member.path.endswith("/")],
+        [
+            FileEntry(member.path, 0, "", member.mode)
+            for member in members
+            if not member.path.endswith("/")
+        ],
         [member.path[:-1] for member in members if member.path.endswith("/")],
     )
     return placed
@@ -254,10 +334,20 @@ def _local_data(package: BinaryIO, member: Member, base: int) -> int:
     if _LIMIT32 in (size, compressed):
         size, compressed, _ = _zip64(extra, (size, compressed, 0), member.path)
     told = (crc, compressed, size)
-    same = told == (member.crc, member.compressed_size, member.size) or (flags & _DESCRIPTOR and told == (0, 0, 0))
-    if (not same or method != member.method or flags & ~_KNOWN_FLAGS or _name(name) != member.path
-            or not _fills(package, member, flags, start + member.compressed_size, base)):
-        raise ArchiveError("{path!r} has a local header that contradicts the ZIP file's directory", path=member.path)
+    same = told == (member.crc, member.compressed_size, member.size) or (
+        flags & _DESCRIPTOR and told == (0, 0, 0)
+    )
+    if (
+        not same
+        or method != member.method
+        or flags & ~_KNOWN_FLAGS
+        or _name(name) != member.path
+        or not _fills(package, member, flags, start + member.compressed_size, base)
+    ):
+        raise ArchiveError(
+            "{path!r} has a local header that contradicts the ZIP file's directory",
+            path=member.path,
+        )
     return start - base
 
 
@@ -288,11 +378,20 @@ def open_member(package: BinaryIO, member: Member, base: int = 0) -> Iterator[by
         if size > member.size:
             break
         yield chunk
-    if size != member.size or crc != member.crc or (inflate and (not inflate.eof or inflate.unused_data)):
-        raise ArchiveError("the contents of {path!r} do not have the size and checksum that the ZIP file says", path=member.path)
+    if (
+        size != member.size
+        or crc != member.crc
+        or (inflate and (not inflate.eof or inflate.unused_data))
+    ):
+        raise ArchiveError(
+            "the contents of {path!r} do not have the size and checksum that the ZIP file says",
+            path=member.path,
+        )
 
 
-def _inflated(package: BinaryIO, member: Member, inflate: Optional[zlib._Decompress]) -> Iterator[bytes]:
+def _inflated(
+    package: BinaryIO, member: Member, inflate: Optional[zlib._Decompress]
+) -> Iterator[bytes]:
     for data in _compressed(package, member):
         if inflate is None:
             yield data
@@ -304,9 +403,13 @@ def _inflated(package: BinaryIO, member: Member, inflate: Optional[zlib._Decompr
             try:
                 chunk = inflate.decompress(data, CHUNK)
             except zlib.error as error:
-                raise ArchiveError("the contents of {path!r} are damaged", path=member.path) from error
+                raise ArchiveError(
+                    "the contents of {path!r} are damaged", path=member.path
+                ) from error
             data = inflate.unconsumed_tail
-            pending = not inflate.eof and (data != b"" or len(chunk) == CHUNK)  # zlib may hold output back when all input is taken
+            pending = not inflate.eof and (
+                data != b"" or len(chunk) == CHUNK
+            )  # zlib may hold output back when all input is taken
             if chunk:
                 yield chunk
 
@@ -345,11 +448,15 @@ def read_entry(package: BinaryIO, member: Member) -> FileEntry:
 def read_link(package: BinaryIO, member: Member, base: int = 0) -> str:
     """The target of a link member."""
     if member.size > 4096:
-        raise ArchiveError("the link {path!r} has a target of more than 4,096 bytes", path=member.path)
+        raise ArchiveError(
+            "the link {path!r} has a target of more than 4,096 bytes", path=member.path
+        )
     try:
         return b"".join(open_member(package, member, base)).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UnsafePath("the link {path!r} has a target that is not UTF-8", path=member.path) from error
+        raise UnsafePath(
+            "the link {path!r} has a target that is not UTF-8", path=member.path
+        ) from error
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -371,7 +478,17 @@ class PackageWriter:
             ArchiveError: what `source` holds is not what the entry says.
         """
         offset = self._out.tell()
-        member = Member(entry.path, entry.mode, entry.link is not None, DEFLATED, 0, 0, _content_size(entry), offset, 0)
+        member = Member(
+            entry.path,
+            entry.mode,
+            entry.link is not None,
+            DEFLATED,
+            0,
+            0,
+            _content_size(entry),
+            offset,
+            0,
+        )
         start = source.tell()
         member = self._write(member, entry, source, zlib.compressobj(LEVEL, zlib.DEFLATED, -15))
         if member.compressed_size >= member.size or self._dense + _dense_size(member) > BOMB_SIZE:
@@ -386,7 +503,9 @@ class PackageWriter:
         self._dense += _dense_size(member)
         return member
 
-    def _write(self, member: Member, entry: FileEntry, source: BinaryIO, deflate: Optional[zlib._Compress]) -> Member:
+    def _write(
+        self, member: Member, entry: FileEntry, source: BinaryIO, deflate: Optional[zlib._Compress]
+    ) -> Member:
         self._out.write(_local_header(member))
         start = self._out.tell()
         digest, crc, size = hashlib.sha256(), 0, 0
@@ -397,7 +516,9 @@ class PackageWriter:
         if deflate:
             self._out.write(deflate.flush())
         if size != member.size or entry.link is None and digest.hexdigest() != entry.sha256:
-            raise ArchiveError("{path!r} changed while it was being packed; run the command again", path=entry.path)
+            raise ArchiveError(
+                "{path!r} changed while it was being packed; run the command again", path=entry.path
+            )
         end = self._out.tell()
         member = member._replace(crc=crc, compressed_size=end - start, end=end)
         self._out.seek(member.offset)
@@ -409,10 +530,17 @@ class PackageWriter:
         """Take over a member's compressed bytes as they are, under the entry's path and mode."""
         package.seek(_local_data(package, member, 0))
         chunks = _compressed(package, member)
-        if self._dense + _dense_size(member) > BOMB_SIZE:  # what several packages brought would make a bomb together: store it
+        if (
+            self._dense + _dense_size(member) > BOMB_SIZE
+        ):  # what several packages brought would make a bomb together: store it
             chunks = open_member(package, member)
             member = member._replace(method=STORED, compressed_size=member.size)
-        copied = member._replace(path=entry.path, mode=entry.mode, is_link=entry.link is not None, offset=self._out.tell())
+        copied = member._replace(
+            path=entry.path,
+            mode=entry.mode,
+            is_link=entry.link is not None,
+            offset=self._out.tell(),
+        )
         self._out.write(_local_header(copied))
         for chunk in chunks:
             self._out.write(chunk)
@@ -426,10 +554,23 @@ class PackageWriter:
         size = self._out.tell() - start
         count = len(self._members)
         if max(start, size) >= _LIMIT32 or count >= _LIMIT16:
-            self._out.write(_END64.pack(b"PK\6\6", _END64.size - 12, 45, 45, 0, 0, count, count, size, start))
+            self._out.write(
+                _END64.pack(b"PK\6\6", _END64.size - 12, 45, 45, 0, 0, count, count, size, start)
+            )
             self._out.write(_LOCATOR64.pack(b"PK\6\7", 0, start + size, 1))
         short = min(count, _LIMIT16)
-        self._out.write(_END.pack(b"PK\5\6", 0, 0, short, short, min(size, _LIMIT32), min(start, _LIMIT32), len(self._comment)))
+        self._out.write(
+            _END.pack(
+                b"PK\5\6",
+                0,
+                0,
+                short,
+                short,
+                min(size, _LIMIT32),
+                min(start, _LIMIT32),
+                len(self._comment),
+            )
+        )
         self._out.write(self._comment)
 
 
@@ -443,8 +584,23 @@ def _local_header(member: Member) -> bytes:
     wide = member.size >= _LIMIT32 - 2**24 or member.compressed_size >= _LIMIT32
     extra = struct.pack("<2H2Q", 1, 16, member.size, member.compressed_size) if wide else b""
     size, compressed = (_LIMIT32, _LIMIT32) if wide else (member.size, member.compressed_size)
-    return _LOCAL.pack(b"PK\3\4", 45 if wide else 20, _UTF8, member.method, 0, _DATE, member.crc, compressed, size,
-                       len(name), len(extra)) + name + extra
+    return (
+        _LOCAL.pack(
+            b"PK\3\4",
+            45 if wide else 20,
+            _UTF8,
+            member.method,
+            0,
+            _DATE,
+            member.crc,
+            compressed,
+            size,
+            len(name),
+            len(extra),
+        )
+        + name
+        + extra
+    )
 
 
 def _central_header(member: Member) -> bytes:
@@ -455,5 +611,26 @@ def _central_header(member: Member) -> bytes:
     size, compressed, offset = (min(value, _LIMIT32) for value in values)
     kind = stat.S_IFLNK | 0o777 if member.is_link else stat.S_IFREG | int(member.mode, 8)
     need = 45 if wide else 20
-    return _CENTRAL.pack(b"PK\1\2", _UNIX << 8 | need, need, _UTF8, member.method, 0, _DATE, member.crc, compressed, size,
-                         len(name), len(extra), 0, 0, 0, kind << 16, offset) + name + extra
+    return (
+        _CENTRAL.pack(
+            b"PK\1\2",
+            _UNIX << 8 | need,
+            need,
+            _UTF8,
+            member.method,
+            0,
+            _DATE,
+            member.crc,
+            compressed,
+            size,
+            len(name),
+            len(extra),
+            0,
+            0,
+            0,
+            kind << 16,
+            offset,
+        )
+        + name
+        + extra
+    )

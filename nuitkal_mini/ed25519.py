@@ -10,6 +10,7 @@ Nothing here runs in constant time: Python's integers and the table look-ups bel
 does not matter to verifying, where all is public. It does to signing: who can time many signatures closely could
 learn the key. So sign as `publish` does, on the developer's own machine, one file per command, never as a service.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -4,6 +4,7 @@ A manifest is what gets signed, so whatever it allows can happen on an end user'
 rules serves packing, uploading and installing: a tree that passes here can be laid down on Linux, macOS
 and Windows alike, inside its folder, and each path names one file on all of them.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,9 @@ FORMAT = 1
 MAX_FILES = 200_000  # PySide6's whole wheel has 4,000 files; the rest is headroom. Of folders too
 MAX_LINKS = 20_000  # each is walked; a Qt framework has dozens
 MAX_STEPS = 100  # of one such walk: Linux follows 40 links
-MAX_COMMAS = 10 * MAX_FILES  # in JSON: they bound its values, and 64 MiB of `[],[],...` would take 1.5 GB
+MAX_COMMAS = (
+    10 * MAX_FILES
+)  # in JSON: they bound its values, and 64 MiB of `[],[],...` would take 1.5 GB
 MAX_BYTES = 64 * 2**20  # of a manifest: 200,000 entries of 300 bytes
 MAX_FILE_SIZE = 2**40
 MAX_PATH_BYTES = 1024  # macOS's PATH_MAX; Windows' 260 characters depend on the folder and are the client's matter
@@ -30,11 +33,26 @@ BACKUP_FOLDER = ".backup"
 VERSION_FILE = "local_version.json"
 _OWNED = frozenset([UPDATE_FOLDER, BACKUP_FOLDER, VERSION_FILE])
 
-_FORBIDDEN = frozenset('<>:"|?*\\')  # Windows' own list; a backslash separates there and does not here
+_FORBIDDEN = frozenset(
+    '<>:"|?*\\'
+)  # Windows' own list; a backslash separates there and does not here
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: with any extension, superscript digits included
-_DEVICES = frozenset(["con", "prn", "aux", "nul", "conin$", "conout$", "clock$", *(port + number for port in ("com", "lpt") for number in "0123456789¹²³")])
+_DEVICES = frozenset(
+    [
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        "clock$",
+        *(port + number for port in ("com", "lpt") for number in "0123456789¹²³"),
+    ]
+)
 # Patterns that few manifests need: compiling them all would take 5 ms of every start.
-_SHORT_NAME = r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?"  # `UPDATE~1` is another name of `.update` on FAT and NTFS
+_SHORT_NAME = (
+    r"[^.]{0,6}~[0-9]{1,6}(\.[^.]{0,3})?"  # `UPDATE~1` is another name of `.update` on FAT and NTFS
+)
 # Default_Ignorable_Code_Point outside category Cf: HFS+ and people's eyes skip them
 _IGNORABLE = "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 _UNPRINTABLE = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])
@@ -108,6 +126,7 @@ def nfc(text: str) -> str:
     if text.isascii():
         return text  # nearly all paths; the tables stay unloaded
     import unicodedata
+
     return unicodedata.normalize("NFC", text)
 
 
@@ -133,12 +152,21 @@ def check_path(path: str) -> None:
 
 def _check_component(component: str, path: str) -> None:
     if component in ("", ".", ".."):
-        raise UnsafePath("{path!r} has an empty, '.' or '..' component and could leave its folder", path=path)
+        raise UnsafePath(
+            "{path!r} has an empty, '.' or '..' component and could leave its folder", path=path
+        )
     if not _FORBIDDEN.isdisjoint(component) or component[-1] in ". ":
-        raise UnsafePath("{path!r} has a character that Windows forbids in names (< > : \" | ? * \\, or a dot or space at the end)", path=path)
+        raise UnsafePath(
+            '{path!r} has a character that Windows forbids in names (< > : " | ? * \\, or a dot or space at the end)',
+            path=path,
+        )
     if not (component.isascii() and component.isprintable()) and _is_invisible(component):
         raise UnsafePath("{path!r} has a control or invisible character", path=path)
-    if component.split(".")[0].rstrip(" ").lower() in _DEVICES or "~" in component and re.fullmatch(_SHORT_NAME, component):
+    if (
+        component.split(".")[0].rstrip(" ").lower() in _DEVICES
+        or "~" in component
+        and re.fullmatch(_SHORT_NAME, component)
+    ):
         raise UnsafePath("{path!r} is a device or a short 8.3 name on Windows", path=path)
     if len(component.encode("utf-8")) > MAX_COMPONENT_BYTES:
         raise UnsafePath("{path!r} has a component longer than 255 bytes", path=path[:100])
@@ -146,7 +174,10 @@ def _check_component(component: str, path: str) -> None:
 
 def _is_invisible(component: str) -> bool:
     import unicodedata
-    return bool(re.search(_IGNORABLE, component)) or any(unicodedata.category(char) in _UNPRINTABLE for char in component)
+
+    return bool(re.search(_IGNORABLE, component)) or any(
+        unicodedata.category(char) in _UNPRINTABLE for char in component
+    )
 
 
 def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
@@ -162,7 +193,11 @@ def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
         check_path(entry.path)
         key = fold(entry.path)
         if key in entries:
-            raise UnsafePath("{path!r} and {other!r} are one file on Windows and macOS", path=entry.path, other=entries[key].path)
+            raise UnsafePath(
+                "{path!r} and {other!r} are one file on Windows and macOS",
+                path=entry.path,
+                other=entries[key].path,
+            )
         entries[key] = entry
         _note_folder(entry.path.rpartition("/")[0], spelling)
     for folder in folders:
@@ -185,7 +220,11 @@ def _note_folder(folder: str, spelling: Dict[str, str]) -> None:
         if other == folder:
             return
         if other is not None:
-            raise UnsafePath("{path!r} and {other!r} are one folder on Windows and macOS", path=folder, other=other)
+            raise UnsafePath(
+                "{path!r} and {other!r} are one folder on Windows and macOS",
+                path=folder,
+                other=other,
+            )
         if len(spelling) == MAX_FILES:
             raise UnsafePath("the release has more than 200,000 folders")
         spelling[key] = folder
@@ -207,8 +246,14 @@ def _check_link(entry: FileEntry, entries: Dict[str, FileEntry], spelling: Dict[
         elif part not in ("", "."):
             step = f"{place}/{part}" if place else part
             key = fold(step)
-            if spelling.get(key, step) != step:  # it would lead to different places on Linux and Windows
-                raise UnsafePath("the link {path!r} spells {other!r} in another way", path=entry.path, other=spelling[key])
+            if (
+                spelling.get(key, step) != step
+            ):  # it would lead to different places on Linux and Windows
+                raise UnsafePath(
+                    "the link {path!r} spells {other!r} in another way",
+                    path=entry.path,
+                    other=spelling[key],
+                )
             if key in entries and entries[key].link is not None:
                 todo = _target_parts(entries[key]) + todo
             else:
@@ -218,8 +263,14 @@ def _check_link(entry: FileEntry, entries: Dict[str, FileEntry], spelling: Dict[
 
 def _target_parts(entry: FileEntry) -> List[str]:
     target = entry.link or ""
-    if not target or target.startswith("/") or len(target.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        raise UnsafePath("the link {path!r} has an empty, absolute or too long target", path=entry.path)
+    if (
+        not target
+        or target.startswith("/")
+        or len(target.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES
+    ):
+        raise UnsafePath(
+            "the link {path!r} has an empty, absolute or too long target", path=entry.path
+        )
     parts = target.split("/")
     for part in parts:
         if part not in ("", ".", ".."):
@@ -238,7 +289,10 @@ def loads(data: bytes) -> Manifest:
         raise ManifestError("the manifest is larger than 64 MiB")
     document = json_object(data)
     if document.get("format") != FORMAT:
-        raise ManifestError("the manifest's format is {format!r}, this program reads 1; a newer one is needed", format=_brief(document.get("format")))
+        raise ManifestError(
+            "the manifest's format is {format!r}, this program reads 1; a newer one is needed",
+            format=_brief(document.get("format")),
+        )
     app, version, items = (document.get(key) for key in ("app", "version", "files"))
     if not isinstance(version, str) or not isinstance(items, list) or len(items) > MAX_FILES:
         raise ManifestError("the manifest lacks a version or a list of at most 200,000 files")
@@ -255,27 +309,52 @@ def _terms(document: Dict[str, Any], version: str) -> Terms:
     requires = requires if isinstance(requires, dict) else {"python": None}
     minimum, python = document.get("minimum", ""), requires.get("python", "")
     platforms, revoked = requires.get("platform", []), document.get("revoked", [])
-    if not (isinstance(minimum, str) and isinstance(python, str) and all(
-            isinstance(items, list) and len(items) <= 100 and all(isinstance(item, str) for item in items) for items in (platforms, revoked))):
+    if not (
+        isinstance(minimum, str)
+        and isinstance(python, str)
+        and all(
+            isinstance(items, list)
+            and len(items) <= 100
+            and all(isinstance(item, str) for item in items)
+            for items in (platforms, revoked)
+        )
+    ):
         raise ManifestError("the manifest's minimum, requires or revoked is not what it should be")
     if minimum and parse(minimum) > parse(version):
-        raise ManifestError("the manifest's minimum {minimum} is above its own version", minimum=minimum)
+        raise ManifestError(
+            "the manifest's minimum {minimum} is above its own version", minimum=minimum
+        )
     for comparison in python.split(",") if python else ():
         if not re.fullmatch(_COMPARISON, comparison.strip()):
-            raise ManifestError("the manifest requires the Python {comparison!r}; write it as >=3.9", comparison=_brief(comparison))
+            raise ManifestError(
+                "the manifest requires the Python {comparison!r}; write it as >=3.9",
+                comparison=_brief(comparison),
+            )
     for platform in platforms:
         if not _PLATFORM.fullmatch(platform):
-            raise ManifestError("the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*", platform=_brief(platform))
+            raise ManifestError(
+                "the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*",
+                platform=_brief(platform),
+            )
     for key in revoked:
         if not re.fullmatch(_KEY_ID, key):
-            raise ManifestError("the manifest revokes {key!r}, which is no key id of 16 hex digits", key=_brief(key))
+            raise ManifestError(
+                "the manifest revokes {key!r}, which is no key id of 16 hex digits", key=_brief(key)
+            )
     return Terms(minimum, python, tuple(platforms), tuple(key.upper() for key in revoked))
 
 
 def check_app(app: object) -> str:
     """The app's name, if it is one: at most 64 printable characters (a trusted comment holds it on one line)."""
-    if not isinstance(app, str) or len(app) > MAX_APP_LENGTH or not app.isprintable() or app != app.strip():
-        raise ManifestError("the app's name must be at most 64 printable characters, not {app!r}", app=_brief(app))
+    if (
+        not isinstance(app, str)
+        or len(app) > MAX_APP_LENGTH
+        or not app.isprintable()
+        or app != app.strip()
+    ):
+        raise ManifestError(
+            "the app's name must be at most 64 printable characters, not {app!r}", app=_brief(app)
+        )
     return app
 
 
@@ -300,26 +379,57 @@ def _integer(digits: str) -> int:
 
 def _brief(value: object) -> object:
     """A JSON value as a sentence may show it: str() of a deeply nested one would overflow the stack."""
-    return value[:100] if isinstance(value, str) else value if value is None or isinstance(value, (int, float)) else type(value).__name__
+    return (
+        value[:100]
+        if isinstance(value, str)
+        else value
+        if value is None or isinstance(value, (int, float))
+        else type(value).__name__
+    )
 
 
 def _entry(item: object) -> FileEntry:
     values = item if isinstance(item, dict) else {}
-    path, link, size, sha256, mode = (values.get(key) for key in ("path", "link", "size", "sha256", "mode"))
-    if isinstance(path, str) and isinstance(link, str) and mode in (None, "644", "755") and size is None and sha256 is None:
+    path, link, size, sha256, mode = (
+        values.get(key) for key in ("path", "link", "size", "sha256", "mode")
+    )
+    if (
+        isinstance(path, str)
+        and isinstance(link, str)
+        and mode in (None, "644", "755")
+        and size is None
+        and sha256 is None
+    ):
         return link_entry(path, link)
-    if (isinstance(path, str) and link is None and type(size) is int and 0 <= size <= MAX_FILE_SIZE
-            and isinstance(sha256, str) and len(sha256) == 64 and _HEX.issuperset(sha256) and mode in ("644", "755")):
+    if (
+        isinstance(path, str)
+        and link is None
+        and type(size) is int
+        and 0 <= size <= MAX_FILE_SIZE
+        and isinstance(sha256, str)
+        and len(sha256) == 64
+        and _HEX.issuperset(sha256)
+        and mode in ("644", "755")
+    ):
         return FileEntry(path, size, sha256, mode)
-    raise ManifestError("the manifest's entry {path!r} lacks a field or has a wrong one", path=_brief(path))
+    raise ManifestError(
+        "the manifest's entry {path!r} lacks a field or has a wrong one", path=_brief(path)
+    )
 
 
 def dumps(manifest: Manifest) -> bytes:
     """The manifest's bytes: one entry a line, the same for the same tree everywhere."""
     terms = manifest.terms
     requires = _given(python=terms.python, platform=terms.platforms)
-    head = json.dumps({"format": FORMAT, "app": manifest.app, "version": manifest.version,
-                       **_given(minimum=terms.minimum, requires=requires, revoked=terms.revoked)}, ensure_ascii=False)
+    head = json.dumps(
+        {
+            "format": FORMAT,
+            "app": manifest.app,
+            "version": manifest.version,
+            **_given(minimum=terms.minimum, requires=requires, revoked=terms.revoked),
+        },
+        ensure_ascii=False,
+    )
     lines = []
     for entry in sorted(manifest.files):
         fields: Dict[str, Any] = {"path": entry.path}
@@ -339,8 +449,15 @@ def python_fits(python: str, running: Tuple[int, ...]) -> bool:
     """Whether the Python version `running` meets a `Terms.python` that `loads` has accepted."""
     for operator, version in re.findall(_COMPARISON, python):
         wanted = tuple(map(int, version.split(".")))
-        order = (running[:len(wanted)] > wanted) - (running[:len(wanted)] < wanted)
-        if not {">=": order >= 0, "<=": order <= 0, "==": order == 0, "!=": order != 0, ">": order > 0, "<": order < 0}[operator]:
+        order = (running[: len(wanted)] > wanted) - (running[: len(wanted)] < wanted)
+        if not {
+            ">=": order >= 0,
+            "<=": order <= 0,
+            "==": order == 0,
+            "!=": order != 0,
+            ">": order > 0,
+            "<": order < 0,
+        }[operator]:
             return False
     return True
 
@@ -352,5 +469,9 @@ def diff(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Diff:
     return Diff(
         tuple(entry for key, entry in before.items() if key not in after),
         tuple(entry for key, entry in after.items() if key not in before),
-        tuple((before[key], entry) for key, entry in after.items() if key in before and before[key] != entry),
+        tuple(
+            (before[key], entry)
+            for key, entry in after.items()
+            if key in before and before[key] != entry
+        ),
     )

@@ -6,6 +6,7 @@ BLAKE2b-512 (`ED`), and the global signature over signature and trusted comment,
 `minisign` command writes is read here and the other way round. One spelling only: what follows the last line, loose
 bits of base64 and control characters, which minisign lets pass, are refused.
 """
+
 from __future__ import annotations
 
 import base64
@@ -16,10 +17,17 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 from .ed25519 import ed25519_public_key, ed25519_sign, ed25519_verify
 from .problem import Problem
 
-MAX_KEY_TEXT = 16 * 1024  # minisign's own limits are 1 KiB for the untrusted and 8 KiB for the trusted comment
-SCRYPT_OPERATIONS, SCRYPT_MEMORY = 2**25, 2**30  # libsodium's "sensitive" limits, which minisign takes: some 4 s
+MAX_KEY_TEXT = (
+    16 * 1024
+)  # minisign's own limits are 1 KiB for the untrusted and 8 KiB for the trusted comment
+SCRYPT_OPERATIONS, SCRYPT_MEMORY = (
+    2**25,
+    2**30,
+)  # libsodium's "sensitive" limits, which minisign takes: some 4 s
 _UNTRUSTED_PREFIX, _TRUSTED_PREFIX = "untrusted comment: ", "trusted comment: "
-_COMMENT_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # and half characters, as in undecodable file names
+_COMMENT_CONTROL = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]"
+)  # and half characters, as in undecodable file names
 _TIMESTAMP = re.compile("0|[1-9][0-9]{0,11}")
 
 
@@ -80,7 +88,9 @@ class ReleaseComment(NamedTuple):
     version: str
 
 
-def verify(public_keys: Sequence[PublicKey], message: bytes, signature_text: Union[str, bytes]) -> Verified:
+def verify(
+    public_keys: Sequence[PublicKey], message: bytes, signature_text: Union[str, bytes]
+) -> Verified:
     """Which of the keys signed `message`, and with what trusted comment.
 
     Raises:
@@ -92,19 +102,35 @@ def verify(public_keys: Sequence[PublicKey], message: bytes, signature_text: Uni
     keys = [key for key in public_keys if key.key_id == signature.key_id]
     if not keys:
         trusted = ", ".join(key_name(key.key_id) for key in public_keys) or "none"
-        raise UnknownKey("signed with the key {key}, which is not among the trusted keys ({trusted})", key=name, trusted=trusted)
+        raise UnknownKey(
+            "signed with the key {key}, which is not among the trusted keys ({trusted})",
+            key=name,
+            trusted=trusted,
+        )
     signed = _signed_bytes(signature.algorithm, message)
     for key in keys:
         if ed25519_verify(key.key, signed, signature.signature):
             break
     else:
-        raise SignatureError("the signature by the key {key} is wrong: these are not the bytes that were signed", key=name)
-    if not ed25519_verify(key.key, signature.signature + signature.trusted_comment.encode(), signature.global_signature):
-        raise SignatureError("the signature by the key {key} is right, the one of its trusted comment is wrong", key=name)
+        raise SignatureError(
+            "the signature by the key {key} is wrong: these are not the bytes that were signed",
+            key=name,
+        )
+    if not ed25519_verify(
+        key.key,
+        signature.signature + signature.trusted_comment.encode(),
+        signature.global_signature,
+    ):
+        raise SignatureError(
+            "the signature by the key {key} is right, the one of its trusted comment is wrong",
+            key=name,
+        )
     return Verified(key, signature.trusted_comment)
 
 
-def verify_comment(public_keys: Sequence[PublicKey], signature_text: Union[str, bytes]) -> Optional[str]:
+def verify_comment(
+    public_keys: Sequence[PublicKey], signature_text: Union[str, bytes]
+) -> Optional[str]:
     """The trusted comment, if one of the keys vouches for it; whatever message it came with is not looked at.
 
     Raises:
@@ -112,7 +138,10 @@ def verify_comment(public_keys: Sequence[PublicKey], signature_text: Union[str, 
     """
     signature = parse_signature(signature_text)
     said = signature.signature + signature.trusted_comment.encode()
-    is_true = any(key.key_id == signature.key_id and ed25519_verify(key.key, said, signature.global_signature) for key in public_keys)
+    is_true = any(
+        key.key_id == signature.key_id and ed25519_verify(key.key, said, signature.global_signature)
+        for key in public_keys
+    )
     return signature.trusted_comment if is_true else None
 
 
@@ -122,8 +151,10 @@ def sign(secret: SecretKey, message: bytes, trusted_comment: str, prehashed: boo
     algorithm = b"ED" if prehashed else b"Ed"
     signature = ed25519_sign(secret.seed, _signed_bytes(algorithm, message))
     global_signature = ed25519_sign(secret.seed, signature + trusted_comment.encode())
-    return (f"{_UNTRUSTED_PREFIX}signature from minisign secret key\n{_base64(algorithm + secret.key_id + signature)}\n"
-            f"{_TRUSTED_PREFIX}{trusted_comment}\n{_base64(global_signature)}\n")
+    return (
+        f"{_UNTRUSTED_PREFIX}signature from minisign secret key\n{_base64(algorithm + secret.key_id + signature)}\n"
+        f"{_TRUSTED_PREFIX}{trusted_comment}\n{_base64(global_signature)}\n"
+    )
 
 
 def _signed_bytes(algorithm: bytes, message: bytes) -> bytes:
@@ -147,11 +178,15 @@ def parse_public_key(text: Union[str, bytes]) -> PublicKey:
     """The key in a .pub file, or in its second line alone."""
     try:
         *comments, line = _text_lines(text)
-        if len(comments) > 1 or not all(comment.startswith(_UNTRUSTED_PREFIX) for comment in comments):
+        if len(comments) > 1 or not all(
+            comment.startswith(_UNTRUSTED_PREFIX) for comment in comments
+        ):
             raise ValueError("more than a comment before the key")
         raw = _base64_payload(line.strip(), b"Ed", 42)
     except ValueError as error:
-        raise SignatureError("this is not a minisign public key: 56 characters that begin with RW, or the .pub file") from error
+        raise SignatureError(
+            "this is not a minisign public key: 56 characters that begin with RW, or the .pub file"
+        ) from error
     return PublicKey(raw[2:10], raw[10:])
 
 
@@ -169,8 +204,10 @@ def parse_signature(text: Union[str, bytes]) -> Signature:
         raw = _base64_payload(first, (b"Ed", b"ED"), 74)
         global_signature = _base64_payload(second, b"", 64)
     except ValueError as error:
-        raise SignatureError("this is not a minisign signature: two comments, each with a line of base64 below") from error
-    comment = trusted[len(_TRUSTED_PREFIX):]
+        raise SignatureError(
+            "this is not a minisign signature: two comments, each with a line of base64 below"
+        ) from error
+    comment = trusted[len(_TRUSTED_PREFIX) :]
     _check_comment(comment)
     return Signature(raw[:2], raw[2:10], raw[10:], comment, global_signature)
 
@@ -178,7 +215,9 @@ def parse_signature(text: Union[str, bytes]) -> Signature:
 def _check_comment(comment: str) -> None:
     """C programs end a string at a NUL, terminals obey escapes: neither stands in a comment that people rely on."""
     if _COMMENT_CONTROL.search(comment) or len(comment) > MAX_KEY_TEXT // 2:
-        raise SignatureError("the trusted comment is longer than 8,192 characters or has control characters in it")
+        raise SignatureError(
+            "the trusted comment is longer than 8,192 characters or has control characters in it"
+        )
 
 
 def parse_secret_key(text: Union[str, bytes], password: Optional[str] = None) -> SecretKey:
@@ -199,22 +238,42 @@ def parse_secret_key(text: Union[str, bytes], password: Optional[str] = None) ->
     if raw[2:4] == b"Sc":
         if password is None:
             raise WrongPassword("the secret key has a password")
-        body = _scrypt_mask(body, password, raw[6:38], int.from_bytes(raw[38:46], "little"), int.from_bytes(raw[46:54], "little"))
+        body = _scrypt_mask(
+            body,
+            password,
+            raw[6:38],
+            int.from_bytes(raw[38:46], "little"),
+            int.from_bytes(raw[46:54], "little"),
+        )
         if body[72:] != _key_checksum(body[:72]):
             raise WrongPassword("this is not the secret key's password")
     secret = SecretKey(body[:8], body[8:40])
-    if public_key(secret).key != body[40:72]:  # the only check of a file without password: minisign leaves its checksum 0
-        raise SignatureError("the secret key file is damaged: its two halves do not belong together")
+    if (
+        public_key(secret).key != body[40:72]
+    ):  # the only check of a file without password: minisign leaves its checksum 0
+        raise SignatureError(
+            "the secret key file is damaged: its two halves do not belong together"
+        )
     return secret
 
 
-def secret_key_text(secret: SecretKey, password: str, salt: bytes,
-                    operations: int = SCRYPT_OPERATIONS, memory: int = SCRYPT_MEMORY) -> str:
+def secret_key_text(
+    secret: SecretKey,
+    password: str,
+    salt: bytes,
+    operations: int = SCRYPT_OPERATIONS,
+    memory: int = SCRYPT_MEMORY,
+) -> str:
     """The secret key file: encrypted under `password` with 32 random bytes of `salt`, or plain when the password is empty."""
     body = secret.key_id + secret.seed + public_key(secret).key
     if password:
         limits = operations.to_bytes(8, "little") + memory.to_bytes(8, "little")
-        raw = b"EdScB2" + salt + limits + _scrypt_mask(body + _key_checksum(body), password, salt, operations, memory)
+        raw = (
+            b"EdScB2"
+            + salt
+            + limits
+            + _scrypt_mask(body + _key_checksum(body), password, salt, operations, memory)
+        )
     else:
         raw = b"Ed\0\0B2" + bytes(48) + body + bytes(32)
     return f"{_UNTRUSTED_PREFIX}minisign {'encrypted ' if password else ''}secret key\n{_base64(raw)}\n"
@@ -229,12 +288,25 @@ def _scrypt_mask(body: bytes, password: str, salt: bytes, operations: int, memor
     try:
         from hashlib import scrypt
     except ImportError as error:
-        raise SignatureError("this Python has no scrypt, which a key with a password needs; use one built with OpenSSL 1.1 or newer") from error
+        raise SignatureError(
+            "this Python has no scrypt, which a key with a password needs; use one built with OpenSSL 1.1 or newer"
+        ) from error
     cost, parallel = _scrypt_parameters(operations, memory)
     try:
-        stream = scrypt(password.encode("utf-8", "surrogateescape"), salt=salt, n=cost, r=8, p=parallel, maxmem=SCRYPT_MEMORY + 2**22, dklen=len(body))
+        stream = scrypt(
+            password.encode("utf-8", "surrogateescape"),
+            salt=salt,
+            n=cost,
+            r=8,
+            p=parallel,
+            maxmem=SCRYPT_MEMORY + 2**22,
+            dklen=len(body),
+        )
     except (ValueError, MemoryError) as error:
-        raise SignatureError("scrypt needs {mebibytes} MiB of memory for the secret key's password and did not get them", mebibytes=cost >> 10) from error
+        raise SignatureError(
+            "scrypt needs {mebibytes} MiB of memory for the secret key's password and did not get them",
+            mebibytes=cost >> 10,
+        ) from error
     return bytes(a ^ b for a, b in zip(body, stream))
 
 
@@ -253,7 +325,9 @@ def _text_lines(text: Union[str, bytes]) -> List[str]:
     """The lines of a key or signature file, or ValueError. `splitlines` would split at ten other characters too."""
     if len(text) > MAX_KEY_TEXT:
         raise ValueError("too long")
-    raw = text.encode("utf-8") if isinstance(text, str) else text  # refuses the lone surrogates that JSON can bring
+    raw = (
+        text.encode("utf-8") if isinstance(text, str) else text
+    )  # refuses the lone surrogates that JSON can bring
     lines = raw.decode("utf-8").replace("\r\n", "\n").split("\n")
     return lines[:-1] if not lines[-1] else lines
 
@@ -279,11 +353,17 @@ def parse_release_comment(text: str) -> ReleaseComment:
     fields = [field.partition(":")[::2] for field in text.split("\t")]
     values = dict(fields)
     names = [name for name, _ in fields]
-    if all(names.count(name) == 1 for name in ReleaseComment._fields) and text.replace("\t", "").isprintable():
+    if (
+        all(names.count(name) == 1 for name in ReleaseComment._fields)
+        and text.replace("\t", "").isprintable()
+    ):
         timestamp, app, version = (values[name] for name in ReleaseComment._fields)
         if _TIMESTAMP.fullmatch(timestamp) and version:
             return ReleaseComment(int(timestamp), app, version)
-    raise SignatureError("the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs", comment=text[:200])
+    raise SignatureError(
+        "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs",
+        comment=text[:200],
+    )
 
 
 def release_comment_text(comment: ReleaseComment) -> str:

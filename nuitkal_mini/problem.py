@@ -3,6 +3,7 @@
 The formats raise a `Problem` with an English template and the values in it; `str()` is the finished
 sentence. The server looks the template up in its Chinese table, as gettext would do with a message id.
 """
+
 from __future__ import annotations
 
 

@@ -4,6 +4,7 @@
 leading zeros in them mean nothing, so that `2025.01.05` works. Precedence is SemVer's; two spellings of
 equal precedence (`1.0`, `v1.0.0`, `1.0.0+build`) are one version.
 """
+
 from __future__ import annotations
 
 from functools import total_ordering
@@ -14,7 +15,9 @@ from .problem import Problem
 MAX_LENGTH = 64  # the contract's limit; it also keeps file names and int() of the parts small
 _DIGITS = frozenset("0123456789")
 _ALPHABET = _DIGITS | frozenset("-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-Identifier = Tuple[bool, Union[int, str]]  # (is it text, its value): numbers sort below text, item 11.4
+Identifier = Tuple[
+    bool, Union[int, str]
+]  # (is it text, its value): numbers sort below text, item 11.4
 
 
 class BadVersion(Problem):
@@ -27,7 +30,9 @@ class Version:
 
     __slots__ = ("text", "canonical", "_key")
 
-    def __init__(self, text: str, release: Tuple[int, ...], prerelease: Tuple[Identifier, ...]) -> None:
+    def __init__(
+        self, text: str, release: Tuple[int, ...], prerelease: Tuple[Identifier, ...]
+    ) -> None:
         self.text = text
         self._key = (release, not prerelease, prerelease)  # a release is above its own pre-releases
         shown = release if release[3] else release[:3]
@@ -54,17 +59,34 @@ def parse(text: str) -> Version:
     Raises:
         BadVersion: it does not spell one, or has more than 64 characters.
     """
-    front, _, build = text.partition("+")  # no regular expression: compiling one took 2 ms of every start
+    front, _, build = text.partition(
+        "+"
+    )  # no regular expression: compiling one took 2 ms of every start
     core, dash, suffix = front.partition("-")
-    numbers = core[core.startswith("v"):].split(".")
+    numbers = core[core.startswith("v") :].split(".")
     prerelease = suffix.split(".") if dash else []
-    if not (len(text) <= MAX_LENGTH and len(numbers) <= 4 and _are_identifiers(numbers, _DIGITS) and _are_identifiers(prerelease, _ALPHABET)
-            and ("+" not in text or _are_identifiers(build.split("."), _ALPHABET))
-            and not any(part[0] == "0" and part != "0" and _DIGITS.issuperset(part) for part in prerelease)):  # SemVer, item 9
-        raise BadVersion("{version!r} is not a version such as 1.2.3, v1.2 or 1.2.3-rc.1", version=text[:MAX_LENGTH])
+    if not (
+        len(text) <= MAX_LENGTH
+        and len(numbers) <= 4
+        and _are_identifiers(numbers, _DIGITS)
+        and _are_identifiers(prerelease, _ALPHABET)
+        and ("+" not in text or _are_identifiers(build.split("."), _ALPHABET))
+        and not any(
+            part[0] == "0" and part != "0" and _DIGITS.issuperset(part) for part in prerelease
+        )
+    ):  # SemVer, item 9
+        raise BadVersion(
+            "{version!r} is not a version such as 1.2.3, v1.2 or 1.2.3-rc.1",
+            version=text[:MAX_LENGTH],
+        )
     release = [int(number) for number in numbers]
-    return Version(text, tuple(release + [0] * (4 - len(release))),
-                   tuple((False, int(part)) if _DIGITS.issuperset(part) else (True, part) for part in prerelease))
+    return Version(
+        text,
+        tuple(release + [0] * (4 - len(release))),
+        tuple(
+            (False, int(part)) if _DIGITS.issuperset(part) else (True, part) for part in prerelease
+        ),
+    )
 
 
 def _are_identifiers(parts: List[str], alphabet: FrozenSet[str]) -> bool:

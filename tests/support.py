@@ -1,4 +1,5 @@
 """What the tests ask of the machine. On a developer's machine a missing tool skips its tests; in CI, which installs them all, it fails them."""
+
 from __future__ import annotations
 
 import os
@@ -20,7 +21,9 @@ def need_tool(name: str) -> str:
 
 
 def unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI") and os.name != "nt":  # the Windows that CI has, Wine's, brings no tools along
+    if (
+        os.environ.get("CI") and os.name != "nt"
+    ):  # the Windows that CI has, Wine's, brings no tools along
         pytest.fail("CI must not skip: " + reason, pytrace=False)
     pytest.skip(reason)
 
@@ -30,7 +33,10 @@ def peak_kilobytes() -> int:
     if sys.platform == "win32":
         return 0
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
+        1024 if sys.platform == "darwin" else 1
+    )
 
 
 ROOT = Path(__file__).parent.parent
@@ -43,8 +49,21 @@ class RunningServer:
     def __init__(self, data: Path, *args: str) -> None:
         self.data = data
         self._log = tempfile.TemporaryFile()
-        command = [sys.executable, "-W", "error", "-m", "nuitkal_mini.server", "--port", "0", "--data", str(data), *args]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log)
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "nuitkal_mini.server",
+            "--port",
+            "0",
+            "--data",
+            str(data),
+            *args,
+        ]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
+        )
         assert self.process.stdout is not None
         ready = re.match(rb"Serving on (https?://\S+/)", self.process.stdout.readline())
         if ready is None:
@@ -53,7 +72,9 @@ class RunningServer:
         self.url = ready[1].decode()
         self.api = self.url + "api/nuitkal_pack/"
         shown = re.search(r"password: (\S+)\n  token: (\S+)", self.log())
-        self.password: Optional[str] = shown[1] if shown else None  # of `admin`, when the data folder was new
+        self.password: Optional[str] = (
+            shown[1] if shown else None
+        )  # of `admin`, when the data folder was new
         self.token = shown[2] if shown else self._new_token()
 
     def _new_token(self) -> str:

@@ -1,4 +1,5 @@
 """What holds the house up: arrows point down, pure modules stay pure, the client is light and can be merged into one file."""
+
 from __future__ import annotations
 
 import ast
@@ -14,7 +15,10 @@ from tools import vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
-SOURCES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+SOURCES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    for path in sorted((ROOT / PACKAGE).rglob("*.py"))
+}
 TREES = {name: ast.parse(path.read_bytes()) for name, path in SOURCES.items()}
 
 # The formats, and which of the others each may use.
@@ -30,11 +34,47 @@ FORMATS: Dict[str, FrozenSet[str]] = {
 ROLES = ("client", "publish", "server")
 
 # What touches the disk, the network, the clock or another process.
-IMPURE = frozenset({
-    "asyncio", "ctypes", "fcntl", "glob", "http", "io", "logging", "mmap", "msvcrt", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "shutil", "signal",
-    "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib", "zipfile",
-})
-PURE = ("problem", "semver", "manifest", "ed25519", "minisign", "delta", "client.plan", "client.trust")
+IMPURE = frozenset(
+    {
+        "asyncio",
+        "ctypes",
+        "fcntl",
+        "glob",
+        "http",
+        "io",
+        "logging",
+        "mmap",
+        "msvcrt",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "random",
+        "secrets",
+        "select",
+        "shutil",
+        "signal",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "urllib",
+        "zipfile",
+    }
+)
+PURE = (
+    "problem",
+    "semver",
+    "manifest",
+    "ed25519",
+    "minisign",
+    "delta",
+    "client.plan",
+    "client.trust",
+)
 # What a pure module takes of an impure one: a function that only computes, or randomness for a key that is made.
 ALLOWED = {("minisign", "os"): {"urandom"}, ("ed25519", "os"): {"urandom"}}
 
@@ -52,16 +92,26 @@ class Import(NamedTuple):
 def imports(module: str) -> Iterator[Import]:
     tree = TREES[module]
     top = {id(node) for node in ast.walk(tree) if not isinstance(node, ast.Module)} - {
-        id(inner) for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) for inner in ast.walk(function)}
+        id(inner)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(function)
+    }
     home = module.split(".")[:-1]  # of `a.b` and of `a.__init__` alike the package
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield Import(name.name, "", name.asname or "", False, id(node) in top)
         elif isinstance(node, ast.ImportFrom):
-            base = home[:len(home) + 1 - node.level] if node.level else []
+            base = home[: len(home) + 1 - node.level] if node.level else []
             for name in node.names:
-                yield Import(".".join(base + (node.module.split(".") if node.module else [])), name.name, name.asname or "", node.level > 0, id(node) in top)
+                yield Import(
+                    ".".join(base + (node.module.split(".") if node.module else [])),
+                    name.name,
+                    name.asname or "",
+                    node.level > 0,
+                    id(node) in top,
+                )
 
 
 def own_imports(module: str) -> Set[str]:
@@ -71,12 +121,12 @@ def own_imports(module: str) -> Set[str]:
         if item.module.split(".")[0] == PACKAGE:
             inner = f"{item.module}.{item.name}"
             name = inner if inner in SOURCES else item.module
-            found.add(name[len(PACKAGE) + 1:])
+            found.add(name[len(PACKAGE) + 1 :])
     return found
 
 
 def short(module: str) -> str:
-    return module[len(PACKAGE) + 1:]
+    return module[len(PACKAGE) + 1 :]
 
 
 def names_of(role: str) -> List[str]:
@@ -87,7 +137,9 @@ def test_the_walk_sees_imports_of_every_form() -> None:
     """Or the tests below would pass for want of anything to see."""
     seen = [item for name in SOURCES for item in imports(name)]
     assert {item.relative for item in seen} == {item.top_level for item in seen} == {True, False}
-    assert "manifest" in own_imports(f"{PACKAGE}.archive") and "manifest" in own_imports(f"{PACKAGE}.client.plan")
+    assert "manifest" in own_imports(f"{PACKAGE}.archive") and "manifest" in own_imports(
+        f"{PACKAGE}.client.plan"
+    )
     assert set(ROLES) <= {short(name).split(".")[0] for name in SOURCES}
 
 
@@ -98,7 +150,9 @@ def test_client_publish_and_server_never_import_each_other(name: str) -> None:
         assert used.split(".")[0] in (role, *FORMATS), f"{name} imports {used}"
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name.count(".") == 1 and not name.endswith("__init__")])
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name.count(".") == 1 and not name.endswith("__init__")]
+)
 def test_a_format_imports_only_the_formats_below_it(name: str) -> None:
     assert own_imports(name) <= FORMATS[short(name)]
 
@@ -114,7 +168,10 @@ def test_nothing_imports_a_command_line_or_itself(name: str) -> None:
 
 
 def test_modules_do_not_import_each_other_in_a_circle_at_import_time() -> None:
-    waiting = {name: {item.module for item in imports(name) if item.top_level and item.module in SOURCES} for name in SOURCES}
+    waiting = {
+        name: {item.module for item in imports(name) if item.top_level and item.module in SOURCES}
+        for name in SOURCES
+    }
     while waiting:
         ready = [name for name, needs in waiting.items() if not needs & waiting.keys()]
         assert ready, f"a circle among {sorted(waiting)}"
@@ -129,16 +186,33 @@ def standard_modules() -> FrozenSet[str]:
     return frozenset(getattr(sys, "stdlib_module_names", ())) | {"__future__"}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="the list of the standard library's modules came with 3.10")
+@pytest.mark.skipif(
+    sys.version_info < (3, 10), reason="the list of the standard library's modules came with 3.10"
+)
 @pytest.mark.parametrize("name", SOURCES)
 def test_only_the_standard_library_is_imported(name: str) -> None:
     for item in imports(name):
-        assert item.relative or item.module.split(".")[0] in standard_modules(), f"{name} imports {item.module}"
+        assert item.relative or item.module.split(".")[0] in standard_modules(), (
+            f"{name} imports {item.module}"
+        )
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_modules_that_newer_pythons_have_dropped_are_not_used(name: str) -> None:
-    gone = {"cgi", "cgitb", "distutils", "imp", "asyncore", "asynchat", "smtpd", "crypt", "pipes", "telnetlib", "uu", "nntplib"}
+    gone = {
+        "cgi",
+        "cgitb",
+        "distutils",
+        "imp",
+        "asyncore",
+        "asynchat",
+        "smtpd",
+        "crypt",
+        "pipes",
+        "telnetlib",
+        "uu",
+        "nntplib",
+    }
     assert not gone & {item.module.split(".")[0] for item in imports(name)}
 
 
@@ -146,7 +220,9 @@ def test_modules_that_newer_pythons_have_dropped_are_not_used(name: str) -> None
 def test_annotations_are_never_evaluated_so_that_38_reads_them(name: str) -> None:
     body = TREES[name].body
     if any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in body):
-        assert any(item.module == "__future__" and item.name == "annotations" for item in imports(name))
+        assert any(
+            item.module == "__future__" and item.name == "annotations" for item in imports(name)
+        )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -163,12 +239,18 @@ def test_a_pure_module_imports_nothing_that_does_io(name: str) -> None:
         top = item.module.split(".")[0]
         if item.relative or top not in IMPURE:
             continue
-        assert item.name in ALLOWED.get((name, top), ()), f"{name} imports {item.module} {item.name}"
+        assert item.name in ALLOWED.get((name, top), ()), (
+            f"{name} imports {item.module} {item.name}"
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in PURE if f"{PACKAGE}.{name}" in SOURCES])
 def test_a_pure_module_neither_opens_nor_prints(name: str) -> None:
-    calls = {node.func.id for node in ast.walk(TREES[f"{PACKAGE}.{name}"]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    calls = {
+        node.func.id
+        for node in ast.walk(TREES[f"{PACKAGE}.{name}"])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     assert not calls & {"open", "print", "input", "exec", "eval", "__import__"}
 
 
@@ -195,13 +277,21 @@ def defined_names(module: str) -> Set[str]:
 def test_the_clients_names_are_unique_over_all_that_is_merged() -> None:
     owner: Dict[str, str] = {}
     for module in merged_modules():
-        for name in defined_names(module) - {"logger", "__all__"}:  # each module's logger is its own line of the same meaning
+        for name in defined_names(module) - {
+            "logger",
+            "__all__",
+        }:  # each module's logger is its own line of the same meaning
             assert name not in owner, f"{module} and {owner[name]} both define {name}"
             owner[name] = module
 
 
 def test_no_name_of_the_merged_file_hides_a_module_that_it_imports() -> None:
-    imported = {item.name or item.module.split(".")[0] for module in merged_modules() for item in imports(module) if not item.relative}
+    imported = {
+        item.name or item.module.split(".")[0]
+        for module in merged_modules()
+        for item in imports(module)
+        if not item.relative
+    }
     assert not imported & {name for module in merged_modules() for name in defined_names(module)}
 
 
@@ -210,9 +300,13 @@ def test_merged_modules_import_each_other_by_plain_names(module: str) -> None:
     for item in imports(module):
         if item.module.split(".")[0] == PACKAGE:
             assert item.relative, f"{module} imports {item.module} absolutely"
-            assert not item.alias and item.name != "*", f"{module} imports {item.module} {item.name} under another name"
+            assert not item.alias and item.name != "*", (
+                f"{module} imports {item.module} {item.name} under another name"
+            )
             assert item.module in SOURCES, f"{module} imports the module {item.name} whole"
-            assert item.name in defined_names(item.module), f"{module} takes {item.name} from {item.module}, which is not where it is defined"
+            assert item.name in defined_names(item.module), (
+                f"{module} takes {item.name} from {item.module}, which is not where it is defined"
+            )
 
 
 # --- start-up -------------------------------------------------------------------------------------
@@ -224,7 +318,12 @@ def modules_after(program: str) -> Tuple[Set[str], Set[str]]:
     Without it: what every client needs, with pathlib (the contract's `client_dir=Path(…)`) and unicodedata (NFC of every path).
     """
     script = "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\nbefore = sorted(sys.modules)\n{}\nimport json\nprint(json.dumps([before, sorted(sys.modules)]))"
-    shown = subprocess.run([sys.executable, "-S", "-c", script.format(program)], cwd=str(ROOT), stdout=subprocess.PIPE, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-S", "-c", script.format(program)],
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     before, after = json.loads(shown.stdout.decode("utf-8"))
     return set(before), set(after)
 
@@ -239,7 +338,15 @@ def test_the_client_loads_no_server_no_publisher_and_nothing_that_only_an_update
     own = {short(name) for name in after if name.startswith(PACKAGE + ".")}
     assert {name.split(".")[0] for name in own} <= {"client", *FORMATS}
     assert not own & {"delta", "minisign", "ed25519"}
-    assert not after & {"dataclasses", "inspect", "zipfile", "asyncio", "multiprocessing", "argparse", "sqlite3"}
+    assert not after & {
+        "dataclasses",
+        "inspect",
+        "zipfile",
+        "asyncio",
+        "multiprocessing",
+        "argparse",
+        "sqlite3",
+    }
 
 
 def test_importing_the_server_package_is_light_until_an_application_is_made() -> None:

@@ -1,4 +1,5 @@
 """Packages: what we write every ZIP tool reads, what others write we read, and what deceives is refused by name."""
+
 from __future__ import annotations
 
 import hashlib
@@ -19,7 +20,20 @@ from hypothesis import strategies as st
 
 from nuitkal_mini import archive
 from nuitkal_mini.archive import (
-    CHUNK, DEFLATED, LEVEL, PARTIAL_COMMENT, STORED, ArchiveError, Directory, Member, PackageWriter, open_member, read_directory, read_link, read_tail, read_tree,
+    CHUNK,
+    DEFLATED,
+    LEVEL,
+    PARTIAL_COMMENT,
+    STORED,
+    ArchiveError,
+    Directory,
+    Member,
+    PackageWriter,
+    open_member,
+    read_directory,
+    read_link,
+    read_tail,
+    read_tree,
 )
 from nuitkal_mini.manifest import FileEntry, ManifestError, UnsafePath
 from nuitkal_mini.problem import Problem
@@ -52,31 +66,119 @@ def deflated(data: bytes) -> bytes:
     return deflate.compress(data) + deflate.flush()
 
 
-def build(*parts: Part, before: bytes = b"", comment: bytes = b"", gap: bytes = b"", **end: Any) -> bytes:
+def build(
+    *parts: Part, before: bytes = b"", comment: bytes = b"", gap: bytes = b"", **end: Any
+) -> bytes:
     out, central = bytearray(before), bytearray()
     for part in parts:
-        raw = part.name.encode("utf-8", "surrogatepass") if isinstance(part.name, str) else part.name
-        body = part.compressed if part.compressed is not None else deflated(part.data) if part.method == DEFLATED else part.data
-        fields: Dict[str, Any] = dict(need=20, flags=0x800, method=part.method, time=0, date=33, crc=zlib.crc32(part.data), compressed=len(body), size=len(part.data),
-                      name=raw, extra=b"", made=3 << 8 | 20, comment=b"", disk=0, inner=0, outer=part.mode << 16, offset=len(out))
+        raw = (
+            part.name.encode("utf-8", "surrogatepass") if isinstance(part.name, str) else part.name
+        )
+        body = (
+            part.compressed
+            if part.compressed is not None
+            else deflated(part.data)
+            if part.method == DEFLATED
+            else part.data
+        )
+        fields: Dict[str, Any] = dict(
+            need=20,
+            flags=0x800,
+            method=part.method,
+            time=0,
+            date=33,
+            crc=zlib.crc32(part.data),
+            compressed=len(body),
+            size=len(part.data),
+            name=raw,
+            extra=b"",
+            made=3 << 8 | 20,
+            comment=b"",
+            disk=0,
+            inner=0,
+            outer=part.mode << 16,
+            offset=len(out),
+        )
         fields.update(part.both)
         near, far = {**fields, **part.local}, {**fields, **part.central}
-        out += struct.pack("<4s5H3I2H", near.get("magic", b"PK\3\4"), near["need"], near["flags"], near["method"], near["time"], near["date"],
-                           near["crc"], near["compressed"], near["size"], len(near["name"]), len(near["extra"])) + near["name"] + near["extra"] + body + part.behind
-        central += struct.pack("<4s6H3I5H2I", far.get("magic", b"PK\1\2"), far["made"], far["need"], far["flags"], far["method"], far["time"], far["date"],
-                               far["crc"], far["compressed"], far["size"], len(far["name"]), len(far["extra"]), len(far["comment"]), far["disk"], far["inner"],
-                               far["outer"], far["offset"]) + far["name"] + far["extra"] + far["comment"]
+        out += (
+            struct.pack(
+                "<4s5H3I2H",
+                near.get("magic", b"PK\3\4"),
+                near["need"],
+                near["flags"],
+                near["method"],
+                near["time"],
+                near["date"],
+                near["crc"],
+                near["compressed"],
+                near["size"],
+                len(near["name"]),
+                len(near["extra"]),
+            )
+            + near["name"]
+            + near["extra"]
+            + body
+            + part.behind
+        )
+        central += (
+            struct.pack(
+                "<4s6H3I5H2I",
+                far.get("magic", b"PK\1\2"),
+                far["made"],
+                far["need"],
+                far["flags"],
+                far["method"],
+                far["time"],
+                far["date"],
+                far["crc"],
+                far["compressed"],
+                far["size"],
+                len(far["name"]),
+                len(far["extra"]),
+                len(far["comment"]),
+                far["disk"],
+                far["inner"],
+                far["outer"],
+                far["offset"],
+            )
+            + far["name"]
+            + far["extra"]
+            + far["comment"]
+        )
     out += gap
-    tail: Dict[str, Any] = dict(disk=0, disk2=0, here=len(parts), entries=len(parts), size=len(central), start=len(out), length=len(comment), extra=b"")
+    tail: Dict[str, Any] = dict(
+        disk=0,
+        disk2=0,
+        here=len(parts),
+        entries=len(parts),
+        size=len(central),
+        start=len(out),
+        length=len(comment),
+        extra=b"",
+    )
     tail.update(end)
     out += central + tail["extra"]
-    out += struct.pack("<4s4H2IH", b"PK\5\6", tail["disk"], tail["disk2"], tail["here"], tail["entries"], tail["size"], tail["start"], tail["length"])
+    out += struct.pack(
+        "<4s4H2IH",
+        b"PK\5\6",
+        tail["disk"],
+        tail["disk2"],
+        tail["here"],
+        tail["entries"],
+        tail["size"],
+        tail["start"],
+        tail["length"],
+    )
     return bytes(out) + comment
 
 
-def zip64_end(entries: int, size: int, start: int, length: int = 44, at: Optional[int] = None) -> bytes:
-    return (struct.pack("<4sQ2H2I4Q", b"PK\6\6", length, 45, 45, 0, 0, entries, entries, size, start)
-            + struct.pack("<4sIQI", b"PK\6\7", 0, start + size if at is None else at, 1))
+def zip64_end(
+    entries: int, size: int, start: int, length: int = 44, at: Optional[int] = None
+) -> bytes:
+    return struct.pack(
+        "<4sQ2H2I4Q", b"PK\6\6", length, 45, 45, 0, 0, entries, entries, size, start
+    ) + struct.pack("<4sIQI", b"PK\6\7", 0, start + size if at is None else at, 1)
 
 
 WIDE = 0xFFFFFFFF
@@ -117,7 +219,10 @@ def test_what_we_write_we_read(tree: Tree, comment: bytes) -> None:
     assert directory.comment == comment
     assert read_all(data) == tree
     assert read_tree(io.BytesIO(data), "app", "1.0.0") == manifest_of(tree)
-    assert [0, *(member.end for member in directory.members)] == [*(member.offset for member in directory.members), directory.start]
+    assert [0, *(member.end for member in directory.members)] == [
+        *(member.offset for member in directory.members),
+        directory.start,
+    ]
 
 
 @given(trees())
@@ -128,7 +233,11 @@ def test_what_we_write_zipfile_reads(tree: Tree) -> None:
         read: Tree = {}
         for info in package.infolist():
             kind = info.external_attr >> 16
-            read[info.filename] = package.read(info).decode("utf-8") if stat.S_ISLNK(kind) else (package.read(info), f"{kind & 0o777:o}")
+            read[info.filename] = (
+                package.read(info).decode("utf-8")
+                if stat.S_ISLNK(kind)
+                else (package.read(info), f"{kind & 0o777:o}")
+            )
         assert read == tree
 
 
@@ -141,12 +250,16 @@ def test_the_same_entries_give_the_same_bytes_and_no_date() -> None:
 
 def test_what_deflate_would_enlarge_is_stored() -> None:
     noise = random.Random(1).getrandbits(8 * 400_000).to_bytes(400_000, "big")
-    package = packed({"noise": (noise, "644"), "zeros": (bytes(400_000), "644"), "empty": (b"", "644")})
+    package = packed(
+        {"noise": (noise, "644"), "zeros": (bytes(400_000), "644"), "empty": (b"", "644")}
+    )
     methods = {member.path: member.method for member in read_directory(io.BytesIO(package)).members}
     assert methods == {"noise": STORED, "zeros": DEFLATED, "empty": STORED}
 
 
-@pytest.mark.parametrize("size", [*range(CHUNK + 245, CHUNK + 260), CHUNK - 1, CHUNK, 2 * CHUNK + 254])
+@pytest.mark.parametrize(
+    "size", [*range(CHUNK + 245, CHUNK + 260), CHUNK - 1, CHUNK, 2 * CHUNK + 254]
+)
 def test_zlib_may_hold_back_the_last_bytes_when_all_input_is_taken(size: int) -> None:
     tree: Tree = {"a": (b"\7" * size, "644")}
     assert read_all(packed(tree)) == tree
@@ -169,14 +282,25 @@ def test_copied_members_are_the_same_bytes_under_another_path_and_mode(tree: Tre
         entry = entries[member.path]
         writer.copy(entry._replace(path="new/" + entry.path, mode="755"), member, package)
     writer.close()
-    moved = {"new/" + path: item if isinstance(item, str) else (item[0], "755") for path, item in tree.items()}
+    moved = {
+        "new/" + path: item if isinstance(item, str) else (item[0], "755")
+        for path, item in tree.items()
+    }
     assert read_all(out.getvalue()) == moved
     with zipfile.ZipFile(out) as copied:
         assert copied.testzip() is None
 
 
 def test_a_copied_member_leaves_its_descriptor_and_extra_fields_behind() -> None:
-    source = io.BytesIO(build(Part(both={"flags": 0x808}, local={"extra": b"ux\0\0"}, behind=struct.pack("<4s3I", b"PK\7\b", zlib.crc32(b"hello"), 5, 5))))
+    source = io.BytesIO(
+        build(
+            Part(
+                both={"flags": 0x808},
+                local={"extra": b"ux\0\0"},
+                behind=struct.pack("<4s3I", b"PK\7\b", zlib.crc32(b"hello"), 5, 5),
+            )
+        )
+    )
     out = io.BytesIO()
     writer = PackageWriter(out)
     writer.copy(FileEntry("a", 5, "", "644"), read_directory(source).members[0], source)
@@ -188,14 +312,20 @@ def test_a_package_whose_member_was_cut_cannot_be_copied() -> None:
     source = io.BytesIO(packed({"lib/a": (b"hello", "644")}))
     member = read_directory(source).members[0]
     with pytest.raises(ArchiveError, match="'lib/a'"):
-        PackageWriter(io.BytesIO()).copy(FileEntry("lib/a", 5, "", "644"), member, io.BytesIO(source.getvalue()[:37]))
+        PackageWriter(io.BytesIO()).copy(
+            FileEntry("lib/a", 5, "", "644"), member, io.BytesIO(source.getvalue()[:37])
+        )
 
 
 @pytest.mark.parametrize("size", [2**32 - 2**24 - 1, 2**32 - 2**24, 2**32 - 1, 2**32, 2**33])
-def test_the_local_header_keeps_its_length_when_it_is_written_again_with_the_compressed_size(size: int) -> None:
+def test_the_local_header_keeps_its_length_when_it_is_written_again_with_the_compressed_size(
+    size: int,
+) -> None:
     unknown = Member("a", "644", False, DEFLATED, 0, 0, size, 0, 0)
     for compressed in (1, size, size + size // 1000):
-        assert len(archive._local_header(unknown._replace(compressed_size=compressed))) == len(archive._local_header(unknown))
+        assert len(archive._local_header(unknown._replace(compressed_size=compressed))) == len(
+            archive._local_header(unknown)
+        )
 
 
 def test_beyond_4_gib_the_directory_is_zip64_and_both_readers_agree(tmp_path: Path) -> None:
@@ -209,10 +339,15 @@ def test_beyond_4_gib_the_directory_is_zip64_and_both_readers_agree(tmp_path: Pa
         out.write(header)
         out.seek(len(header) + size)
         writer._members.append(big)
-        writer.add(FileEntry("small", 5, hashlib.sha256(b"hello").hexdigest(), "644"), io.BytesIO(b"hello"))
+        writer.add(
+            FileEntry("small", 5, hashlib.sha256(b"hello").hexdigest(), "644"), io.BytesIO(b"hello")
+        )
         writer.close()
         directory = read_directory(out)
-        assert [(member.path, member.size) for member in directory.members] == [("big", size), ("small", 5)]
+        assert [(member.path, member.size) for member in directory.members] == [
+            ("big", size),
+            ("small", 5),
+        ]
         assert b"".join(open_member(out, directory.members[1])) == b"hello"
         with zipfile.ZipFile(out) as package:
             assert package.read("small") == b"hello" and package.getinfo("big").file_size == size
@@ -251,7 +386,11 @@ def by_zipfile(method: int, streaming: bool, wide: bool) -> bytes:
     out: Any = Pipe() if streaming else io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as package:
         package.writestr("lib/", b"")
-        for name, contents, mode in (("lib/a.txt", b"text " * 1000, 0o644), ("lib/ä.sh", b"#!/bin/sh\n", 0o755), ("empty", b"", 0o600)):
+        for name, contents, mode in (
+            ("lib/a.txt", b"text " * 1000, 0o644),
+            ("lib/ä.sh", b"#!/bin/sh\n", 0o755),
+            ("empty", b"", 0o600),
+        ):
             info = zipfile.ZipInfo(name, (2025, 1, 2, 3, 4, 6))
             info.compress_type, info.external_attr = method, (stat.S_IFREG | mode) << 16
             with package.open(info, "w", force_zip64=wide) as member:
@@ -263,13 +402,18 @@ def by_zipfile(method: int, streaming: bool, wide: bool) -> bytes:
     return bytes(out.data) if streaming else bytes(out.getvalue())
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"]
+)
 @pytest.mark.parametrize("streaming", [False, True], ids=["seekable", "streaming"])
 @pytest.mark.parametrize("wide", [False, True], ids=["", "zip64"])
 def test_what_zipfile_writes_we_read(method: int, streaming: bool, wide: bool) -> None:
     data = by_zipfile(method, streaming, wide)
     assert read_all(data) == {
-        "lib/a.txt": (b"text " * 1000, "644"), "lib/ä.sh": (b"#!/bin/sh\n", "755"), "empty": (b"", "644"), "lib/link": "ä.sh",
+        "lib/a.txt": (b"text " * 1000, "644"),
+        "lib/ä.sh": (b"#!/bin/sh\n", "755"),
+        "empty": (b"", "644"),
+        "lib/link": "ä.sh",
     }
     assert read_directory(io.BytesIO(data)).comment == b"made elsewhere"
 
@@ -282,14 +426,46 @@ def test_unusual_but_honest_zips_are_read() -> None:
     plain: Tree = {"a": (b"hello", "644")}
     descriptor = struct.pack("<3I", zlib.crc32(b"hello"), 5, 5)
     unknown = {"crc": 0, "compressed": 0, "size": 0}
-    assert read_all(build(Part(central={"extra": struct.pack("<2H", 0x5455, 1) + b"x", "comment": b"note"}, local={"extra": b"ux\0\0"}))) == plain
-    assert read_all(build(Part(both={"made": 20, "outer": 0x20}))) == plain  # by DOS, without a mode
+    assert (
+        read_all(
+            build(
+                Part(
+                    central={"extra": struct.pack("<2H", 0x5455, 1) + b"x", "comment": b"note"},
+                    local={"extra": b"ux\0\0"},
+                )
+            )
+        )
+        == plain
+    )
+    assert (
+        read_all(build(Part(both={"made": 20, "outer": 0x20}))) == plain
+    )  # by DOS, without a mode
     assert read_all(build(Part(mode=0o644))) == plain  # a mode without a kind
-    for behind in (descriptor, b"PK\7\b" + descriptor, struct.pack("<I2Q", zlib.crc32(b"hello"), 5, 5), struct.pack("<4sI2Q", b"PK\7\b", zlib.crc32(b"hello"), 5, 5)):
+    for behind in (
+        descriptor,
+        b"PK\7\b" + descriptor,
+        struct.pack("<I2Q", zlib.crc32(b"hello"), 5, 5),
+        struct.pack("<4sI2Q", b"PK\7\b", zlib.crc32(b"hello"), 5, 5),
+    ):
         assert read_all(build(Part(both={"flags": 0x808}, local=unknown, behind=behind))) == plain
-    assert read_all(build(Part(central={"size": WIDE, "extra": struct.pack("<2HQ", 1, 8, 5)}))) == plain
+    assert (
+        read_all(build(Part(central={"size": WIDE, "extra": struct.pack("<2HQ", 1, 8, 5)})))
+        == plain
+    )
     assert read_all(build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START))) == plain
-    assert read_all(build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START), here=0xFFFF, entries=0xFFFF, size=WIDE, start=WIDE)) == plain
+    assert (
+        read_all(
+            build(
+                SMALL,
+                extra=zip64_end(1, CENTRAL_SIZE, START),
+                here=0xFFFF,
+                entries=0xFFFF,
+                size=WIDE,
+                start=WIDE,
+            )
+        )
+        == plain
+    )
     assert read_all(build(Part("a\u0308"))) == {"ä": (b"hello", "644")}  # macOS decomposes
     assert read_all(build(Part("x/", b"", DEFLATED), Part("x/a"))) == {"x/a": (b"hello", "644")}
 
@@ -298,19 +474,56 @@ def test_unusual_but_honest_zips_are_read() -> None:
 
 BIG = 101 * 2**20
 BOMB = deflated(bytes(BIG))
-NESTED = build(Part("inner.zip", build(Part("bomb", b"", DEFLATED, both={"size": BIG}, compressed=BOMB)), DEFLATED))
+NESTED = build(
+    Part(
+        "inner.zip",
+        build(Part("bomb", b"", DEFLATED, both={"size": BIG}, compressed=BOMB)),
+        DEFLATED,
+    )
+)
 
 NAMES = {
-    "a name cut at NUL": "a\0b", "parent": "../a", "parent within": "x/../../a", "absolute": "/a", "backslash": "a\\b", "drive": "C:/a", "drive without slash": "C:a",
-    "share": "//server/a", "share of Windows": "\\\\server\\a", "device name": "x/NUL.txt", "trailing dot": "a.", "trailing space": "a ", "short name": "UPDATE~1",
-    "empty": "", "only a slash": "/", "two slashes": "a//b", "dot": "./a", "the updater's folder": ".update/journal", "its version file": "local_version.json",
-    "invisible": "a\u200b", "newline": "a\nb", "long": "a" * 256, "very long": "a/" * 30_000, "surrogate": "a\ud800", "Latin-1": b"\xe4", "overlong UTF-8": b"\xc0\xaf",
-    "folder above": "../", "folder of the updater": ".backup/", "thousands of combining marks": "a" + "\u0301\u0323" * 15_000,
+    "a name cut at NUL": "a\0b",
+    "parent": "../a",
+    "parent within": "x/../../a",
+    "absolute": "/a",
+    "backslash": "a\\b",
+    "drive": "C:/a",
+    "drive without slash": "C:a",
+    "share": "//server/a",
+    "share of Windows": "\\\\server\\a",
+    "device name": "x/NUL.txt",
+    "trailing dot": "a.",
+    "trailing space": "a ",
+    "short name": "UPDATE~1",
+    "empty": "",
+    "only a slash": "/",
+    "two slashes": "a//b",
+    "dot": "./a",
+    "the updater's folder": ".update/journal",
+    "its version file": "local_version.json",
+    "invisible": "a\u200b",
+    "newline": "a\nb",
+    "long": "a" * 256,
+    "very long": "a/" * 30_000,
+    "surrogate": "a\ud800",
+    "Latin-1": b"\xe4",
+    "overlong UTF-8": b"\xc0\xaf",
+    "folder above": "../",
+    "folder of the updater": ".backup/",
+    "thousands of combining marks": "a" + "\u0301\u0323" * 15_000,
 }
 
 PAIRS = {
-    "twice the same name": ("a", "a"), "by case": ("a", "A"), "by form": ("ä", "a\u0308"), "folders by case": ("Lib/a", "lib/b"), "file and folder": ("a", "a/b"),
-    "file and folder entry": ("a", "a/"), "file and folder entry by case": ("a", "A/"), "folder entries by case": ("x/", "X/"), "sharp s": ("straße", "STRASSE"),
+    "twice the same name": ("a", "a"),
+    "by case": ("a", "A"),
+    "by form": ("ä", "a\u0308"),
+    "folders by case": ("Lib/a", "lib/b"),
+    "file and folder": ("a", "a/b"),
+    "file and folder entry": ("a", "a/"),
+    "file and folder entry by case": ("a", "A/"),
+    "folder entries by case": ("x/", "X/"),
+    "sharp s": ("straße", "STRASSE"),
     "folder entry and folder by case": ("x/", "X/a"),
 }
 
@@ -330,7 +543,10 @@ FALSE: Dict[str, Any] = {
     "a hole between members": (build(Part(behind=b"xx"), Part("b")), "'a'"),
     "a whole second ZIP in the comment": (build(SMALL, comment=build(Part("evil"))), "end record"),
     "a second end record in the comment": (build(SMALL, comment=build()), "end record"),
-    "two ZIPs in one file, each true": (build(Part("evil"), before=build(SMALL, length=START + CENTRAL_SIZE + 28)), "before the first"),
+    "two ZIPs in one file, each true": (
+        build(Part("evil"), before=build(SMALL, length=START + CENTRAL_SIZE + 28)),
+        "before the first",
+    ),
     "on another disk": (build(SMALL, disk=1), "end record"),
     "spanning disks": (build(SMALL, disk2=1), "end record"),
     "counts that differ": (build(SMALL, here=2), "end record"),
@@ -338,36 +554,114 @@ FALSE: Dict[str, Any] = {
     "one entry too few": (build(SMALL, Part("b"), here=1, entries=1), "more in it"),
     "no entry told": (build(SMALL, here=0, entries=0), "more in it"),
     "a size one too large": (build(SMALL, size=CENTRAL_SIZE + 1), "end record"),
-    "a size and start that agree on too much": (build(SMALL, size=CENTRAL_SIZE + 1, start=START - 1), "directory is damaged"),
-    "a size and start that agree on too little": (build(SMALL, size=CENTRAL_SIZE - 1, start=START + 1), "directory is damaged"),
+    "a size and start that agree on too much": (
+        build(SMALL, size=CENTRAL_SIZE + 1, start=START - 1),
+        "directory is damaged",
+    ),
+    "a size and start that agree on too little": (
+        build(SMALL, size=CENTRAL_SIZE - 1, start=START + 1),
+        "directory is damaged",
+    ),
     "a start of the last byte": (build(SMALL, start=WIDE), "end record"),
-    "an extra field that runs out": (build(SMALL._replace(central={"extra": b"x" * 10}), size=CENTRAL_SIZE + 9), "end record"),
+    "an extra field that runs out": (
+        build(SMALL._replace(central={"extra": b"x" * 10}), size=CENTRAL_SIZE + 9),
+        "end record",
+    ),
     "an entry that is none": (build(Part(central={"magic": b"PK\1\3"})), "directory is damaged"),
     "a local header that is none": (build(Part("lib/a", local={"magic": b"PK\3\3"})), "'lib/a'"),
-    "ten million entries": (build(SMALL, extra=zip64_end(10_000_000, CENTRAL_SIZE, START), here=0xFFFF, entries=0xFFFF), "200,000"),
+    "ten million entries": (
+        build(SMALL, extra=zip64_end(10_000_000, CENTRAL_SIZE, START), here=0xFFFF, entries=0xFFFF),
+        "200,000",
+    ),
     "65,535 entries": (build(SMALL, here=0xFFFF, entries=0xFFFF), "fewer entries"),
     # ZIP64
-    "a zip64 record elsewhere": (build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START, at=0)), "ZIP64"),
-    "a zip64 record of another length": (build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START, length=45)), "contradict"),
-    "a zip64 record that counts otherwise": (build(SMALL, extra=zip64_end(2, CENTRAL_SIZE, START)), "contradict"),
-    "a zip64 size of 2**63": (build(SMALL, extra=zip64_end(1, 2**63, START, at=START + CENTRAL_SIZE), size=WIDE), "end record"),
-    "a zip64 start of 2**63": (build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, 2**63, at=START + CENTRAL_SIZE), start=WIDE), "end record"),
-    "a zip64 sum that wraps": (build(SMALL, extra=zip64_end(1, 2**64 - START, 2 * START + CENTRAL_SIZE, at=START + CENTRAL_SIZE), size=WIDE, start=WIDE), "end record"),
+    "a zip64 record elsewhere": (
+        build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START, at=0)),
+        "ZIP64",
+    ),
+    "a zip64 record of another length": (
+        build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START, length=45)),
+        "contradict",
+    ),
+    "a zip64 record that counts otherwise": (
+        build(SMALL, extra=zip64_end(2, CENTRAL_SIZE, START)),
+        "contradict",
+    ),
+    "a zip64 size of 2**63": (
+        build(SMALL, extra=zip64_end(1, 2**63, START, at=START + CENTRAL_SIZE), size=WIDE),
+        "end record",
+    ),
+    "a zip64 start of 2**63": (
+        build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, 2**63, at=START + CENTRAL_SIZE), start=WIDE),
+        "end record",
+    ),
+    "a zip64 sum that wraps": (
+        build(
+            SMALL,
+            extra=zip64_end(1, 2**64 - START, 2 * START + CENTRAL_SIZE, at=START + CENTRAL_SIZE),
+            size=WIDE,
+            start=WIDE,
+        ),
+        "end record",
+    ),
     "a locator alone": (build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START)[56:]), "ZIP64"),
     "no zip64 field": (build(Part("lib/a", central={"size": WIDE})), "'lib/a' lacks its ZIP64"),
-    "a short zip64 field": (build(Part("lib/a", central={"size": WIDE, "extra": struct.pack("<2HI", 1, 4, 5)})), "'lib/a' lacks its ZIP64"),
-    "a zip64 field for one of two": (build(Part("lib/a", central={"size": WIDE, "compressed": WIDE, "extra": struct.pack("<2HQ", 1, 8, 5)})), "'lib/a' lacks its ZIP64"),
-    "a zip64 field that is cut": (build(Part("lib/a", central={"size": WIDE, "extra": struct.pack("<2HI", 1, 8, 5)})), "'lib/a' lacks its ZIP64"),
-    "a zip64 offset of 2**64 - 1": (build(Part("lib/a", central={"offset": WIDE, "extra": struct.pack("<2HQ", 1, 8, 2**64 - 1)})), "'lib/a' overlaps"),
-    "a local zip64 size that lies": (build(Part("lib/a", local={"size": WIDE, "compressed": WIDE, "extra": struct.pack("<2H2Q", 1, 16, 5, 6)})), "'lib/a'"),
+    "a short zip64 field": (
+        build(Part("lib/a", central={"size": WIDE, "extra": struct.pack("<2HI", 1, 4, 5)})),
+        "'lib/a' lacks its ZIP64",
+    ),
+    "a zip64 field for one of two": (
+        build(
+            Part(
+                "lib/a",
+                central={"size": WIDE, "compressed": WIDE, "extra": struct.pack("<2HQ", 1, 8, 5)},
+            )
+        ),
+        "'lib/a' lacks its ZIP64",
+    ),
+    "a zip64 field that is cut": (
+        build(Part("lib/a", central={"size": WIDE, "extra": struct.pack("<2HI", 1, 8, 5)})),
+        "'lib/a' lacks its ZIP64",
+    ),
+    "a zip64 offset of 2**64 - 1": (
+        build(
+            Part("lib/a", central={"offset": WIDE, "extra": struct.pack("<2HQ", 1, 8, 2**64 - 1)})
+        ),
+        "'lib/a' overlaps",
+    ),
+    "a local zip64 size that lies": (
+        build(
+            Part(
+                "lib/a",
+                local={
+                    "size": WIDE,
+                    "compressed": WIDE,
+                    "extra": struct.pack("<2H2Q", 1, 16, 5, 6),
+                },
+            )
+        ),
+        "'lib/a'",
+    ),
     # where members lie
     "a false offset": (build(Part("lib/a", central={"offset": 40})), "'lib/a' overlaps"),
     "a slightly false offset": (build(Part("lib/a", central={"offset": 1})), "before the first"),
-    "an offset behind the directory": (build(SMALL, Part("lib/a", central={"offset": 500})), "'lib/a' overlaps"),
+    "an offset behind the directory": (
+        build(SMALL, Part("lib/a", central={"offset": 500})),
+        "'lib/a' overlaps",
+    ),
     "two members in one place": (build(SMALL, Part("b", central={"offset": 0})), "overlaps"),
-    "a member within another": (build(Part("lib/a", build(Part("b")), central={}), Part("b", central={"offset": 35})), "overlaps"),
-    "a member that reaches into the next": (build(Part("lib/a", central={"compressed": 99, "size": 99}), Part("b")), "'lib/a' overlaps"),
-    "a name that reaches into the next": (build(Part("lib/a", local={"name": b"lib/abcdef"}), Part("b")), "'lib/a'"),
+    "a member within another": (
+        build(Part("lib/a", build(Part("b")), central={}), Part("b", central={"offset": 35})),
+        "overlaps",
+    ),
+    "a member that reaches into the next": (
+        build(Part("lib/a", central={"compressed": 99, "size": 99}), Part("b")),
+        "'lib/a' overlaps",
+    ),
+    "a name that reaches into the next": (
+        build(Part("lib/a", local={"name": b"lib/abcdef"}), Part("b")),
+        "'lib/a'",
+    ),
     # local and central headers that disagree
     "another local name": (build(Part("lib/a", local={"name": b"lib/b"})), "'lib/a'"),
     "another local name, unsafe": (build(Part("lib/a", local={"name": b"../xx"})), "'../xx'"),
@@ -376,13 +670,52 @@ FALSE: Dict[str, Any] = {
     "another local CRC": (build(Part("lib/a", local={"crc": 1})), "'lib/a'"),
     "another local size": (build(Part("lib/a", local={"size": 6})), "'lib/a'"),
     "another local compressed size": (build(Part("lib/a", local={"compressed": 4})), "'lib/a'"),
-    "no local sizes without a descriptor": (build(Part("lib/a", local={"crc": 0, "size": 0, "compressed": 0})), "'lib/a'"),
+    "no local sizes without a descriptor": (
+        build(Part("lib/a", local={"crc": 0, "size": 0, "compressed": 0})),
+        "'lib/a'",
+    ),
     "locally encrypted": (build(Part("lib/a", local={"flags": 0x801})), "'lib/a'"),
-    "a local extra field into the data": (build(Part("lib/a", local={"extra": b"x" * 4}, compressed=b"h", both={"size": 5, "compressed": 5})), "'lib/a'"),
-    "a descriptor that lies": (build(Part("lib/a", both={"flags": 0x808}, behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 6))), "'lib/a'"),
-    "a descriptor with another CRC": (build(Part("lib/a", both={"flags": 0x808}, behind=struct.pack("<4s3I", b"PK\7\b", 1, 5, 5))), "'lib/a'"),
-    "a descriptor that nobody announced": (build(Part("lib/a", behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 5))), "'lib/a'"),
-    "more than a descriptor": (build(Part("lib/a", both={"flags": 0x808}, behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 5) + b"x")), "'lib/a'"),
+    "a local extra field into the data": (
+        build(
+            Part(
+                "lib/a",
+                local={"extra": b"x" * 4},
+                compressed=b"h",
+                both={"size": 5, "compressed": 5},
+            )
+        ),
+        "'lib/a'",
+    ),
+    "a descriptor that lies": (
+        build(
+            Part(
+                "lib/a",
+                both={"flags": 0x808},
+                behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 6),
+            )
+        ),
+        "'lib/a'",
+    ),
+    "a descriptor with another CRC": (
+        build(
+            Part("lib/a", both={"flags": 0x808}, behind=struct.pack("<4s3I", b"PK\7\b", 1, 5, 5))
+        ),
+        "'lib/a'",
+    ),
+    "a descriptor that nobody announced": (
+        build(Part("lib/a", behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 5))),
+        "'lib/a'",
+    ),
+    "more than a descriptor": (
+        build(
+            Part(
+                "lib/a",
+                both={"flags": 0x808},
+                behind=struct.pack("<3I", zlib.crc32(b"hello"), 5, 5) + b"x",
+            )
+        ),
+        "'lib/a'",
+    ),
     # kinds
     "encrypted": (build(Part("lib/a", both={"flags": 0x801})), "'lib/a' is encrypted"),
     "strongly encrypted": (build(Part("lib/a", both={"flags": 0x840})), "'lib/a' is encrypted"),
@@ -397,31 +730,88 @@ FALSE: Dict[str, Any] = {
     "a block device": (build(Part("lib/a", mode=stat.S_IFBLK | 0o644)), "'lib/a' is a device"),
     "a FIFO": (build(Part("lib/a", mode=stat.S_IFIFO | 0o644)), "'lib/a' is a device"),
     "a socket": (build(Part("lib/a", mode=stat.S_IFSOCK | 0o644)), "'lib/a' is a device"),
-    "a folder that is called a file": (build(Part("lib/a", mode=stat.S_IFDIR | 0o755)), "'lib/a' is a device"),
+    "a folder that is called a file": (
+        build(Part("lib/a", mode=stat.S_IFDIR | 0o755)),
+        "'lib/a' is a device",
+    ),
     "a folder with contents": (build(Part("lib/")), "folder 'lib/' has contents"),
-    "a folder whose local header is elsewhere": (build(Part("lib/", b"", local={"magic": b"XXXX"})), "'lib/'"),
+    "a folder whose local header is elsewhere": (
+        build(Part("lib/", b"", local={"magic": b"XXXX"})),
+        "'lib/'",
+    ),
     # sizes
-    "a bomb": (build(Part("lib/bomb", b"", DEFLATED, both={"size": BIG}, compressed=BOMB)), "'lib/bomb' claims 105906176 bytes"),
-    "a declared size of 1 TiB": (build(Part("lib/a", method=DEFLATED, both={"size": WIDE, "extra": struct.pack("<2HQ", 1, 8, 2**40)})), "'lib/a' claims"),
-    "stored, of another size": (build(Part("lib/a", both={"size": 6})), "'lib/a' claims 6 bytes in 5"),
+    "a bomb": (
+        build(Part("lib/bomb", b"", DEFLATED, both={"size": BIG}, compressed=BOMB)),
+        "'lib/bomb' claims 105906176 bytes",
+    ),
+    "a declared size of 1 TiB": (
+        build(
+            Part(
+                "lib/a",
+                method=DEFLATED,
+                both={"size": WIDE, "extra": struct.pack("<2HQ", 1, 8, 2**40)},
+            )
+        ),
+        "'lib/a' claims",
+    ),
+    "stored, of another size": (
+        build(Part("lib/a", both={"size": 6})),
+        "'lib/a' claims 6 bytes in 5",
+    ),
     # contents
     "a wrong CRC": (build(Part("lib/a", both={"crc": 1})), "'lib/a'"),
     "changed contents": (build(Part("lib/a", compressed=b"jello")), "'lib/a'"),
-    "a deflate stream that is none": (build(Part("lib/a", method=DEFLATED, compressed=b"\xff" * 9)), "'lib/a' are damaged"),
-    "a deflate stream that ends early": (build(Part("lib/a", method=DEFLATED, compressed=deflated(b"hello") + b"x")), "'lib/a'"),
-    "a deflate stream that ends at a chunk": (build(Part("lib/a", method=DEFLATED, compressed=b"\0\0\0\xff\xff" * (CHUNK // 5) + b"\1\0\0\xff\xff" + b"x" * 99, data=b"")), "'lib/a'"),
-    "a deflate stream that is cut": (build(Part("lib/a", method=DEFLATED, compressed=deflated(b"hello")[:-1])), "'lib/a'"),
+    "a deflate stream that is none": (
+        build(Part("lib/a", method=DEFLATED, compressed=b"\xff" * 9)),
+        "'lib/a' are damaged",
+    ),
+    "a deflate stream that ends early": (
+        build(Part("lib/a", method=DEFLATED, compressed=deflated(b"hello") + b"x")),
+        "'lib/a'",
+    ),
+    "a deflate stream that ends at a chunk": (
+        build(
+            Part(
+                "lib/a",
+                method=DEFLATED,
+                compressed=b"\0\0\0\xff\xff" * (CHUNK // 5) + b"\1\0\0\xff\xff" + b"x" * 99,
+                data=b"",
+            )
+        ),
+        "'lib/a'",
+    ),
+    "a deflate stream that is cut": (
+        build(Part("lib/a", method=DEFLATED, compressed=deflated(b"hello")[:-1])),
+        "'lib/a'",
+    ),
     "no deflate stream": (build(Part("lib/a", b"", method=DEFLATED, compressed=b"")), "'lib/a'"),
-    "more contents than told": (build(Part("lib/a", b"hello", DEFLATED, both={"size": 4})), "'lib/a'"),
-    "fewer contents than told": (build(Part("lib/a", b"hello", DEFLATED, both={"size": 6})), "'lib/a'"),
-    "a bomb behind a small size": (build(Part("lib/a", b"hello", DEFLATED, compressed=BOMB)), "'lib/a'"),
-    "a link of 5,000 bytes": (build(Part("lib/a", b"x" * 5000, mode=stat.S_IFLNK | 0o777)), "'lib/a'"),
-    "a link that is no UTF-8": (build(Part("lib/a", b"\xff", mode=stat.S_IFLNK | 0o777)), "'lib/a'"),
+    "more contents than told": (
+        build(Part("lib/a", b"hello", DEFLATED, both={"size": 4})),
+        "'lib/a'",
+    ),
+    "fewer contents than told": (
+        build(Part("lib/a", b"hello", DEFLATED, both={"size": 6})),
+        "'lib/a'",
+    ),
+    "a bomb behind a small size": (
+        build(Part("lib/a", b"hello", DEFLATED, compressed=BOMB)),
+        "'lib/a'",
+    ),
+    "a link of 5,000 bytes": (
+        build(Part("lib/a", b"x" * 5000, mode=stat.S_IFLNK | 0o777)),
+        "'lib/a'",
+    ),
+    "a link that is no UTF-8": (
+        build(Part("lib/a", b"\xff", mode=stat.S_IFLNK | 0o777)),
+        "'lib/a'",
+    ),
 }
 
 
 @pytest.mark.parametrize("data, named", FALSE.values(), ids=FALSE.keys())
-def test_a_zip_that_is_false_in_one_thing_is_refused_with_a_sentence_that_names_it(data: bytes, named: str) -> None:
+def test_a_zip_that_is_false_in_one_thing_is_refused_with_a_sentence_that_names_it(
+    data: bytes, named: str
+) -> None:
     started = time.process_time()
     with pytest.raises(REFUSALS, match=named) as caught:
         read_all(data)
@@ -432,7 +822,9 @@ def test_a_zip_that_is_false_in_one_thing_is_refused_with_a_sentence_that_names_
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 def test_a_name_that_some_system_misreads_is_refused(name: Union[str, bytes]) -> None:
     with pytest.raises(UnsafePath) as caught:
-        read_directory(io.BytesIO(build(Part(name, b"" if name in ("../", ".backup/") else b"hello"))))
+        read_directory(
+            io.BytesIO(build(Part(name, b"" if name in ("../", ".backup/") else b"hello")))
+        )
     assert re.match("b?['\"].* (is|has|belongs) ", str(caught.value))  # it begins with the name
     assert len(str(caught.value)) < 2000
 
@@ -441,14 +833,27 @@ def test_a_name_that_some_system_misreads_is_refused(name: Union[str, bytes]) ->
 def test_names_that_are_one_on_some_system_are_refused(names: Iterable[str]) -> None:
     for order in (names, reversed(list(names))):
         with pytest.raises(UnsafePath):
-            read_directory(io.BytesIO(build(*(Part(name, b"" if name.endswith("/") else b"hello") for name in order))))
+            read_directory(
+                io.BytesIO(
+                    build(*(Part(name, b"" if name.endswith("/") else b"hello") for name in order))
+                )
+            )
 
 
 def test_many_small_bombs_are_one_large_one() -> None:
     size = 99 * 2**20
     body = deflated(bytes(size))
     with pytest.raises(ArchiveError, match="'lib/1' claims .*: a bomb"):
-        read_directory(io.BytesIO(build(*(Part(f"lib/{number}", b"", DEFLATED, both={"size": size}, compressed=body) for number in range(3)))))
+        read_directory(
+            io.BytesIO(
+                build(
+                    *(
+                        Part(f"lib/{number}", b"", DEFLATED, both={"size": size}, compressed=body)
+                        for number in range(3)
+                    )
+                )
+            )
+        )
 
 
 def test_a_nested_bomb_is_one_small_file_for_us() -> None:
@@ -460,7 +865,12 @@ def test_real_files_of_zeros_are_no_bomb_and_what_would_make_them_one_is_stored(
     zeros = (bytes(45 * 2**20), "644")
     tree: Tree = {"a": zeros, "b": zeros, "c": zeros, "d": (bytes(1000), "644")}
     data = packed(tree)
-    assert [member.method for member in read_directory(io.BytesIO(data)).members] == [DEFLATED, DEFLATED, STORED, DEFLATED]
+    assert [member.method for member in read_directory(io.BytesIO(data)).members] == [
+        DEFLATED,
+        DEFLATED,
+        STORED,
+        DEFLATED,
+    ]
     assert read_all(data) == tree
 
 
@@ -475,16 +885,22 @@ def test_a_package_composed_of_several_stays_below_a_bomb() -> None:
     assert read_all(out.getvalue()) == tree
 
 
-@pytest.mark.parametrize("links", [{"a": ".."}, {"a": "/etc"}, {"a": "b/..", "b": "."}, {"lib/a": "../../x"}], ids=str)
+@pytest.mark.parametrize(
+    "links", [{"a": ".."}, {"a": "/etc"}, {"a": "b/..", "b": "."}, {"lib/a": "../../x"}], ids=str
+)
 def test_links_that_leave_the_tree_are_refused(links: Dict[str, str]) -> None:
-    data = build(*(Part(path, target.encode(), mode=stat.S_IFLNK | 0o777) for path, target in links.items()))
+    data = build(
+        *(Part(path, target.encode(), mode=stat.S_IFLNK | 0o777) for path, target in links.items())
+    )
     with pytest.raises(UnsafePath, match="the link"):
         read_tree(io.BytesIO(data), "", "1")
 
 
 def test_nothing_lies_behind_a_link() -> None:
     with pytest.raises(UnsafePath, match="both a file and a folder"):
-        read_directory(io.BytesIO(build(Part("a", b"/tmp", mode=stat.S_IFLNK | 0o777), Part("a/b"))))
+        read_directory(
+            io.BytesIO(build(Part("a", b"/tmp", mode=stat.S_IFLNK | 0o777), Part("a/b")))
+        )
 
 
 def test_at_most_the_announced_size_is_yielded_before_the_refusal() -> None:
@@ -497,7 +913,10 @@ def test_at_most_the_announced_size_is_yielded_before_the_refusal() -> None:
 
 
 def test_a_zip_cut_at_any_byte_is_refused() -> None:
-    for data in (by_zipfile(zipfile.ZIP_DEFLATED, True, True), packed({"a": (b"hello", "644"), "b": "a"}, b"comment")):
+    for data in (
+        by_zipfile(zipfile.ZIP_DEFLATED, True, True),
+        packed({"a": (b"hello", "644"), "b": "a"}, b"comment"),
+    ):
         for length in range(len(data)):
             with pytest.raises(REFUSALS):
                 read_all(data[:length])
@@ -507,7 +926,7 @@ def test_a_zip_with_any_byte_taken_out_or_doubled_is_refused_or_the_same() -> No
     data = packed({"a": (b"hello" * 50, "644"), "lib/b": "../a"})
     tree = read_all(data)
     for at in range(len(data)):
-        for changed in (data[:at] + data[at + 1:], data[:at] + data[at:at + 1] + data[at:]):
+        for changed in (data[:at] + data[at + 1 :], data[:at] + data[at : at + 1] + data[at:]):
             try:
                 assert read_all(changed) == tree
             except REFUSALS:
@@ -526,8 +945,12 @@ def survives(data: bytes) -> None:
 
 
 SEEDS: List[bytes] = [
-    by_zipfile(zipfile.ZIP_STORED, False, False), by_zipfile(zipfile.ZIP_DEFLATED, True, False), by_zipfile(zipfile.ZIP_DEFLATED, True, True),
-    packed({"lib/a": (b"x" * 300, "755"), "lib/b": "a", "c": (b"", "644")}), build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START)), build(),
+    by_zipfile(zipfile.ZIP_STORED, False, False),
+    by_zipfile(zipfile.ZIP_DEFLATED, True, False),
+    by_zipfile(zipfile.ZIP_DEFLATED, True, True),
+    packed({"lib/a": (b"x" * 300, "755"), "lib/b": "a", "c": (b"", "644")}),
+    build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START)),
+    build(),
 ]
 MARKS = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\b")
 PLACES = re.compile(b"|".join(MARKS))
@@ -538,21 +961,25 @@ def mutated(chance: random.Random) -> bytes:
     data = bytearray(chance.choice(SEEDS))
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
         places = [found.start() for found in PLACES.finditer(data)] or [0]
-        at = chance.choice(places) + chance.randrange(60) if chance.random() < 0.7 else chance.randrange(len(data) + 1)
+        at = (
+            chance.choice(places) + chance.randrange(60)
+            if chance.random() < 0.7
+            else chance.randrange(len(data) + 1)
+        )
         kind = chance.randrange(5)
         if kind == 0 and at < len(data):
             data[at] ^= 1 << chance.randrange(8)
         elif kind == 1:
             width, form = chance.choice([(1, "B"), (2, "<H"), (4, "<I"), (8, "<Q")])
-            data[at:at + width] = struct.pack(form, chance.choice(VALUES) % 2**(8 * width))
+            data[at : at + width] = struct.pack(form, chance.choice(VALUES) % 2 ** (8 * width))
         elif kind == 2:
-            del data[at:at + chance.randrange(1, 40)]
+            del data[at : at + chance.randrange(1, 40)]
         elif kind == 3:
             other = chance.choice(SEEDS)
             start = chance.randrange(len(other))
-            data[at:at] = other[start:start + chance.randrange(1, 80)]
+            data[at:at] = other[start : start + chance.randrange(1, 80)]
         else:
-            data[at:at + 4] = chance.choice(MARKS)
+            data[at : at + 4] = chance.choice(MARKS)
     return bytes(data)
 
 
@@ -589,10 +1016,21 @@ def test_any_bytes_are_refused_or_read(data: bytes) -> None:
 def hostile_directories() -> Dict[str, Callable[[], bytes]]:
     """Directories of some MB that would cost minutes, were each prefix, field or mark looked at again and again."""
     return {
-        "deep folders": lambda: build(*(Part(f"{number:05}/" + "a/" * 490 + "a", b"") for number in range(2000))),
-        "deep folder entries": lambda: build(*(Part(f"{number:05}/" + "a/" * 490, b"") for number in range(2000))),
-        "extra fields": lambda: build(*(Part(f"{number}", b"", central={"extra": b"xx\0\0" * 16_000, "size": WIDE}) for number in range(100))),
-        "long names": lambda: build(*(Part("a" + "\u0301\u0323" * 15_000 + str(number), b"") for number in range(60))),
+        "deep folders": lambda: build(
+            *(Part(f"{number:05}/" + "a/" * 490 + "a", b"") for number in range(2000))
+        ),
+        "deep folder entries": lambda: build(
+            *(Part(f"{number:05}/" + "a/" * 490, b"") for number in range(2000))
+        ),
+        "extra fields": lambda: build(
+            *(
+                Part(f"{number}", b"", central={"extra": b"xx\0\0" * 16_000, "size": WIDE})
+                for number in range(100)
+            )
+        ),
+        "long names": lambda: build(
+            *(Part("a" + "\u0301\u0323" * 15_000 + str(number), b"") for number in range(60))
+        ),
         "many entries": lambda: build(*(Part(f"{number}", b"") for number in range(50_000))),
     }
 
@@ -611,16 +1049,28 @@ def test_hostile_directories_cost_seconds_and_megabytes_only(make: Callable[[], 
 # --- the tail alone -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [
-    *SEEDS, packed({"a": (b"x" * 500, "644")}, b"comment"), build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START), comment=b"PK\6\7" * 30),
-], ids=range(len(SEEDS) + 2))
-def test_the_tail_of_any_length_tells_what_the_whole_tells_or_that_it_is_too_short(data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        *SEEDS,
+        packed({"a": (b"x" * 500, "644")}, b"comment"),
+        build(SMALL, extra=zip64_end(1, CENTRAL_SIZE, START), comment=b"PK\6\7" * 30),
+    ],
+    ids=range(len(SEEDS) + 2),
+)
+def test_the_tail_of_any_length_tells_what_the_whole_tells_or_that_it_is_too_short(
+    data: bytes,
+) -> None:
     whole = read_directory(io.BytesIO(data))
-    lengths = [length for length in range(len(data) + 1) if read_tail(data[len(data) - length:], len(data)) is not None]
+    lengths = [
+        length
+        for length in range(len(data) + 1)
+        if read_tail(data[len(data) - length :], len(data)) is not None
+    ]
     assert lengths and lengths == list(range(lengths[0], len(data) + 1))
     assert lengths[0] <= max(len(data) - whole.start, 98 + len(whole.comment))
     for length in lengths:
-        assert read_tail(data[len(data) - length:], len(data)) == whole
+        assert read_tail(data[len(data) - length :], len(data)) == whole
 
 
 def test_a_tail_that_lies_is_refused() -> None:
@@ -637,11 +1087,19 @@ def test_members_are_read_from_a_range_that_holds_them() -> None:
     directory = read_tail(data[-300:], len(data))
     assert directory is not None
     _, second, third = directory.members
-    part = io.BytesIO(data[second.offset:third.end])
-    assert [b"".join(open_member(part, member, base=second.offset)) for member in (second, third)] == [b"b" * 100, b"c" * 100]
+    part = io.BytesIO(data[second.offset : third.end])
+    assert [
+        b"".join(open_member(part, member, base=second.offset)) for member in (second, third)
+    ] == [b"b" * 100, b"c" * 100]
     with pytest.raises(ArchiveError, match="'c'"):
-        list(open_member(io.BytesIO(data[second.offset:third.end - 1]), third, base=second.offset))
+        list(
+            open_member(io.BytesIO(data[second.offset : third.end - 1]), third, base=second.offset)
+        )
 
 
 def test_every_refusal_is_a_problem_so_that_the_server_can_say_it_in_chinese() -> None:
-    assert issubclass(ArchiveError, Problem) and issubclass(UnsafePath, ManifestError) and issubclass(ManifestError, Problem)
+    assert (
+        issubclass(ArchiveError, Problem)
+        and issubclass(UnsafePath, ManifestError)
+        and issubclass(ManifestError, Problem)
+    )

@@ -1,4 +1,5 @@
 """Ed25519 against published vectors, and against libsodium itself where both might differ."""
+
 from __future__ import annotations
 
 import ctypes
@@ -29,7 +30,9 @@ def vectors(name: str) -> List[Any]:
 
 
 @pytest.mark.parametrize("line, seed, public, message, signature", vectors("ed25519_sign.json"))
-def test_signatures_are_those_of_rfc_8032(line: int, seed: str, public: str, message: str, signature: str) -> None:
+def test_signatures_are_those_of_rfc_8032(
+    line: int, seed: str, public: str, message: str, signature: str
+) -> None:
     assert ed25519_public_key(bytes.fromhex(seed)).hex() == public
     assert ed25519_sign(bytes.fromhex(seed), bytes.fromhex(message)).hex() == signature
     assert ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature))
@@ -39,18 +42,33 @@ def test_the_test_sha_abc_of_rfc_8032() -> None:
     seed = bytes.fromhex("833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42")
     assert ed25519_sign(seed, hashlib.sha512(b"abc").digest()).hex() == (
         "dc2a4459e7369633a52b1bf277839a00201009a3efbf3ecb69bea2186c26b589"
-        "09351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704")
+        "09351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704"
+    )
 
 
-@pytest.mark.parametrize("number, result, flag, public, message, signature", vectors("ed25519_wycheproof.json"))
-def test_wycheproof(number: int, result: str, flag: str, public: str, message: str, signature: str) -> None:
+@pytest.mark.parametrize(
+    "number, result, flag, public, message, signature", vectors("ed25519_wycheproof.json")
+)
+def test_wycheproof(
+    number: int, result: str, flag: str, public: str, message: str, signature: str
+) -> None:
     accepted = result == "valid" or (result == "acceptable" and flag == "MixedOrderPublicKey")
-    assert ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature)) == accepted
+    assert (
+        ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature))
+        == accepted
+    )
 
 
-@pytest.mark.parametrize("case, accepted, public, message, signature", vectors("ed25519_speccheck.json"))
-def test_edge_cases_are_decided_as_by_libsodium(case: int, accepted: bool, public: str, message: str, signature: str) -> None:
-    assert ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature)) == accepted
+@pytest.mark.parametrize(
+    "case, accepted, public, message, signature", vectors("ed25519_speccheck.json")
+)
+def test_edge_cases_are_decided_as_by_libsodium(
+    case: int, accepted: bool, public: str, message: str, signature: str
+) -> None:
+    assert (
+        ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature))
+        == accepted
+    )
 
 
 def test_no_signature_with_a_flipped_bit_is_accepted() -> None:
@@ -59,10 +77,14 @@ def test_no_signature_with_a_flipped_bit_is_accepted() -> None:
     assert not any(ed25519_verify(PUBLIC, MESSAGE, flip(signature, bit)) for bit in range(512))
 
 
-@pytest.mark.parametrize("number", [P, P + 1, P + 3, P + 3 + 2**255, P + 18, 1 + 2**255, P - 1 + 2**255, 2])
+@pytest.mark.parametrize(
+    "number", [P, P + 1, P + 3, P + 3 + 2**255, P + 18, 1 + 2**255, P - 1 + 2**255, 2]
+)
 def test_a_point_has_one_encoding(number: int) -> None:
     """Nobody knows a secret key for P + 3, so no signature can ask this question; 2 is no point at all."""
-    assert ed25519._decode_point((3).to_bytes(32, "little")) and ed25519._decode_point((1).to_bytes(32, "little"))
+    assert ed25519._decode_point((3).to_bytes(32, "little")) and ed25519._decode_point(
+        (1).to_bytes(32, "little")
+    )
     assert ed25519._decode_point(number.to_bytes(32, "little")) is None
 
 
@@ -72,7 +94,9 @@ def flip(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("key_length, signature_length", [(31, 64), (33, 64), (0, 64), (32, 63), (32, 65), (32, 0)])
+@pytest.mark.parametrize(
+    "key_length, signature_length", [(31, 64), (33, 64), (0, 64), (32, 63), (32, 65), (32, 0)]
+)
 def test_other_lengths_are_no_signature(key_length: int, signature_length: int) -> None:
     signature = ed25519_sign(SEED, MESSAGE) + b"\0"
     assert not ed25519_verify((PUBLIC + b"\0")[:key_length], MESSAGE, signature[:signature_length])
@@ -104,13 +128,20 @@ def sodium() -> Any:
 
 
 def sodium_verify(library: Any, public: bytes, message: bytes, signature: bytes) -> bool:
-    return bool(library.crypto_sign_verify_detached(signature, message, ctypes.c_ulonglong(len(message)), public) == 0)
+    return bool(
+        library.crypto_sign_verify_detached(
+            signature, message, ctypes.c_ulonglong(len(message)), public
+        )
+        == 0
+    )
 
 
 def test_torsion_in_the_key_and_in_r_is_judged_as_by_libsodium() -> None:
     """For A and R with each of the eight torsion components, signed so that the cofactored equation always holds."""
     library = sodium()
-    eighth = ed25519._decode_point(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa"))
+    eighth = ed25519._decode_point(
+        bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")
+    )
     assert eighth is not None
     torsion = [ed25519._IDENTITY]
     while len(torsion) < 8:
@@ -120,18 +151,34 @@ def test_torsion_in_the_key_and_in_r_is_judged_as_by_libsodium() -> None:
     for key_scalar, nonce in [(scalar, 12345), (0, 12345), (scalar, 0), (0, 0)]:
         for i, in_key in enumerate(torsion):
             for j, in_r in enumerate(torsion):
-                public = ed25519._encode_point(ed25519._add_points(ed25519._multiply_add(key_scalar, 0, ed25519._IDENTITY), in_key))
-                r = ed25519._encode_point(ed25519._add_points(ed25519._multiply_add(nonce, 0, ed25519._IDENTITY), in_r))
+                public = ed25519._encode_point(
+                    ed25519._add_points(
+                        ed25519._multiply_add(key_scalar, 0, ed25519._IDENTITY), in_key
+                    )
+                )
+                r = ed25519._encode_point(
+                    ed25519._add_points(ed25519._multiply_add(nonce, 0, ed25519._IDENTITY), in_r)
+                )
                 s = (nonce + ed25519._hash_scalar(r, public, MESSAGE) * key_scalar) % ed25519._ORDER
                 signature = r + s.to_bytes(32, "little")
                 verdicts.append(ed25519_verify(public, MESSAGE, signature))
-                assert verdicts[-1] == sodium_verify(library, public, MESSAGE, signature), (key_scalar, nonce, i, j)
+                assert verdicts[-1] == sodium_verify(library, public, MESSAGE, signature), (
+                    key_scalar,
+                    nonce,
+                    i,
+                    j,
+                )
     assert 1 < sum(verdicts) < 64
 
 
 ODD_NUMBERS = st.one_of(
-    st.integers(0, 2**256 - 1), st.integers(-20, 20).map(lambda n: n % 2**256), st.integers(P - 20, P + 20), st.integers(L - 3, L + 3),
-    st.integers(P - 20, P + 20).map(lambda n: n | 2**255), st.integers(0, 15).map(lambda n: n * L % 2**256))
+    st.integers(0, 2**256 - 1),
+    st.integers(-20, 20).map(lambda n: n % 2**256),
+    st.integers(P - 20, P + 20),
+    st.integers(L - 3, L + 3),
+    st.integers(P - 20, P + 20).map(lambda n: n | 2**255),
+    st.integers(0, 15).map(lambda n: n * L % 2**256),
+)
 
 
 @settings(max_examples=200)
@@ -145,8 +192,15 @@ def test_odd_encodings_are_judged_as_by_libsodium(key: int, r: int, s: int, what
     if what in ("s", "all"):
         signature = signature[:32] + s.to_bytes(32, "little")
     if what == "s + L":
-        signature = signature[:32] + (int.from_bytes(signature[32:], "little") + L * (s % 16) % 2**256).to_bytes(33, "little")[:32]
-    assert ed25519_verify(public, MESSAGE, signature) == sodium_verify(sodium(), public, MESSAGE, signature)
+        signature = (
+            signature[:32]
+            + (int.from_bytes(signature[32:], "little") + L * (s % 16) % 2**256).to_bytes(
+                33, "little"
+            )[:32]
+        )
+    assert ed25519_verify(public, MESSAGE, signature) == sodium_verify(
+        sodium(), public, MESSAGE, signature
+    )
 
 
 def test_a_verification_takes_at_most_six_milliseconds() -> None:
@@ -156,4 +210,6 @@ def test_a_verification_takes_at_most_six_milliseconds() -> None:
         start = time.perf_counter()
         assert ed25519_verify(PUBLIC, MESSAGE, signature)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.006  # measured: 1.4 ms; the minimum, for other processes use this machine too
+    assert (
+        min(seconds) < 0.006
+    )  # measured: 1.4 ms; the minimum, for other processes use this machine too

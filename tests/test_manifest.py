@@ -1,4 +1,5 @@
 """Manifests: what is legal comes through unchanged, everything else is refused with a sentence, cheaply."""
+
 from __future__ import annotations
 
 import fnmatch
@@ -17,7 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini import manifest
-from nuitkal_mini.manifest import Diff, FileEntry, Manifest, ManifestError, Terms, UnsafePath, check_path, check_tree, diff, dumps, fold, link_entry, loads, python_fits
+from nuitkal_mini.manifest import (
+    Diff,
+    FileEntry,
+    Manifest,
+    ManifestError,
+    Terms,
+    UnsafePath,
+    check_path,
+    check_tree,
+    diff,
+    dumps,
+    fold,
+    link_entry,
+    loads,
+    python_fits,
+)
 from nuitkal_mini.semver import BadVersion
 
 from .support import peak_kilobytes
@@ -52,13 +68,23 @@ def refused(data: bytes) -> str:
 
 
 terms = st.builds(
-    Terms, st.sampled_from(["", "0.9"]), st.sampled_from(["", ">=3.8", ">=3.9,<4,!=3.11.1"]),
-    st.sampled_from([(), ("linux-*", "windows-x86_64")]), st.sampled_from([(), ("0123456789ABCDEF",)]),
+    Terms,
+    st.sampled_from(["", "0.9"]),
+    st.sampled_from(["", ">=3.8", ">=3.9,<4,!=3.11.1"]),
+    st.sampled_from([(), ("linux-*", "windows-x86_64")]),
+    st.sampled_from([(), ("0123456789ABCDEF",)]),
 )
 
 
-@given(trees(), st.sampled_from(["", "app", "我的 应用"]), st.sampled_from(["1", "v1.0.0-rc.1+b"]), terms)
-def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(tree: Tree, app: str, version: str, asked: Terms) -> None:
+@given(
+    trees(),
+    st.sampled_from(["", "app", "我的 应用"]),
+    st.sampled_from(["1", "v1.0.0-rc.1+b"]),
+    terms,
+)
+def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(
+    tree: Tree, app: str, version: str, asked: Terms
+) -> None:
     written = manifest_of(tree, app, version)._replace(terms=asked)
     assert loads(dumps(written)) == written
     assert dumps(written._replace(files=tuple(reversed(written.files)))) == dumps(written)
@@ -77,7 +103,9 @@ def test_the_bytes_are_the_contracts_json_with_one_entry_a_line() -> None:
 
 def test_a_release_without_files_and_keys_of_later_programs_are_read() -> None:
     assert loads(encoded(document(files=[], later={"x": [1]}))) == Manifest("app", "1.0", ())
-    assert loads(encoded(document(files=[{**ENTRY, "later": 1}]))).files == (FileEntry("a", 1, HASH, "644"),)
+    assert loads(encoded(document(files=[{**ENTRY, "later": 1}]))).files == (
+        FileEntry("a", 1, HASH, "644"),
+    )
 
 
 DEEP: List[Any] = []
@@ -161,8 +189,12 @@ TEXTS = {
     "deep objects": b'{"a":' * 100_000,
     "NaN": b'{"format": NaN}',
     "an infinite size": encoded(document()).replace(b'"size": 1', b'"size": 1e999'),
-    "a size of a million digits": encoded(document()).replace(b'"size": 1', b'"size": ' + b"9" * 1_000_000),
-    "a million digits and a point": encoded(document()).replace(b'"size": 1', b'"size": 0.' + b"9" * 1_000_000),
+    "a size of a million digits": encoded(document()).replace(
+        b'"size": 1', b'"size": ' + b"9" * 1_000_000
+    ),
+    "a million digits and a point": encoded(document()).replace(
+        b'"size": 1', b'"size": 0.' + b"9" * 1_000_000
+    ),
 }
 
 
@@ -176,32 +208,57 @@ def test_bytes_that_are_no_such_json_are_refused_at_once(data: bytes) -> None:
 @pytest.mark.parametrize("depth", range(5, 1005, 5))
 def test_no_depth_of_nesting_overflows_the_stack_in_reading_or_in_the_sentence(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
-    for place in (b'{"format": %s}', b'{"format": 1, "version": "1", "files": [], "app": %s}', b'{"format": 1, "version": "1", "app": "", "files": [{"path": %s}]}'):
+    for place in (
+        b'{"format": %s}',
+        b'{"format": 1, "version": "1", "files": [], "app": %s}',
+        b'{"format": 1, "version": "1", "app": "", "files": [{"path": %s}]}',
+    ):
         refused(place % nested)
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["1.0", HASH, "644", "../a", "a/b", "\ud800", "CON"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(ENTRY) + ["link"]), inner, max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["1.0", HASH, "644", "../a", "a/b", "\ud800", "CON"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(sorted(ENTRY) + ["link"]), inner, max_size=5)
+    ),
     max_leaves=12,
 )
-entries = st.fixed_dictionaries({}, optional={
-    "path": st.sampled_from(["a", "A", "a/b", "b", "..", "c"]) | json_values,
-    "link": st.sampled_from(["a", "..", "b/../..", "."]) | json_values,
-    "size": st.integers(0, 9) | json_values,
-    "sha256": st.just(HASH) | json_values,
-    "mode": st.sampled_from(["644", "755"]) | json_values,
-})
-documents = st.fixed_dictionaries({
-    "format": st.just(1) | json_values,
-    "app": st.just("app") | json_values,
-    "version": st.just("1.0") | json_values,
-    "files": st.lists(entries | json_values, max_size=4) | json_values,
-}, optional={
-    "minimum": st.just("0.9") | json_values,
-    "requires": st.fixed_dictionaries({}, optional={"python": st.just(">=3.8") | json_values, "platform": st.lists(st.just("linux-*") | json_values)}) | json_values,
-    "revoked": st.lists(st.just("0123456789abcdef") | json_values, max_size=2) | json_values,
-})
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": st.sampled_from(["a", "A", "a/b", "b", "..", "c"]) | json_values,
+        "link": st.sampled_from(["a", "..", "b/../..", "."]) | json_values,
+        "size": st.integers(0, 9) | json_values,
+        "sha256": st.just(HASH) | json_values,
+        "mode": st.sampled_from(["644", "755"]) | json_values,
+    },
+)
+documents = st.fixed_dictionaries(
+    {
+        "format": st.just(1) | json_values,
+        "app": st.just("app") | json_values,
+        "version": st.just("1.0") | json_values,
+        "files": st.lists(entries | json_values, max_size=4) | json_values,
+    },
+    optional={
+        "minimum": st.just("0.9") | json_values,
+        "requires": st.fixed_dictionaries(
+            {},
+            optional={
+                "python": st.just(">=3.8") | json_values,
+                "platform": st.lists(st.just("linux-*") | json_values),
+            },
+        )
+        | json_values,
+        "revoked": st.lists(st.just("0123456789abcdef") | json_values, max_size=2) | json_values,
+    },
+)
 
 
 @given(json_values | documents)
@@ -222,7 +279,7 @@ def test_any_bytes_are_a_manifest_or_refused(data: st.DataObject, tree: Tree) ->
     damaged = bytearray(dumps(manifest_of(tree)))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(damaged)))
-        damaged[at:at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+        damaged[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     try:
         loads(bytes(damaged))
     except (ManifestError, BadVersion) as error:
@@ -241,15 +298,20 @@ def test_every_platform_that_is_accepted_is_matched_at_once(pattern: str) -> Non
     assert time.process_time() - started < 0.5
 
 
-@pytest.mark.parametrize("python, fitting, unfitting", [
-    ("", [(2, 7, 0), (3, 13, 0)], []),
-    (">=3.9", [(3, 9, 0), (3, 10, 1), (4, 0, 0)], [(3, 8, 18)]),
-    (">=3.9,<3.12", [(3, 11, 9)], [(3, 12, 0), (3, 8, 0)]),
-    ("> 3", [(4, 0, 0)], [(3, 13, 0)]),
-    ("==3.11", [(3, 11, 7)], [(3, 1, 1), (3, 12, 0)]),
-    ("!=3.11.1, <=3.11", [(3, 11, 2), (3, 0, 0)], [(3, 11, 1), (3, 12, 0)]),
-])
-def test_a_requirement_is_compared_as_far_as_it_is_written(python: str, fitting: List[Tuple[int, ...]], unfitting: List[Tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    "python, fitting, unfitting",
+    [
+        ("", [(2, 7, 0), (3, 13, 0)], []),
+        (">=3.9", [(3, 9, 0), (3, 10, 1), (4, 0, 0)], [(3, 8, 18)]),
+        (">=3.9,<3.12", [(3, 11, 9)], [(3, 12, 0), (3, 8, 0)]),
+        ("> 3", [(4, 0, 0)], [(3, 13, 0)]),
+        ("==3.11", [(3, 11, 7)], [(3, 1, 1), (3, 12, 0)]),
+        ("!=3.11.1, <=3.11", [(3, 11, 2), (3, 0, 0)], [(3, 11, 1), (3, 12, 0)]),
+    ],
+)
+def test_a_requirement_is_compared_as_far_as_it_is_written(
+    python: str, fitting: List[Tuple[int, ...]], unfitting: List[Tuple[int, ...]]
+) -> None:
     loads(encoded(document(requires={"python": python})))
     assert all(python_fits(python, running) for running in fitting)
     assert not any(python_fits(python, running) for running in unfitting)
@@ -266,14 +328,57 @@ def hostile_trees() -> Dict[str, Tuple[bytes, str]]:
     """Manifests of some MB each and how they are refused; most took minutes or gigabytes with rules that looked at all prefixes, or all values."""
     links = "/".join(["s"] * 45)
     return {
-        "deep folders": (dumps(Manifest("", "1", tuple(numbered(i, "a/" * 490 + "a") for i in range(3000)))), "more than 200,000 folders"),
-        "small values": (b'{"format": 1, "files": [' + b"[]," * 3_000_000 + b"[]]}", "too many values"),
-        "too many files": (encoded(document(files=[0] * (manifest.MAX_FILES + 1))), "at most 200,000 files"),
-        "links that multiply": (dumps(Manifest("", "1", (link_entry("a", "/".join(["b"] * 400)), link_entry("b", "/".join(["a"] * 400))))), "too many links"),
-        "links through links": (dumps(Manifest("", "1", (*(link_entry(f"{i:06}", links) for i in range(19_999)), link_entry("s", ".")))), ""),
-        "too many links": (dumps(Manifest("", "1", tuple(link_entry(f"{i:06}", ".") for i in range(20_001)))), "more than 20,000 links"),
-        "combining marks": (dumps(Manifest("", "1", tuple(numbered(i, "a" + "\u0323\u0301" * 60) for i in range(3000)))), "normal form C"),
-        "one endless path": (encoded(document(files=[{**ENTRY, "path": "a\u0301\u0323" * 1_000_000}])), "longer than 1,024 bytes"),
+        "deep folders": (
+            dumps(Manifest("", "1", tuple(numbered(i, "a/" * 490 + "a") for i in range(3000)))),
+            "more than 200,000 folders",
+        ),
+        "small values": (
+            b'{"format": 1, "files": [' + b"[]," * 3_000_000 + b"[]]}",
+            "too many values",
+        ),
+        "too many files": (
+            encoded(document(files=[0] * (manifest.MAX_FILES + 1))),
+            "at most 200,000 files",
+        ),
+        "links that multiply": (
+            dumps(
+                Manifest(
+                    "",
+                    "1",
+                    (
+                        link_entry("a", "/".join(["b"] * 400)),
+                        link_entry("b", "/".join(["a"] * 400)),
+                    ),
+                )
+            ),
+            "too many links",
+        ),
+        "links through links": (
+            dumps(
+                Manifest(
+                    "",
+                    "1",
+                    (*(link_entry(f"{i:06}", links) for i in range(19_999)), link_entry("s", ".")),
+                )
+            ),
+            "",
+        ),
+        "too many links": (
+            dumps(Manifest("", "1", tuple(link_entry(f"{i:06}", ".") for i in range(20_001)))),
+            "more than 20,000 links",
+        ),
+        "combining marks": (
+            dumps(
+                Manifest(
+                    "", "1", tuple(numbered(i, "a" + "\u0323\u0301" * 60) for i in range(3000))
+                )
+            ),
+            "normal form C",
+        ),
+        "one endless path": (
+            encoded(document(files=[{**ENTRY, "path": "a\u0301\u0323" * 1_000_000}])),
+            "longer than 1,024 bytes",
+        ),
         "no JSON, large": (b" " * (manifest.MAX_BYTES + 1), "larger than 64 MiB"),
     }
 
@@ -293,7 +398,10 @@ def test_hostile_manifests_cost_seconds_and_megabytes_only() -> None:
 
 @pytest.mark.slow
 def test_a_manifest_of_the_largest_size_is_read() -> None:
-    files = tuple(FileEntry(f"lib/folder{i // 100}/a file with a name{i:06}", i, HASH, "644") for i in range(manifest.MAX_FILES))
+    files = tuple(
+        FileEntry(f"lib/folder{i // 100}/a file with a name{i:06}", i, HASH, "644")
+        for i in range(manifest.MAX_FILES)
+    )
     largest = Manifest("app", "1", tuple(sorted(files)))
     assert loads(dumps(largest)) == largest
 
@@ -301,30 +409,180 @@ def test_a_manifest_of_the_largest_size_is_read() -> None:
 # --- paths --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [
-    "a", "a/b/c", "main.py", ".hidden", "..a", "a..b", "...a", "a b", " a", "-rf", "~", "~1x", "a~b", "longname~1", "config", "console.py",
-    "com", "com10", "com1x", "lpt", "aux1", "nulls", "a.con", "con-1", "CONTEXT", "名字/文件", "ä", "straße", "İ", "ı", "ſ", "😀",
-    "\u00a0a", "update", "x/.update", "x/local_version.json", ".update2", "$Recycle", "a'b", "a;b", "a&b", "{0}", "%s",
-    "é" * 127, "/".join(["a" * 255] * 4),
-], ids=ascii)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a",
+        "a/b/c",
+        "main.py",
+        ".hidden",
+        "..a",
+        "a..b",
+        "...a",
+        "a b",
+        " a",
+        "-rf",
+        "~",
+        "~1x",
+        "a~b",
+        "longname~1",
+        "config",
+        "console.py",
+        "com",
+        "com10",
+        "com1x",
+        "lpt",
+        "aux1",
+        "nulls",
+        "a.con",
+        "con-1",
+        "CONTEXT",
+        "名字/文件",
+        "ä",
+        "straße",
+        "İ",
+        "ı",
+        "ſ",
+        "😀",
+        "\u00a0a",
+        "update",
+        "x/.update",
+        "x/local_version.json",
+        ".update2",
+        "$Recycle",
+        "a'b",
+        "a;b",
+        "a&b",
+        "{0}",
+        "%s",
+        "é" * 127,
+        "/".join(["a" * 255] * 4),
+    ],
+    ids=ascii,
+)
 def test_a_path_that_every_system_can_name_is_allowed(path: str) -> None:
     check_path(path)
 
 
-@pytest.mark.parametrize("path", [
-    "", "/", "/a", "//a", "a/", "a//b", ".", "..", "./a", "../a", "a/.", "a/..", "a/../b", "a/./b",
-    "a\\b", "\\a", "..\\a", "C:", "C:a", "C:/a", "C:\\a", "\\\\server\\share", "\\\\?\\C:\\a", "a:stream", "a::$DATA",
-    "a<", "a>", 'a"', "a|", "a?", "a*", "a.", "a ", "a. ", "a./b", "a /b", "...", "....",
-    "CON", "con", "Con.txt", "con.tar.gz", "con .txt", "con . txt", "a/NUL/b", "prn", "AUX.h", "com1", "COM9.log", "COM0", "LPT1", "lpt9.x",
-    "COM¹", "com².txt", "LPT³", "CONIN$", "conout$.x", "CLOCK$",
-    "UPDATE~1", "a/PROGRA~2/b", "LOCAL_~1.JSO", "a~1", "~1", "ABC~12.X",
-    "a\0b", "a\nb", "\ta", "a\x7f", "a\x85", "a\u200bb", "a\u200e", "\u202egpj.exe", "\ufeffa", "a\u00ad", "a\u2028", "a\u2029", "a\u2060",
-    "a\u2065", "a\u034f", "a\u115f", "a\u1160", "a\u3164", "a\uffa0", "a\ufe0f", "a\ufff0", "a\ufff8", "a\U000e0020", "a\U000e0100", "a\u180b", "a\u180f", "a\u17b4",
-    "\ud800", "a\udcff", "\ud83d\ude00",
-    "a\u0308", "e\u0301/x", "\u212b", "\u1100\u1161", "\u212aey", "\u2126",
-    ".update", ".UPDATE/x", ".Update", ".backup", ".bacKup/x", "local_version.json", "LOCAL_VERSION.json", "local_ver\u017fion.json", "local_version.json/x",
-    "a" * 256, "é" * 128, "/".join(["a" * 200] * 6), "a/" * 512 + "a",
-], ids=ascii)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/a",
+        "//a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "./a",
+        "../a",
+        "a/.",
+        "a/..",
+        "a/../b",
+        "a/./b",
+        "a\\b",
+        "\\a",
+        "..\\a",
+        "C:",
+        "C:a",
+        "C:/a",
+        "C:\\a",
+        "\\\\server\\share",
+        "\\\\?\\C:\\a",
+        "a:stream",
+        "a::$DATA",
+        "a<",
+        "a>",
+        'a"',
+        "a|",
+        "a?",
+        "a*",
+        "a.",
+        "a ",
+        "a. ",
+        "a./b",
+        "a /b",
+        "...",
+        "....",
+        "CON",
+        "con",
+        "Con.txt",
+        "con.tar.gz",
+        "con .txt",
+        "con . txt",
+        "a/NUL/b",
+        "prn",
+        "AUX.h",
+        "com1",
+        "COM9.log",
+        "COM0",
+        "LPT1",
+        "lpt9.x",
+        "COM¹",
+        "com².txt",
+        "LPT³",
+        "CONIN$",
+        "conout$.x",
+        "CLOCK$",
+        "UPDATE~1",
+        "a/PROGRA~2/b",
+        "LOCAL_~1.JSO",
+        "a~1",
+        "~1",
+        "ABC~12.X",
+        "a\0b",
+        "a\nb",
+        "\ta",
+        "a\x7f",
+        "a\x85",
+        "a\u200bb",
+        "a\u200e",
+        "\u202egpj.exe",
+        "\ufeffa",
+        "a\u00ad",
+        "a\u2028",
+        "a\u2029",
+        "a\u2060",
+        "a\u2065",
+        "a\u034f",
+        "a\u115f",
+        "a\u1160",
+        "a\u3164",
+        "a\uffa0",
+        "a\ufe0f",
+        "a\ufff0",
+        "a\ufff8",
+        "a\U000e0020",
+        "a\U000e0100",
+        "a\u180b",
+        "a\u180f",
+        "a\u17b4",
+        "\ud800",
+        "a\udcff",
+        "\ud83d\ude00",
+        "a\u0308",
+        "e\u0301/x",
+        "\u212b",
+        "\u1100\u1161",
+        "\u212aey",
+        "\u2126",
+        ".update",
+        ".UPDATE/x",
+        ".Update",
+        ".backup",
+        ".bacKup/x",
+        "local_version.json",
+        "LOCAL_VERSION.json",
+        "local_ver\u017fion.json",
+        "local_version.json/x",
+        "a" * 256,
+        "é" * 128,
+        "/".join(["a" * 200] * 6),
+        "a/" * 512 + "a",
+    ],
+    ids=ascii,
+)
 def test_a_path_that_some_system_takes_for_something_else_is_refused_by_name(path: str) -> None:
     with pytest.raises(UnsafePath) as caught:
         check_path(path)
@@ -348,7 +606,11 @@ def test_any_path_is_refused_or_stays_in_its_folder(path: str) -> None:
 @given(st.text(max_size=20))
 def test_folding_twice_is_folding_once_and_the_form_does_not_matter(path: str) -> None:
     assert fold(fold(path)) == fold(path)
-    assert fold(unicodedata.normalize("NFD", path)) == fold(unicodedata.normalize("NFC", path)) == fold(path)
+    assert (
+        fold(unicodedata.normalize("NFD", path))
+        == fold(unicodedata.normalize("NFC", path))
+        == fold(path)
+    )
 
 
 # --- trees --------------------------------------------------------------------------------------
@@ -377,10 +639,23 @@ def test_paths_that_are_one_on_some_system_are_refused_in_any_order(paths: List[
     for order in (paths, paths[::-1]):
         with pytest.raises(UnsafePath) as caught:
             check_tree(map(file_entry, order))
-        assert re.search("^'({})".format("|".join(path.split("/")[0] for path in paths)), str(caught.value))
+        assert re.search(
+            "^'({})".format("|".join(path.split("/")[0] for path in paths)), str(caught.value)
+        )
 
 
-@pytest.mark.parametrize("paths", [["ı", "i", "I2"], ["İ", "ı"], ["a/b", "a/c", "b/a"], ["a", "a.b"], ["ss", "ß2"], ["lib/x", "lib2/x"]], ids=ascii)
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["ı", "i", "I2"],
+        ["İ", "ı"],
+        ["a/b", "a/c", "b/a"],
+        ["a", "a.b"],
+        ["ss", "ß2"],
+        ["lib/x", "lib2/x"],
+    ],
+    ids=ascii,
+)
 def test_paths_that_differ_everywhere_live_side_by_side(paths: List[str]) -> None:
     check_tree(map(file_entry, paths))
 
@@ -455,7 +730,9 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("links", OUTSIDE.values(), ids=OUTSIDE.keys())
-def test_a_link_that_leaves_or_that_means_different_places_is_refused(links: Dict[str, str]) -> None:
+def test_a_link_that_leaves_or_that_means_different_places_is_refused(
+    links: Dict[str, str],
+) -> None:
     entries = [link_entry(path, target) for path, target in links.items()]
     for order in (entries, entries[::-1]):
         with pytest.raises(UnsafePath) as caught:
@@ -486,7 +763,13 @@ def apply(folder: Path, difference: Diff, new: Tree) -> None:
         while place.parent != folder and not any(place.parent.iterdir()):
             place = place.parent
             place.rmdir()
-    write_tree(folder, {entry.path: new[entry.path] for entry in [*difference.added, *(entry for _, entry in difference.changed)]})
+    write_tree(
+        folder,
+        {
+            entry.path: new[entry.path]
+            for entry in [*difference.added, *(entry for _, entry in difference.changed)]
+        },
+    )
 
 
 @given(trees(), trees())
@@ -513,6 +796,14 @@ def test_the_difference_names_each_file_once_and_nothing_that_stays(old: Tree, n
 
 
 def test_another_case_another_mode_and_another_kind_are_changes() -> None:
-    old = [FileEntry("Lib/Readme", 1, HASH, "644"), FileEntry("run", 1, HASH, "644"), FileEntry("x", 1, HASH, "644")]
-    new = [FileEntry("lib/README", 1, HASH, "644"), FileEntry("run", 1, HASH, "755"), link_entry("x", "run")]
+    old = [
+        FileEntry("Lib/Readme", 1, HASH, "644"),
+        FileEntry("run", 1, HASH, "644"),
+        FileEntry("x", 1, HASH, "644"),
+    ]
+    new = [
+        FileEntry("lib/README", 1, HASH, "644"),
+        FileEntry("run", 1, HASH, "755"),
+        link_entry("x", "run"),
+    ]
     assert diff(old, new) == Diff((), (), tuple(zip(old, new)))

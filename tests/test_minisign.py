@@ -1,4 +1,5 @@
 """minisign's files, against the `minisign` command both ways."""
+
 from __future__ import annotations
 
 import base64
@@ -16,8 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini import minisign
-from nuitkal_mini.minisign import (ReleaseComment, SecretKey, SignatureError, UnknownKey, WrongPassword, key_name, parse_public_key, parse_release_comment, parse_secret_key,
-                                   parse_signature, public_key, public_key_text, release_comment_text, secret_key_text, sign, verify)
+from nuitkal_mini.minisign import (
+    ReleaseComment,
+    SecretKey,
+    SignatureError,
+    UnknownKey,
+    WrongPassword,
+    key_name,
+    parse_public_key,
+    parse_release_comment,
+    parse_secret_key,
+    parse_signature,
+    public_key,
+    public_key_text,
+    release_comment_text,
+    secret_key_text,
+    sign,
+    verify,
+)
 
 from .support import need_tool
 
@@ -46,10 +63,16 @@ def stored(name: str) -> str:
 @pytest.mark.parametrize("prehashed", [True, False])
 def test_a_signature_gives_its_key_and_its_comment(prehashed: bool) -> None:
     other = public_key(SecretKey(b"another1", bytes(32)))
-    assert verify([other, PUBLIC], MESSAGE, sign(SECRET, MESSAGE, COMMENT, prehashed)) == (PUBLIC, COMMENT)
+    assert verify([other, PUBLIC], MESSAGE, sign(SECRET, MESSAGE, COMMENT, prehashed)) == (
+        PUBLIC,
+        COMMENT,
+    )
 
 
-@pytest.mark.parametrize("signature, key", [("plain-legacy.minisig", "plain.pub"), ("password-prehashed.minisig", "password.pub")])
+@pytest.mark.parametrize(
+    "signature, key",
+    [("plain-legacy.minisig", "plain.pub"), ("password-prehashed.minisig", "password.pub")],
+)
 def test_signatures_that_minisign_made(signature: str, key: str) -> None:
     found = verify([parse_public_key(stored(key))], b"hello\n", stored(signature))
     assert found.trusted_comment.startswith("timestamp:1795511037\tfile:f")
@@ -57,7 +80,10 @@ def test_signatures_that_minisign_made(signature: str, key: str) -> None:
 
 def test_an_unknown_key_is_told_from_a_wrong_signature() -> None:
     other = public_key(SecretKey(b"another1", SECRET.seed))
-    with pytest.raises(UnknownKey, match=r"the key 64F5E9E3273ED85D, which is not among the trusted keys \(31726568746F6E61\)"):
+    with pytest.raises(
+        UnknownKey,
+        match=r"the key 64F5E9E3273ED85D, which is not among the trusted keys \(31726568746F6E61\)",
+    ):
         verify([other], MESSAGE, TEXT)
     with pytest.raises(UnknownKey, match=r"\(none\)"):
         verify([], MESSAGE, TEXT)
@@ -68,12 +94,17 @@ def test_an_unknown_key_is_told_from_a_wrong_signature() -> None:
 
 def test_of_two_keys_with_one_id_either_may_sign() -> None:
     twin = SecretKey(SECRET.key_id, bytes(32))
-    assert verify([PUBLIC, public_key(twin)], MESSAGE, sign(twin, MESSAGE, COMMENT)).key == public_key(twin)
+    assert verify(
+        [PUBLIC, public_key(twin)], MESSAGE, sign(twin, MESSAGE, COMMENT)
+    ).key == public_key(twin)
     assert verify([public_key(twin), PUBLIC], MESSAGE, TEXT).key == PUBLIC
 
 
 def test_another_comment_is_refused_even_from_another_signature_by_the_same_key() -> None:
-    ours, other = TEXT.split("\n"), sign(SECRET, b"another release", "timestamp:1\tapp:a\tversion:9.0.0").split("\n")
+    ours, other = (
+        TEXT.split("\n"),
+        sign(SECRET, b"another release", "timestamp:1\tapp:a\tversion:9.0.0").split("\n"),
+    )
     with pytest.raises(SignatureError, match="trusted comment is wrong"):
         verify([PUBLIC], MESSAGE, "\n".join(ours[:2] + other[2:]))
     with pytest.raises(SignatureError, match="trusted comment is wrong"):
@@ -87,23 +118,46 @@ def test_a_prehashed_signature_is_none_of_the_hash_as_a_message() -> None:
 
 def test_lines_may_end_as_on_windows() -> None:
     windows = TEXT.replace("\n", "\r\n")
-    assert verify([PUBLIC], MESSAGE, windows) == verify([PUBLIC], MESSAGE, windows.encode()) == (PUBLIC, COMMENT)
+    assert (
+        verify([PUBLIC], MESSAGE, windows)
+        == verify([PUBLIC], MESSAGE, windows.encode())
+        == (PUBLIC, COMMENT)
+    )
     assert parse_public_key(public_key_text(PUBLIC).replace("\n", "\r\n")) == PUBLIC
 
 
 LINES = TEXT.split("\n")
-LOOSE_BITS = LINES[1][:-2] + chr(ord(LINES[1][-2]) + 1) + "="  # differs from the true line in bits that base64 ignores
+LOOSE_BITS = (
+    LINES[1][:-2] + chr(ord(LINES[1][-2]) + 1) + "="
+)  # differs from the true line in bits that base64 ignores
 MALFORMED = {
-    "empty": "", "a bare line": LINES[1], "three lines": "\n".join(LINES[:3]), "five lines": TEXT + "more", "an empty line after": TEXT + "\n",
-    "an empty line before": "\n" + TEXT, "no prefix": TEXT.replace("untrusted comment: ", ""), "no trusted prefix": TEXT.replace("\ntrusted comment: ", "\n"),
-    "bad base64": TEXT.replace("RU", "R*"), "base64 with a space": TEXT.replace(LINES[1], LINES[1][:8] + " " + LINES[1][8:]),
-    "loose bits": TEXT.replace(LINES[1], LOOSE_BITS), "not ASCII": TEXT.replace(LINES[1], "é" + LINES[1][1:]),
-    "another algorithm": TEXT.replace(LINES[1], base64.b64encode(b"XX" + base64.b64decode(LINES[1])[2:]).decode()),
-    "short": TEXT.replace(LINES[1], LINES[1][:-4]), "global signature short": TEXT.replace(LINES[3], LINES[3][:-4]),
-    "global signature missing": TEXT.replace(LINES[3], ""), "huge": TEXT.replace("minisign", "9" * 20_000),
-    "a long comment": TEXT.replace("timestamp", "timestamp" + "9" * 9_000), "a NUL": TEXT.replace("app", "a\0pp"),
-    "an escape": TEXT.replace("app", "a\x1b[2Jpp"), "a CR in a line": TEXT.replace("app", "a\rpp"), "a lone surrogate": TEXT.replace("app", "\ud800"),
-    "a lone surrogate outside": TEXT.replace("minisign", "\udfff"), "a key": public_key_text(PUBLIC), "a line separator": TEXT.replace("\n", "\u2028"),
+    "empty": "",
+    "a bare line": LINES[1],
+    "three lines": "\n".join(LINES[:3]),
+    "five lines": TEXT + "more",
+    "an empty line after": TEXT + "\n",
+    "an empty line before": "\n" + TEXT,
+    "no prefix": TEXT.replace("untrusted comment: ", ""),
+    "no trusted prefix": TEXT.replace("\ntrusted comment: ", "\n"),
+    "bad base64": TEXT.replace("RU", "R*"),
+    "base64 with a space": TEXT.replace(LINES[1], LINES[1][:8] + " " + LINES[1][8:]),
+    "loose bits": TEXT.replace(LINES[1], LOOSE_BITS),
+    "not ASCII": TEXT.replace(LINES[1], "é" + LINES[1][1:]),
+    "another algorithm": TEXT.replace(
+        LINES[1], base64.b64encode(b"XX" + base64.b64decode(LINES[1])[2:]).decode()
+    ),
+    "short": TEXT.replace(LINES[1], LINES[1][:-4]),
+    "global signature short": TEXT.replace(LINES[3], LINES[3][:-4]),
+    "global signature missing": TEXT.replace(LINES[3], ""),
+    "huge": TEXT.replace("minisign", "9" * 20_000),
+    "a long comment": TEXT.replace("timestamp", "timestamp" + "9" * 9_000),
+    "a NUL": TEXT.replace("app", "a\0pp"),
+    "an escape": TEXT.replace("app", "a\x1b[2Jpp"),
+    "a CR in a line": TEXT.replace("app", "a\rpp"),
+    "a lone surrogate": TEXT.replace("app", "\ud800"),
+    "a lone surrogate outside": TEXT.replace("minisign", "\udfff"),
+    "a key": public_key_text(PUBLIC),
+    "a line separator": TEXT.replace("\n", "\u2028"),
 }
 
 
@@ -119,8 +173,15 @@ def test_bytes_that_are_not_utf_8_are_refused(parse: Callable[[bytes], object]) 
         parse(b"untrusted comment: \xff\n" + TEXT.encode())
 
 
-@pytest.mark.parametrize("parse", [parse_signature, parse_public_key, parse_secret_key, parse_release_comment])
-@given(st.one_of(st.text(max_size=300), st.lists(st.sampled_from(LINES + [str(PUBLIC), "\t", "app:"]), max_size=5).map("\n".join)))
+@pytest.mark.parametrize(
+    "parse", [parse_signature, parse_public_key, parse_secret_key, parse_release_comment]
+)
+@given(
+    st.one_of(
+        st.text(max_size=300),
+        st.lists(st.sampled_from(LINES + [str(PUBLIC), "\t", "app:"]), max_size=5).map("\n".join),
+    )
+)
 def test_any_text_is_parsed_or_refused(parse: Callable[[str], object], text: str) -> None:
     try:
         parse(text)
@@ -128,7 +189,9 @@ def test_any_text_is_parsed_or_refused(parse: Callable[[str], object], text: str
         pass
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"])
+@pytest.mark.parametrize(
+    "step", [11, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"]
+)
 def test_no_flipped_bit_of_a_signature_file_counts_outside_the_untrusted_comment(step: int) -> None:
     raw = TEXT.encode()
     free = range(8 * len("untrusted comment: "), 8 * raw.index(b"\n"))
@@ -144,16 +207,24 @@ def accepts(text: bytes) -> bool:
 
 
 @settings(max_examples=300)
-@given(st.integers(0, len(TEXT)), st.integers(0, 6), st.sampled_from(["", "\n", "\r\n", "\t", "A", "=", "\u2028", "0", LINES[1], COMMENT, "\ud800"]))
-def test_a_changed_signature_file_is_refused_or_says_what_was_signed(place: int, length: int, put: str) -> None:
-    changed = TEXT[:place] + put + TEXT[place + length:]
+@given(
+    st.integers(0, len(TEXT)),
+    st.integers(0, 6),
+    st.sampled_from(["", "\n", "\r\n", "\t", "A", "=", "\u2028", "0", LINES[1], COMMENT, "\ud800"]),
+)
+def test_a_changed_signature_file_is_refused_or_says_what_was_signed(
+    place: int, length: int, put: str
+) -> None:
+    changed = TEXT[:place] + put + TEXT[place + length :]
     try:
         assert verify([PUBLIC], MESSAGE, changed) == (PUBLIC, COMMENT)
     except SignatureError:
         pass
 
 
-@pytest.mark.parametrize("comment", ["two\nlines", "a NUL \0", "\r", "\x1b[2J", "9" * 9_000, "file:\udcff"])
+@pytest.mark.parametrize(
+    "comment", ["two\nlines", "a NUL \0", "\r", "\x1b[2J", "9" * 9_000, "file:\udcff"]
+)
 def test_a_comment_that_could_not_be_read_back_is_not_signed(comment: str) -> None:
     with pytest.raises(SignatureError, match="control characters"):
         sign(SECRET, MESSAGE, comment)
@@ -162,16 +233,27 @@ def test_a_comment_that_could_not_be_read_back_is_not_signed(comment: str) -> No
 # --- Keys
 
 
-@pytest.mark.parametrize("text", [str(PUBLIC), f"  {PUBLIC}\n", public_key_text(PUBLIC), public_key_text(PUBLIC).rstrip()])
+@pytest.mark.parametrize(
+    "text",
+    [str(PUBLIC), f"  {PUBLIC}\n", public_key_text(PUBLIC), public_key_text(PUBLIC).rstrip()],
+)
 def test_a_public_key_is_a_line_or_a_file(text: str) -> None:
     assert parse_public_key(text) == parse_public_key(text.encode()) == PUBLIC
 
 
 KEY_FILE = public_key_text(PUBLIC)
 NO_PUBLIC_KEYS = {
-    "empty": "", "a comment alone": "untrusted comment: minisign public key\n", "two lines without a comment": f"{PUBLIC}\n{PUBLIC}\n",
-    "three lines": KEY_FILE + str(PUBLIC), "cut": str(PUBLIC)[:-4], "longer": str(PUBLIC) + "AAAA", "another algorithm": "RX" + str(PUBLIC)[2:],
-    "a signature": TEXT, "a secret key": secret_key_text(SECRET, "", bytes(32)), "huge": str(PUBLIC) * 1000, "not ASCII": "ü" + str(PUBLIC)[1:],
+    "empty": "",
+    "a comment alone": "untrusted comment: minisign public key\n",
+    "two lines without a comment": f"{PUBLIC}\n{PUBLIC}\n",
+    "three lines": KEY_FILE + str(PUBLIC),
+    "cut": str(PUBLIC)[:-4],
+    "longer": str(PUBLIC) + "AAAA",
+    "another algorithm": "RX" + str(PUBLIC)[2:],
+    "a signature": TEXT,
+    "a secret key": secret_key_text(SECRET, "", bytes(32)),
+    "huge": str(PUBLIC) * 1000,
+    "not ASCII": "ü" + str(PUBLIC)[1:],
 }
 
 
@@ -193,17 +275,24 @@ def test_a_key_id_has_sixteen_digits_even_where_minisign_leaves_zeros_out() -> N
 def test_a_secret_key_that_minisign_made_without_password() -> None:
     secret = parse_secret_key(stored("plain.key"))
     assert public_key_text(public_key(secret)) == stored("plain.pub")
-    assert secret_key_text(secret, "", bytes(32)).split("\n")[1] == stored("plain.key").split("\n")[1]
+    assert (
+        secret_key_text(secret, "", bytes(32)).split("\n")[1] == stored("plain.key").split("\n")[1]
+    )
 
 
 @pytest.mark.slow
 def test_a_secret_key_that_minisign_made_with_password() -> None:
-    assert public_key_text(public_key(parse_secret_key(stored("password.key"), "pw"))) == stored("password.pub")
+    assert public_key_text(public_key(parse_secret_key(stored("password.key"), "pw"))) == stored(
+        "password.pub"
+    )
 
 
 @pytest.mark.parametrize("password", ["", "pw", "Größe 密码 \U0001f511"])
 def test_a_secret_key_comes_back_from_its_file(password: str) -> None:
-    assert parse_secret_key(secret_key_text(SECRET, password, bytes(range(32)), **FAST), password) == SECRET
+    assert (
+        parse_secret_key(secret_key_text(SECRET, password, bytes(range(32)), **FAST), password)
+        == SECRET
+    )
 
 
 @pytest.mark.parametrize("password", [None, "", "PW", "pw "])
@@ -219,8 +308,16 @@ def test_an_encrypted_key_file_shows_neither_seed_nor_key_id() -> None:
     assert "64F5E9E3273ED85D" in repr(SECRET) and repr(SECRET.seed)[2:20] not in repr(SECRET)
 
 
-@pytest.mark.parametrize("place, reason", [(0, "not a minisign secret key"), (2, "not a minisign secret key"), (4, "not a minisign secret key"),
-                                           (70, "two halves"), (110, "two halves")])
+@pytest.mark.parametrize(
+    "place, reason",
+    [
+        (0, "not a minisign secret key"),
+        (2, "not a minisign secret key"),
+        (4, "not a minisign secret key"),
+        (70, "two halves"),
+        (110, "two halves"),
+    ],
+)
 def test_a_damaged_secret_key_is_refused(place: int, reason: str) -> None:
     head, line, _ = secret_key_text(SECRET, "", bytes(32)).split("\n")
     damaged = base64.b64encode(flip(base64.b64decode(line), 8 * place)).decode()
@@ -228,13 +325,18 @@ def test_a_damaged_secret_key_is_refused(place: int, reason: str) -> None:
         parse_secret_key(f"{head}\n{damaged}\n")
 
 
-@pytest.mark.parametrize("text", ["", "\n", TEXT, KEY_FILE, stored("plain.key") + "more", stored("plain.key").split("\n")[1]])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", TEXT, KEY_FILE, stored("plain.key") + "more", stored("plain.key").split("\n")[1]],
+)
 def test_what_is_no_secret_key_is_refused(text: str) -> None:
     with pytest.raises(SignatureError, match="not a minisign secret key"):
         parse_secret_key(text)
 
 
-@pytest.mark.parametrize("operations, memory", [(2**26, 2**24), (2**25, 2**31), (2**64 - 1, 2**64 - 1)])
+@pytest.mark.parametrize(
+    "operations, memory", [(2**26, 2**24), (2**25, 2**31), (2**64 - 1, 2**64 - 1)]
+)
 def test_a_key_file_cannot_make_scrypt_run_for_ever(operations: int, memory: int) -> None:
     head, line, _ = secret_key_text(SECRET, "pw", bytes(32), **FAST).split("\n")
     raw = base64.b64decode(line)
@@ -243,7 +345,17 @@ def test_a_key_file_cannot_make_scrypt_run_for_ever(operations: int, memory: int
         parse_secret_key(f"{head}\n{base64.b64encode(raw).decode()}\n", "pw")
 
 
-@pytest.mark.parametrize("operations, memory", [(0, 2**20), (2**15, 2**24), (2**19, 2**24), (2**21, 2**22), (100_000, 3_000_000), (2**20, 2**16)])
+@pytest.mark.parametrize(
+    "operations, memory",
+    [
+        (0, 2**20),
+        (2**15, 2**24),
+        (2**19, 2**24),
+        (2**21, 2**22),
+        (100_000, 3_000_000),
+        (2**20, 2**16),
+    ],
+)
 def test_scrypt_takes_the_limits_as_libsodium_does(operations: int, memory: int) -> None:
     stream, salt = ctypes.create_string_buffer(104), bytes(range(32))
     name = ctypes.util.find_library("sodium")
@@ -251,12 +363,24 @@ def test_scrypt_takes_the_limits_as_libsodium_does(operations: int, memory: int)
         pytest.skip("libsodium is not installed (Debian: libsodium23, comes with minisign)")
     library = ctypes.CDLL(name)
     library.crypto_pwhash_scryptsalsa208sha256.argtypes = [
-        ctypes.c_char_p, ctypes.c_ulonglong, ctypes.c_char_p, ctypes.c_ulonglong, ctypes.c_char_p, ctypes.c_ulonglong, ctypes.c_size_t]
-    assert library.crypto_pwhash_scryptsalsa208sha256(stream, 104, b"pw", 2, salt, operations, memory) == 0
+        ctypes.c_char_p,
+        ctypes.c_ulonglong,
+        ctypes.c_char_p,
+        ctypes.c_ulonglong,
+        ctypes.c_char_p,
+        ctypes.c_ulonglong,
+        ctypes.c_size_t,
+    ]
+    assert (
+        library.crypto_pwhash_scryptsalsa208sha256(stream, 104, b"pw", 2, salt, operations, memory)
+        == 0
+    )
     assert minisign._scrypt_mask(bytes(104), "pw", salt, operations, memory) == stream.raw
 
 
-def test_without_scrypt_a_key_with_a_password_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scrypt_a_key_with_a_password_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = secret_key_text(SECRET, "pw", bytes(32), **FAST)
     monkeypatch.delattr(hashlib, "scrypt")
     with pytest.raises(SignatureError, match="has no scrypt"):
@@ -272,42 +396,81 @@ package.__path__ = ["nuitkal_mini"]
 before = set(sys.modules)
 from nuitkal_mini import ed25519, minisign
 print(sorted(set(sys.modules) - before), ed25519._base_multiples.cache_info().currsize)"""
-    shown = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, cwd=VECTORS.parent.parent)
-    assert shown.stdout.decode().strip() == "['nuitkal_mini.ed25519', 'nuitkal_mini.minisign', 'nuitkal_mini.problem'] 0"
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=VECTORS.parent.parent,
+    )
+    assert (
+        shown.stdout.decode().strip()
+        == "['nuitkal_mini.ed25519', 'nuitkal_mini.minisign', 'nuitkal_mini.problem'] 0"
+    )
 
 
 # --- The trusted comment of a manifest
 
 
-@pytest.mark.parametrize("text, found", [
-    ("timestamp:0\tapp:\tversion:1", (0, "", "1")),
-    ("version:1.0.1\ttimestamp:1700000000\tapp:my app", (1700000000, "my app", "1.0.1")),
-    ("app:a:b\tversion:v1\ttimestamp:5\tfile:update.json\thashed", (5, "a:b", "v1")),
-])
-def test_a_release_comment_is_read_in_any_order_with_further_fields(text: str, found: object) -> None:
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("timestamp:0\tapp:\tversion:1", (0, "", "1")),
+        ("version:1.0.1\ttimestamp:1700000000\tapp:my app", (1700000000, "my app", "1.0.1")),
+        ("app:a:b\tversion:v1\ttimestamp:5\tfile:update.json\thashed", (5, "a:b", "v1")),
+    ],
+)
+def test_a_release_comment_is_read_in_any_order_with_further_fields(
+    text: str, found: object
+) -> None:
     assert parse_release_comment(text) == found
 
 
-@pytest.mark.parametrize("text", [
-    "", "timestamp:1\tapp:a", "app:a\tversion:1", "timestamp:1\tversion:1", "timestamp:1\tapp:a\tversion:", "timestamp:1\tapp:a\tversion:1\tapp:a",
-    "timestamp:1\tapp:a\tversion:1\tversion:2", "timestamp:1\ttimestamp:1\tapp:a\tversion:1", "timestamp:-1\tapp:a\tversion:1", "timestamp:\tapp:a\tversion:1",
-    "timestamp: 1\tapp:a\tversion:1", "timestamp:01\tapp:a\tversion:1", "timestamp:1_0\tapp:a\tversion:1", "timestamp:١\tapp:a\tversion:1",
-    "timestamp:" + "9" * 13 + "\tapp:a\tversion:1", "timestamp:1 app:a version:1", "Timestamp:1\tapp:a\tversion:1", "timestamp:1\tapp:a\x1b\tversion:1",
-    "timestamp:1\tapp\tversion:1\tversion", "timestamp:1\tapp:a\u202e\tversion:1",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "timestamp:1\tapp:a",
+        "app:a\tversion:1",
+        "timestamp:1\tversion:1",
+        "timestamp:1\tapp:a\tversion:",
+        "timestamp:1\tapp:a\tversion:1\tapp:a",
+        "timestamp:1\tapp:a\tversion:1\tversion:2",
+        "timestamp:1\ttimestamp:1\tapp:a\tversion:1",
+        "timestamp:-1\tapp:a\tversion:1",
+        "timestamp:\tapp:a\tversion:1",
+        "timestamp: 1\tapp:a\tversion:1",
+        "timestamp:01\tapp:a\tversion:1",
+        "timestamp:1_0\tapp:a\tversion:1",
+        "timestamp:١\tapp:a\tversion:1",
+        "timestamp:" + "9" * 13 + "\tapp:a\tversion:1",
+        "timestamp:1 app:a version:1",
+        "Timestamp:1\tapp:a\tversion:1",
+        "timestamp:1\tapp:a\x1b\tversion:1",
+        "timestamp:1\tapp\tversion:1\tversion",
+        "timestamp:1\tapp:a\u202e\tversion:1",
+    ],
+)
 def test_other_comments_are_no_release_comment(text: str) -> None:
     with pytest.raises(SignatureError, match="each once"):
         parse_release_comment(text)
 
 
-@given(st.integers(0, 10**12 - 1), st.text().filter(str.isprintable), st.text(min_size=1).filter(str.isprintable))
+@given(
+    st.integers(0, 10**12 - 1),
+    st.text().filter(str.isprintable),
+    st.text(min_size=1).filter(str.isprintable),
+)
 def test_a_release_comment_comes_back(timestamp: int, app: str, version: str) -> None:
     comment = ReleaseComment(timestamp, app, version)
     assert parse_release_comment(release_comment_text(comment)) == comment
 
 
-@pytest.mark.parametrize("app, version", [("a\tfile:b", "1"), ("a\nb", "1"), ("a", "1\tversion:2"), ("a", "")])
-def test_a_release_comment_that_would_say_something_else_is_not_made(app: str, version: str) -> None:
+@pytest.mark.parametrize(
+    "app, version", [("a\tfile:b", "1"), ("a\nb", "1"), ("a", "1\tversion:2"), ("a", "")]
+)
+def test_a_release_comment_that_would_say_something_else_is_not_made(
+    app: str, version: str
+) -> None:
     with pytest.raises(SignatureError):
         release_comment_text(ReleaseComment(1, app, version))
 
@@ -323,7 +486,14 @@ class Minisign:
         (folder / "message").write_bytes(MESSAGE)
 
     def __call__(self, *arguments: str, typed: str = "") -> str:
-        done = subprocess.run(["minisign", *arguments], input=typed.encode(), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        done = subprocess.run(
+            ["minisign", *arguments],
+            input=typed.encode(),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout.decode()
 
@@ -345,12 +515,16 @@ def test_minisign_verifies_what_we_sign(command: Minisign, prehashed: bool) -> N
     command.write("our.pub", public_key_text(PUBLIC))
     command.write("message.minisig", sign(SECRET, MESSAGE, COMMENT, prehashed))
     assert f"Trusted comment: {COMMENT}" in command("-V", "-p", "our.pub", "-m", "message")
-    assert "verified" in command("-V", "-P", str(PUBLIC), "-m", "message", *(["-H"] if prehashed else []))
+    assert "verified" in command(
+        "-V", "-P", str(PUBLIC), "-m", "message", *(["-H"] if prehashed else [])
+    )
 
 
 @pytest.mark.parametrize("legacy", [[], ["-l"]], ids=["ED", "Ed"])
 @pytest.mark.parametrize("password", ["", "pw"], ids=["plain", "with password"])
-def test_we_verify_what_minisign_signs_with_our_key_file(command: Minisign, password: str, legacy: List[str]) -> None:
+def test_we_verify_what_minisign_signs_with_our_key_file(
+    command: Minisign, password: str, legacy: List[str]
+) -> None:
     command.write("our.key", secret_key_text(SECRET, password, bytes(range(32)), **FAST))
     command("-S", *legacy, "-s", "our.key", "-m", "message", "-t", COMMENT, typed=password + "\n")
     signature = command.read("message.minisig")
@@ -367,13 +541,17 @@ def test_we_sign_with_a_key_file_that_minisign_made(command: Minisign, prehashed
     command.write("message.minisig", sign(secret, MESSAGE, COMMENT, prehashed))
     assert COMMENT in command("-V", "-p", "its.pub", "-m", "message")
     command("-S", "-s", "its.key", "-m", "message", "-x", "its.minisig")
-    assert verify([parse_public_key(command.read("its.pub"))], MESSAGE, command.read("its.minisig")).key == public_key(secret)
+    assert verify(
+        [parse_public_key(command.read("its.pub"))], MESSAGE, command.read("its.minisig")
+    ).key == public_key(secret)
 
 
 @pytest.mark.slow
 def test_a_key_file_that_minisign_made_with_a_password(command: Minisign) -> None:
     command("-G", "-p", "its.pub", "-s", "its.key", typed="pw\npw\n")
-    assert public_key(parse_secret_key(command.read("its.key"), "pw")) == parse_public_key(command.read("its.pub"))
+    assert public_key(parse_secret_key(command.read("its.key"), "pw")) == parse_public_key(
+        command.read("its.pub")
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 """tools/test.py in a copy of its own: which environment it makes, keeps and fills."""
+
 from __future__ import annotations
 
 import os
@@ -23,17 +24,25 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """From another folder, with an index that nobody answers: whatever it installs fails."""
     environment = dict(os.environ, PIP_NO_INDEX="1", PIP_FIND_LINKS="")
-    return subprocess.run([sys.executable, str(project / "tools" / "test.py"), *arguments], cwd=str(project.parent), env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    return subprocess.run(
+        [sys.executable, str(project / "tools" / "test.py"), *arguments],
+        cwd=str(project.parent),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def make_environment(folder: Path) -> None:
     """A complete one without a network: it borrows the tools from the Python that runs this test."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (site_packages,) = folder.glob("Lib/site-packages" if os.name == "nt" else "lib/python3*/site-packages")
+    (site_packages,) = folder.glob(
+        "Lib/site-packages" if os.name == "nt" else "lib/python3*/site-packages"
+    )
     (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
 
 

@@ -1,4 +1,5 @@
 """The client as one file: what merging may change, what it must refuse, and that all of the client's tests hold for it."""
+
 from __future__ import annotations
 
 import ast
@@ -25,20 +26,34 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def python(*arguments: object, cwd: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=str(cwd), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          encoding="utf-8", **options)
+def python(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=str(cwd),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        **options,
+    )
 
 
 # --- the file ---------------------------------------------------------------------------------------
 
+
 @pytest.mark.slow
-def test_two_runs_write_the_same_and_check_knows_whether_they_did(one_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_write_the_same_and_check_knows_whether_they_did(
+    one_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert vendor.merged(window=True).encode("utf-8") == one_file.read_bytes()
     other = one_file.with_name("other.py")
     assert vendor.main([str(other)]) == 0 and other.stat().st_size < one_file.stat().st_size
-    assert vendor.main(["--check", str(other)]) == 0 and vendor.main(["--check", str(one_file)]) == 0
-    assert vendor.main(["--check", str(one_file.with_name("none.py"))]) == 1 and vendor.main([str(one_file / "in" / "a file")]) == 1
+    assert (
+        vendor.main(["--check", str(other)]) == 0 and vendor.main(["--check", str(one_file)]) == 0
+    )
+    assert (
+        vendor.main(["--check", str(one_file.with_name("none.py"))]) == 1
+        and vendor.main([str(one_file / "in" / "a file")]) == 1
+    )
     other.write_bytes(other.read_bytes() + b"\n")
     assert vendor.main(["--check", str(other)]) == 1
     assert "make it again" in capsys.readouterr().err
@@ -53,37 +68,63 @@ def without_own_imports(node: ast.AST) -> str:
 
 
 def definitions(tree: ast.Module) -> Iterator[ast.stmt]:
-    return (node for node in vendor._statements(tree.body) if not isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Try, ast.Expr)))
+    return (
+        node
+        for node in vendor._statements(tree.body)
+        if not isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Try, ast.Expr))
+    )
 
 
 def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path) -> None:
     written = [ast.dump(node) for node in definitions(ast.parse(one_file.read_bytes()))]
     sources = vendor._in_order(vendor._reachable([vendor.LAST, vendor.WINDOW]))
-    wanted = [without_own_imports(node) for source in sources for node in definitions(source.tree) if not vendor._is_logger(node)]
+    wanted = [
+        without_own_imports(node)
+        for source in sources
+        for node in definitions(source.tree)
+        if not vendor._is_logger(node)
+    ]
     assert written[2:] == wanted and len(wanted) > 300  # before them: __all__ and the logger
 
 
 def test_it_says_what_it_is_and_under_which_licence(one_file: Path) -> None:
     said = ast.get_docstring(ast.parse(one_file.read_bytes())) or ""
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
-    assert version is not None and version[1] in said and "MIT License" in said and "WITHOUT WARRANTY" in said
+    version = re.search(
+        r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M
+    )
+    assert (
+        version is not None
+        and version[1] in said
+        and "MIT License" in said
+        and "WITHOUT WARRANTY" in said
+    )
     assert re.search(r"SHA-256 of these sources: [0-9a-f]{64}$", said, re.M)
 
 
 def test_it_can_be_read_and_hides_nothing(one_file: Path) -> None:
     text = one_file.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     assert not called & {"exec", "eval", "compile", "__import__"}
-    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))]
+    constants = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+    ]
     assert max(len(word) for value in constants for word in value.split()) < 300
     assert max(map(len, text.splitlines())) < 240
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def test_importing_it_loads_no_more_than_the_package_does(one_file: Path) -> None:
-    script = ("import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\nbefore = set(sys.modules)\n"
-              "sys.path.insert(0, '.')\nfrom nuitkal_update import ClientUpdater, UpdaterConfig\nprint(sorted(set(sys.modules) - before))")
+    script = (
+        "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\nbefore = set(sys.modules)\n"
+        "sys.path.insert(0, '.')\nfrom nuitkal_update import ClientUpdater, UpdaterConfig\nprint(sorted(set(sys.modules) - before))"
+    )
     done = python("-W", "error", "-I", "-S", "-c", script, cwd=one_file.parent)
     assert (done.stdout, done.stderr) == ("['nuitkal_update']\n", "")
 
@@ -92,25 +133,78 @@ def test_its_command_line_works_with_nothing_else_around(one_file: Path, tmp_pat
     """Off to a folder of its own, without site-packages, environment or working directory."""
     copy = tmp_path / "一个 文件.py"
     copy.write_bytes(one_file.read_bytes())
-    status = python("-W", "error", "-I", "-S", "-E", copy, "status", "--dir", tmp_path / "app", cwd=tmp_path)
+    status = python(
+        "-W", "error", "-I", "-S", "-E", copy, "status", "--dir", tmp_path / "app", cwd=tmp_path
+    )
     assert (status.returncode, status.stdout, status.stderr) == (0, "installed: nothing\n", "")
-    update = python("-I", copy, "update", "--dir", tmp_path / "app", "--url", "http://127.0.0.1:9/check/", cwd=tmp_path)
-    assert update.returncode == 1 and update.stderr.splitlines()[-1].startswith("update: ") and "Traceback" not in update.stderr
-    assert copy.name in python(copy, "--help", cwd=tmp_path, env={**os.environ, "PYTHONUTF8": "1"}).stdout
+    update = python(
+        "-I",
+        copy,
+        "update",
+        "--dir",
+        tmp_path / "app",
+        "--url",
+        "http://127.0.0.1:9/check/",
+        cwd=tmp_path,
+    )
+    assert (
+        update.returncode == 1
+        and update.stderr.splitlines()[-1].startswith("update: ")
+        and "Traceback" not in update.stderr
+    )
+    assert (
+        copy.name
+        in python(copy, "--help", cwd=tmp_path, env={**os.environ, "PYTHONUTF8": "1"}).stdout
+    )
 
 
 # --- refusals ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("module, more, sentence", [
-    pytest.param("client/plan.py", "def fold() -> None: ...", "manifest and client.plan both define fold", id="one name twice"),
-    pytest.param("semver.py", "contextlib = 1", "imports contextlib, and semver defines", id="a name that is a module"),
-    pytest.param("client/errors.py", "from ..manifest import fold as folded", "client.errors, line", id="another name"),
-    pytest.param("client/errors.py", "from .. import manifest", "client.errors, line", id="a module as a whole"),
-    pytest.param("client/errors.py", "import socket as s", "imports socket under another name", id="a standard module under another name"),
-    pytest.param("problem.py", "from .semver import parse", "a circle", id="a circle"),
-])
-def test_what_cannot_be_merged_is_refused_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                                                         module: str, more: str, sentence: str) -> None:
+
+@pytest.mark.parametrize(
+    "module, more, sentence",
+    [
+        pytest.param(
+            "client/plan.py",
+            "def fold() -> None: ...",
+            "manifest and client.plan both define fold",
+            id="one name twice",
+        ),
+        pytest.param(
+            "semver.py",
+            "contextlib = 1",
+            "imports contextlib, and semver defines",
+            id="a name that is a module",
+        ),
+        pytest.param(
+            "client/errors.py",
+            "from ..manifest import fold as folded",
+            "client.errors, line",
+            id="another name",
+        ),
+        pytest.param(
+            "client/errors.py",
+            "from .. import manifest",
+            "client.errors, line",
+            id="a module as a whole",
+        ),
+        pytest.param(
+            "client/errors.py",
+            "import socket as s",
+            "imports socket under another name",
+            id="a standard module under another name",
+        ),
+        pytest.param("problem.py", "from .semver import parse", "a circle", id="a circle"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_with_its_place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    more: str,
+    sentence: str,
+) -> None:
     shutil.copytree(ROOT / "nuitkal_mini", tmp_path / "nuitkal_mini")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with open(tmp_path / "nuitkal_mini" / module, "a", encoding="utf-8") as file:
@@ -140,18 +234,24 @@ def copy_with_one_file(folder: Path, one_file: Path) -> List[str]:
     shutil.copy(one_file, folder)
     replaced = sorted(vendor._reachable([vendor.LAST, vendor.WINDOW]))
     for name in replaced:
-        folder.joinpath("nuitkal_mini", *name.split(".")).with_suffix(".py").write_text(STUB, encoding="utf-8")
+        folder.joinpath("nuitkal_mini", *name.split(".")).with_suffix(".py").write_text(
+            STUB, encoding="utf-8"
+        )
     return replaced
 
 
 def test_in_the_copy_the_package_is_the_one_file(one_file: Path, tmp_path: Path) -> None:
     """Or the test below would run the client's tests on the client's modules once more."""
     replaced = copy_with_one_file(tmp_path, one_file)
-    script = ("import importlib, json, sys\nmodules = [importlib.import_module('nuitkal_mini.' + name) for name in sys.argv[1:]]\n"
-              "from nuitkal_mini import ClientUpdater\nfrom nuitkal_mini.client import launch\nassert launch.ClientUpdater is ClientUpdater\n"
-              "print(json.dumps([module.__file__ for module in modules]))")
+    script = (
+        "import importlib, json, sys\nmodules = [importlib.import_module('nuitkal_mini.' + name) for name in sys.argv[1:]]\n"
+        "from nuitkal_mini import ClientUpdater\nfrom nuitkal_mini.client import launch\nassert launch.ClientUpdater is ClientUpdater\n"
+        "print(json.dumps([module.__file__ for module in modules]))"
+    )
     files = json.loads(python("-c", script, *replaced, cwd=tmp_path).stdout)
-    assert len(files) == len(replaced) > 15 and {Path(path) for path in files} == {tmp_path / "nuitkal_update.py"}
+    assert len(files) == len(replaced) > 15 and {Path(path) for path in files} == {
+        tmp_path / "nuitkal_update.py"
+    }
 
 
 @pytest.mark.slow

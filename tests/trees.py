@@ -2,6 +2,7 @@
 
 A tree is a dict: path -> (contents, mode) of a file, or the target of a symlink.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +20,9 @@ Item = Union[Tuple[bytes, str], str]
 Tree = Dict[str, Item]
 
 # Few names, so that two trees meet: files against folders, other cases, other links.
-_NAMES = st.sampled_from(["a", "b", "A", "lib", "Lib", "ä", "straße", "main.py", "data.bin", "x y", "名字"])
+_NAMES = st.sampled_from(
+    ["a", "b", "A", "lib", "Lib", "ä", "straße", "main.py", "data.bin", "x y", "名字"]
+)
 _PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
 _CONTENTS = st.sampled_from([b"", b"x", b"print(1)\n", b"\0" * 70_000]) | st.binary(max_size=40)
 _FILES = st.tuples(_CONTENTS, st.sampled_from(["644", "755"]))
@@ -29,7 +32,9 @@ _TARGETS = st.lists(_NAMES | st.just(".."), min_size=1, max_size=3).map("/".join
 def entries_of(tree: Tree) -> List[FileEntry]:
     """The manifest entries of a tree, sorted by path."""
     return sorted(
-        link_entry(path, item) if isinstance(item, str) else FileEntry(path, len(item[0]), hashlib.sha256(item[0]).hexdigest(), item[1])
+        link_entry(path, item)
+        if isinstance(item, str)
+        else FileEntry(path, len(item[0]), hashlib.sha256(item[0]).hexdigest(), item[1])
         for path, item in tree.items()
     )
 
@@ -59,7 +64,10 @@ def here(tree: Tree) -> Tree:
         with contextlib.suppress(OSError):
             os.symlink("target", link)
         has_links = os.path.islink(link)
-    held = {path: item if isinstance(item, str) or os.name == "posix" else (item[0], "644") for path, item in tree.items()}
+    held = {
+        path: item if isinstance(item, str) or os.name == "posix" else (item[0], "644")
+        for path, item in tree.items()
+    }
     return {path: item for path, item in held.items() if has_links or not isinstance(item, str)}
 
 

@@ -2,6 +2,7 @@
 
 `Browser()` starts chromedriver and one Chromium; `page.find(css)` waits for an element, as a person would.
 """
+
 from __future__ import annotations
 
 import base64
@@ -20,8 +21,18 @@ from .support import need_tool
 WAIT_SECONDS = 10.0
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of a reference to an element
 # Without them Chromium looks for Google's hosts at each start.
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars"]
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
 
 
 class WebDriverError(Exception):
@@ -56,16 +67,37 @@ class Element:
 class Browser:
     """A browser with an empty profile; a context manager."""
 
-    def __init__(self, language: str = "en", scripts: bool = True, width: int = 1280, height: int = 900) -> None:
+    def __init__(
+        self, language: str = "en", scripts: bool = True, width: int = 1280, height: int = 900
+    ) -> None:
         binary, driver = need_tool("chromium"), need_tool("chromedriver")
         self._profile = tempfile.TemporaryDirectory(prefix="browser-")
-        self._driver = subprocess.Popen([driver, "--port=0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._driver = subprocess.Popen(
+            [driver, "--port=0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self._base = f"http://127.0.0.1:{self._port()}/"
         options: Dict[str, Any] = {
-            "binary": binary, "args": [*FLAGS, f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}"],
-            "prefs": {"intl.accept_languages": language, "profile.managed_default_content_settings.javascript": 1 if scripts else 2,
-                      "credentials_enable_service": False, "profile.password_manager_leak_detection": False}}
-        wanted = {"browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
+            "binary": binary,
+            "args": [
+                *FLAGS,
+                f"--user-data-dir={self._profile.name}",
+                f"--window-size={width},{height}",
+            ],
+            "prefs": {
+                "intl.accept_languages": language,
+                "profile.managed_default_content_settings.javascript": 1 if scripts else 2,
+                "credentials_enable_service": False,
+                "profile.password_manager_leak_detection": False,
+            },
+        }
+        wanted = {
+            "browserName": "chrome",
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": options,
+        }
         made = self._ask("POST", self._base + "session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"{self._base}session/{made['sessionId']}/"
 
@@ -83,7 +115,9 @@ class Browser:
 
     def _ask(self, method: str, url: str, body: Optional[Dict[str, Any]]) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            url, data, {"Content-Type": "application/json"}, method=method
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=60) as reply:
@@ -114,7 +148,9 @@ class Browser:
             if found:
                 return found[0]
             if time.monotonic() > deadline:
-                raise WebDriverError(f"no {css} at {self.url}: {self.find_all('body')[0].text[:400]}")
+                raise WebDriverError(
+                    f"no {css} at {self.url}: {self.find_all('body')[0].text[:400]}"
+                )
             time.sleep(0.05)
 
     def fill(self, **fields: str) -> None:
@@ -126,7 +162,11 @@ class Browser:
 
     def complaints(self) -> List[str]:
         """What the console has said since it was last asked: errors, violations of the content security policy."""
-        return [entry["message"] for entry in self.call("POST", "se/log", {"type": "browser"}) if entry["level"] in ("WARNING", "SEVERE")]
+        return [
+            entry["message"]
+            for entry in self.call("POST", "se/log", {"type": "browser"})
+            if entry["level"] in ("WARNING", "SEVERE")
+        ]
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("GET", "screenshot")))

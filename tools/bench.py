@@ -7,6 +7,7 @@ memory  peak memory of server, publisher and client with a release of 1 GB, abov
 start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
 frozen  a start of a launcher that Nuitka compiled and that finds nothing, against one that makes one urllib request (builds it first)
 """
+
 from __future__ import annotations
 
 import argparse
@@ -42,8 +43,13 @@ class Finished(NamedTuple):
 def run(*command: str, token: str = "") -> Finished:
     """Run a module of the package to its end; the kernel counts its peak memory."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env={**os.environ, "NUITKAL_TOKEN": token})
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "NUITKAL_TOKEN": token},
+    )
     assert process.stdout is not None
     output = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
@@ -58,8 +64,23 @@ def run(*command: str, token: str = "") -> Finished:
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Tuple[str, str, int]]:
     """A real server on a free port: its URL, a token, its process id."""
-    process = subprocess.Popen([sys.executable, "-m", "nuitkal_mini.server", "--port", "0", "--data", str(folder / "data"), "--max-upload", str(2**32)],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=open(folder / "server.log", "w"), text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "nuitkal_mini.server",
+            "--port",
+            "0",
+            "--data",
+            str(folder / "data"),
+            "--max-upload",
+            str(2**32),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=open(folder / "server.log", "w"),
+        text=True,
+    )
     assert process.stdout is not None
     try:
         url = process.stdout.readline().split()[-1]
@@ -79,7 +100,10 @@ def make_tree(folder: Path, files: int, total: int) -> None:
         path = folder / f"lib/package_{number // 12:02}/module_{number:03}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
         half = total // files // 2
-        path.write_bytes(noise.getrandbits(8 * half).to_bytes(half, "big") + b"def function(argument): return argument\n" * (half // 40))
+        path.write_bytes(
+            noise.getrandbits(8 * half).to_bytes(half, "big")
+            + b"def function(argument): return argument\n" * (half // 40)
+        )
     (folder / "main.py").write_text("print('hello')\n")
 
 
@@ -94,12 +118,25 @@ def job(folder: Path) -> None:
         check = f"http://127.0.0.1:{meter.port}/{API}check/"
 
         def publish(version: str) -> Finished:
-            return run("nuitkal_mini.publish", "upload", str(tree), "--app", "bench", "--version", version, "--server", url + API, token=token)
+            return run(
+                "nuitkal_mini.publish",
+                "upload",
+                str(tree),
+                "--app",
+                "bench",
+                "--version",
+                version,
+                "--server",
+                url + API,
+                token=token,
+            )
 
         def client(what: str, verb: str = "update") -> None:
             meter.requests = meter.up = meter.down = 0
             done = run("nuitkal_mini.client", verb, "--url", check, "--dir", str(folder / "client"))
-            print(f"{what:<34}{meter.requests:>3} requests {meter.up + meter.down:>12,} bytes {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB")
+            print(
+                f"{what:<34}{meter.requests:>3} requests {meter.up + meter.down:>12,} bytes {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB"
+            )
 
         first = publish("1.0.0")
         print(f"{'publish, first':<58}{first.seconds:>13.2f} s {first.peak_mb:>6.1f} MB")
@@ -107,11 +144,15 @@ def job(folder: Path) -> None:
         changed = tree / "lib/package_07/module_090.bin"
         changed.write_bytes(random.Random(2).getrandbits(8 * 30_000).to_bytes(30_000, "big"))
         second = publish("1.0.1")
-        print(f"{'publish, one file changed':<58}{second.seconds:>13.2f} s {second.peak_mb:>6.1f} MB")
+        print(
+            f"{'publish, one file changed':<58}{second.seconds:>13.2f} s {second.peak_mb:>6.1f} MB"
+        )
         client("update, one file of 30 kB")
         client("check that finds nothing", "check")
         again = publish("1.0.1")
-        print(f"{'publish, unchanged':<58}{again.seconds:>13.2f} s {again.peak_mb:>6.1f} MB   {again.seconds / first.seconds:.2f} of the first")
+        print(
+            f"{'publish, unchanged':<58}{again.seconds:>13.2f} s {again.peak_mb:>6.1f} MB   {again.seconds / first.seconds:.2f} of the first"
+        )
 
 
 def throughput(port: int, path: str, seconds: float = 3.0) -> float:
@@ -152,8 +193,24 @@ def check(folder: Path) -> None:
     tree = folder / "tree"
     make_tree(tree, 3, 30_000)
     with server(folder) as (url, token, _):
-        run("nuitkal_mini.publish", "upload", str(tree), "--app", "bench", "--version", "1.0.0", "--server", url + API, token=token)
-        simple = subprocess.Popen([sys.executable, "-c", SIMPLE, str(folder / "data")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        run(
+            "nuitkal_mini.publish",
+            "upload",
+            str(tree),
+            "--app",
+            "bench",
+            "--version",
+            "1.0.0",
+            "--server",
+            url + API,
+            token=token,
+        )
+        simple = subprocess.Popen(
+            [sys.executable, "-c", SIMPLE, str(folder / "data")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert simple.stdout is not None
         port = int(simple.stdout.readline())
         rates: Dict[str, List[float]] = {"ours": [], "wsgiref.simple_server": []}
@@ -164,9 +221,13 @@ def check(folder: Path) -> None:
         simple.wait()
         simple.stdout.close()
     for name, values in rates.items():
-        print(f"check/, {CONNECTIONS} connections, {name:<24}{statistics.median(values):>10,.0f} per second")
+        print(
+            f"check/, {CONNECTIONS} connections, {name:<24}{statistics.median(values):>10,.0f} per second"
+        )
     ratios = [ours / other for ours, other in zip(*rates.values())]
-    print(f"ratio{statistics.median(ratios):>53.1f}   (the client, in Python too, takes its share of the processors)")
+    print(
+        f"ratio{statistics.median(ratios):>53.1f}   (the client, in Python too, takes its share of the processors)"
+    )
 
 
 def memory(folder: Path) -> None:
@@ -177,19 +238,47 @@ def memory(folder: Path) -> None:
             file.write(os.urandom(2**20))
     (tree / "main.py").write_text("print('hello')\n")
     with server(folder) as (url, token, pid):
+
         def peak() -> float:
-            return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+            return (
+                int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
+                / 1024
+            )
 
         idle = peak()
-        publisher = run("nuitkal_mini.publish", "upload", str(tree), "--app", "bench", "--version", "1.0.0", "--server", url + API, token=token)
-        print(f"1 GB upload: server {peak() - idle:>6.1f} MB above idle, publisher {publisher.peak_mb:.1f} MB in all, {publisher.seconds:.1f} s")
+        publisher = run(
+            "nuitkal_mini.publish",
+            "upload",
+            str(tree),
+            "--app",
+            "bench",
+            "--version",
+            "1.0.0",
+            "--server",
+            url + API,
+            token=token,
+        )
+        print(
+            f"1 GB upload: server {peak() - idle:>6.1f} MB above idle, publisher {publisher.peak_mb:.1f} MB in all, {publisher.seconds:.1f} s"
+        )
         nothing = run("nuitkal_mini.client", "--help")
-        update = ("nuitkal_mini.client", "update", "--url", url + API + "check/", "--dir", str(folder / "client"))
+        update = (
+            "nuitkal_mini.client",
+            "update",
+            "--url",
+            url + API + "check/",
+            "--dir",
+            str(folder / "client"),
+        )
         client = run(*update)
-        print(f"1 GB install: client {client.peak_mb - nothing.peak_mb:>5.1f} MB above idle, server {peak() - idle:.1f} MB, {client.seconds:.1f} s")
+        print(
+            f"1 GB install: client {client.peak_mb - nothing.peak_mb:>5.1f} MB above idle, server {peak() - idle:.1f} MB, {client.seconds:.1f} s"
+        )
         time.sleep(3)  # what was written a moment ago is read at every start
         first, later = run(*update).seconds, run(*update).seconds
-        print(f"1 GB, nothing new: {later:.2f} s; {first:.2f} s, {first / later:.1f} times as long, at the first start after an update: it reads every file")
+        print(
+            f"1 GB, nothing new: {later:.2f} s; {first:.2f} s, {first / later:.1f} times as long, at the first start after an update: it reads every file"
+        )
 
 
 def start(folder: Path) -> None:
@@ -199,13 +288,21 @@ def start(folder: Path) -> None:
         return (time.perf_counter() - began) * 1000
 
     def imported(module: str) -> float:
-        shown = subprocess.run([sys.executable, "-X", "importtime", "-c", f"import {module}"], cwd=ROOT, check=True, stderr=subprocess.PIPE, text=True)
+        shown = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", f"import {module}"],
+            cwd=ROOT,
+            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         return int(shown.stderr.splitlines()[-1].split("|")[1]) / 1000
 
     for name, measure in (("import, by -X importtime", imported), ("whole process", milliseconds)):
         pairs = [(measure("nuitkal_mini.client"), measure("urllib.request")) for _ in range(11)]
         ours, theirs = (statistics.median(values) for values in zip(*pairs))
-        print(f"{name:<28} nuitkal_mini.client {ours:6.1f} ms, urllib.request {theirs:6.1f} ms, ratio {statistics.median(a / b for a, b in pairs):.2f}")
+        print(
+            f"{name:<28} nuitkal_mini.client {ours:6.1f} ms, urllib.request {theirs:6.1f} ms, ratio {statistics.median(a / b for a, b in pairs):.2f}"
+        )
 
 
 def frozen(folder: Path) -> None:
@@ -215,27 +312,60 @@ def frozen(folder: Path) -> None:
     script = (ROOT / "tests/nuitka/launcher.py").read_text(encoding="utf-8")
     make_tree(folder / "tree", 20, 1_000_000)
     with server(folder) as (url, token, _):
-        run("nuitkal_mini.publish", "upload", str(folder / "tree"), "--app", "bench", "--version", "1.0.0", "--server", url + API, token=token)
+        run(
+            "nuitkal_mini.publish",
+            "upload",
+            str(folder / "tree"),
+            "--app",
+            "bench",
+            "--version",
+            "1.0.0",
+            "--server",
+            url + API,
+            token=token,
+        )
         for mode in ("standalone", "onefile"):
             own = build.copy_to(folder / mode, build.binary(script, mode, build.one_file()))
             environment = {**os.environ, "TEST_URL": f"{url}{API}check/"}
-            subprocess.run([str(own)], env={**environment, "TEST_VERB": "update"}, check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [str(own)],
+                env={**environment, "TEST_VERB": "update"},
+                check=True,
+                stderr=subprocess.DEVNULL,
+            )
             taken: Dict[str, List[float]] = {"request": [], "update": []}
             for _ in range(15):  # by turns
                 for verb, seconds in taken.items():
                     began = time.perf_counter()
-                    subprocess.run([str(own)], env={**environment, "TEST_VERB": verb}, check=True, stderr=subprocess.DEVNULL)
+                    subprocess.run(
+                        [str(own)],
+                        env={**environment, "TEST_VERB": verb},
+                        check=True,
+                        stderr=subprocess.DEVNULL,
+                    )
                     seconds.append(1000 * (time.perf_counter() - began))
             request, update = (statistics.median(seconds) for seconds in taken.values())
-            print(f"{mode:<12} one request {request:6.1f} ms, an update that finds nothing {update:6.1f} ms, {update - request:+.1f} ms")
+            print(
+                f"{mode:<12} one request {request:6.1f} ms, an update that finds nothing {update:6.1f} ms, {update - request:+.1f} ms"
+            )
 
 
-BENCHMARKS: Dict[str, Callable[[Path], None]] = {"job": job, "check": check, "memory": memory, "start": start, "frozen": frozen}
+BENCHMARKS: Dict[str, Callable[[Path], None]] = {
+    "job": job,
+    "check": check,
+    "memory": memory,
+    "start": start,
+    "frozen": frozen,
+}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="*", choices=[[], *BENCHMARKS], help="which benchmarks to run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "which", nargs="*", choices=[[], *BENCHMARKS], help="which benchmarks to run"
+    )
     for name in parser.parse_args(arguments).which or ["job", "check", "start"]:
         print(f"--- {name}")
         folder = Path(tempfile.mkdtemp(prefix="nuitkal_bench"))

@@ -4,6 +4,7 @@ A server on a data folder of its own, two releases of a small real program, and 
 second at the next start, and is taken back. Every step is a command that you could type; what they print is theirs. Everything lies in
 one temporary folder that is removed at the end. --serve keeps the server running until Ctrl-C.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -45,9 +46,9 @@ print("%s %s, on %s:" % (NAME, VERSION, " ".join(sys.argv[1:])))
 for topic, line in find(HERE / "texts", sys.argv[1]):
     print(show(topic, line))
 ''',
-    "about.py": '''\
+    "about.py": """\
 NAME, VERSION = "Topics", "1.0.0"
-''',
+""",
     "finder.py": '''\
 def find(texts, word, most=3):
     """The first texts, by name, with a line that has the word."""
@@ -57,12 +58,12 @@ def find(texts, word, most=3):
         hits += [(text.stem, line) for line in lines[:1]]
     return hits[:most]
 ''',
-    "layout.py": '''\
+    "layout.py": """\
 from textwrap import shorten
 
 def show(topic, line):
     return "  %-22s %s" % (topic, shorten(line, 70))
-''',
+""",
 }
 NEXT_RELEASE = {
     "about.py": PROGRAM["about.py"].replace("1.0.0", "1.0.1"),
@@ -77,8 +78,24 @@ def find(texts, word, most=3):
 ''',
     "layout.py": PROGRAM["layout.py"].replace("shorten(line, 70)", "shorten(line, 70).upper()"),
 }
-LIBRARIES = ("asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json", "logging", "multiprocessing",
-             "sqlite3", "unittest", "urllib", "wsgiref", "xml", "xmlrpc")
+LIBRARIES = (
+    "asyncio",
+    "collections",
+    "concurrent",
+    "email",
+    "html",
+    "http",
+    "importlib",
+    "json",
+    "logging",
+    "multiprocessing",
+    "sqlite3",
+    "unittest",
+    "urllib",
+    "wsgiref",
+    "xml",
+    "xmlrpc",
+)
 
 
 class Travelled(NamedTuple):
@@ -90,10 +107,16 @@ class Travelled(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Publish a program, update a user's copy, roll it back.")
-    parser.add_argument("--serve", action="store_true", help="keep the server running at the end, until Ctrl-C")
+    parser = argparse.ArgumentParser(
+        description="Publish a program, update a user's copy, roll it back."
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="keep the server running at the end, until Ctrl-C"
+    )
     serve = parser.parse_args().serve
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then the folder and the server go
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # also then the folder and the server go
     with tempfile.TemporaryDirectory(prefix="nuitkal-demo-") as folder:
         with contextlib.suppress(KeyboardInterrupt), Demo(Path(folder)) as demo:
             demonstrate(demo)
@@ -103,8 +126,10 @@ def main() -> None:
     print("Removed %s." % folder)
 
 
-def demonstrate(demo: "Demo") -> None:
-    say("A developer has a program, Topics, which looks words up in Python's language reference, and publishes it as 1.0.0")
+def demonstrate(demo: Demo) -> None:
+    say(
+        "A developer has a program, Topics, which looks words up in Python's language reference, and publishes it as 1.0.0"
+    )
     files, size = write_program(demo.folder / "topics")
     print("%d files, %s" % (files, readable(size)))
     demo.publish("1.0.0")
@@ -121,7 +146,9 @@ def demonstrate(demo: "Demo") -> None:
     demo.start_program("next start: 1.0.1")
 
     say("1.0.1 shouts, which nobody asked for: 1.0.0 is made active again")
-    demo.run("activate 1.0.0", "nuitkal_mini.publish", "activate", "1.0.0", "--server", demo.url + API)
+    demo.run(
+        "activate 1.0.0", "nuitkal_mini.publish", "activate", "1.0.0", "--server", demo.url + API
+    )
 
     say("The user's next start is 1.0.0 again")
     demo.start_program("next start: 1.0.0")
@@ -130,11 +157,14 @@ def demonstrate(demo: "Demo") -> None:
     demo.start_program("next start: no news")
 
 
-def explain(demo: "Demo", serve: bool) -> None:
+def explain(demo: Demo, serve: bool) -> None:
     say("What travelled, headers and all")
     print("%-22s %8s %12s %12s %8s" % ("", "requests", "to server", "from server", "time"))
     for step in demo.travelled:
-        print("%-22s %8d %12s %12s %6.1f s" % (step.step, step.requests, readable(step.up), readable(step.down), step.seconds))
+        print(
+            "%-22s %8d %12s %12s %6.1f s"
+            % (step.step, step.requests, readable(step.up), readable(step.down), step.seconds)
+        )
     if not serve:
         print("\nTo look at the server in a browser: python3 tools/demo.py --serve")
         return
@@ -142,7 +172,11 @@ def explain(demo: "Demo", serve: bool) -> None:
     print(demo.server_url + "admin/")
     for part in ("check/", "versions/", "health/"):
         print(demo.server_url + API + part)
-    print("admin user %s, password %s, token %s" % tuple(map(demo.secret, ("admin user", "password", "token"))), flush=True)
+    print(
+        "admin user %s, password %s, token %s"
+        % tuple(map(demo.secret, ("admin user", "password", "token"))),
+        flush=True,
+    )
 
 
 def say(heading: str) -> None:
@@ -157,7 +191,11 @@ def readable(count: int) -> str:
 def write_program(folder: Path) -> Tuple[int, int]:
     """Its own modules, the texts of Python's reference, and copies of the libraries; the number of files and their bytes."""
     for package in LIBRARIES:
-        shutil.copytree(str(Path(sysconfig.get_path("stdlib")) / package), str(folder / "lib" / package), ignore=shutil.ignore_patterns("__pycache__", "test*"))
+        shutil.copytree(
+            str(Path(sysconfig.get_path("stdlib")) / package),
+            str(folder / "lib" / package),
+            ignore=shutil.ignore_patterns("__pycache__", "test*"),
+        )
     for module in Path(sysconfig.get_path("stdlib")).glob("*.py"):
         shutil.copy(str(module), str(folder / "lib"))
     (folder / "texts").mkdir()
@@ -181,8 +219,14 @@ class Demo:
         arguments = ("nuitkal_mini.server", "--data", "data", "--port", "0")
         say_command(arguments)
         with (folder / "server.log").open("w") as log:
-            self.server = subprocess.Popen([sys.executable, "-m", *arguments], cwd=str(folder), env=self.environment,
-                                           stdout=subprocess.PIPE, stderr=log, universal_newlines=True)
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=str(folder),
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                universal_newlines=True,
+            )
         assert self.server.stdout is not None
         ready = self.server.stdout.readline()
         if not ready:
@@ -191,10 +235,13 @@ class Demo:
         self.server_url = ready.split()[-1]
         self.meter = Meter(int(self.server_url.rstrip("/").rpartition(":")[2]), LINE_BYTES_A_SECOND)
         self.url = "http://127.0.0.1:%d/" % self.meter.port
-        print("Before it, a line of %s/s that counts bytes: %s" % (readable(LINE_BYTES_A_SECOND), self.url))
+        print(
+            "Before it, a line of %s/s that counts bytes: %s"
+            % (readable(LINE_BYTES_A_SECOND), self.url)
+        )
         self.environment["NUITKAL_TOKEN"] = self.secret("token")
 
-    def __enter__(self) -> "Demo":
+    def __enter__(self) -> Demo:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,22 +253,60 @@ class Demo:
 
     def secret(self, name: str) -> str:
         found = re.search(name + r": (\S+)", self.log())
-        return found.group(1) if found else sys.exit("The server made no %s:\n%s" % (name, self.log()))
+        return (
+            found.group(1) if found else sys.exit("The server made no %s:\n%s" % (name, self.log()))
+        )
 
     def publish(self, version: str) -> None:
-        self.run("publish " + version, "nuitkal_mini.publish", "upload", "topics", "--app", "topics", "--version", version, "--server", self.url + API)
+        self.run(
+            "publish " + version,
+            "nuitkal_mini.publish",
+            "upload",
+            "topics",
+            "--app",
+            "topics",
+            "--version",
+            version,
+            "--server",
+            self.url + API,
+        )
 
     def start_program(self, step: str) -> None:
-        self.run(step, "nuitkal_mini.client", "run", "--dir", "user", "--url", self.url + API + "check/", "--", "yield")
+        self.run(
+            step,
+            "nuitkal_mini.client",
+            "run",
+            "--dir",
+            "user",
+            "--url",
+            self.url + API + "check/",
+            "--",
+            "yield",
+        )
 
     def run(self, step: str, *arguments: str) -> None:
         """One command of the package, on this terminal."""
         say_command(arguments)
-        up, down, requests, begun = self.meter.up, self.meter.down, self.meter.requests, time.monotonic()
-        code = subprocess.call([sys.executable, "-m", *arguments], cwd=str(self.folder), env=self.environment)
+        up, down, requests, begun = (
+            self.meter.up,
+            self.meter.down,
+            self.meter.requests,
+            time.monotonic(),
+        )
+        code = subprocess.call(
+            [sys.executable, "-m", *arguments], cwd=str(self.folder), env=self.environment
+        )
         if code != 0:
             sys.exit("That failed with exit code %d. The server's log:\n%s" % (code, self.log()))
-        self.travelled.append(Travelled(step, self.meter.requests - requests, self.meter.up - up, self.meter.down - down, time.monotonic() - begun))
+        self.travelled.append(
+            Travelled(
+                step,
+                self.meter.requests - requests,
+                self.meter.up - up,
+                self.meter.down - down,
+                time.monotonic() - begun,
+            )
+        )
 
 
 def say_command(arguments: Sequence[str]) -> None:
@@ -241,7 +326,9 @@ class Meter:
 
     def _accept(self) -> None:
         while True:
-            threading.Thread(target=self._connect, args=(self._listener.accept()[0],), daemon=True).start()
+            threading.Thread(
+                target=self._connect, args=(self._listener.accept()[0],), daemon=True
+            ).start()
 
     def _connect(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:

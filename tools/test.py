@@ -3,6 +3,7 @@
 Makes a virtual environment beside pyproject.toml, installs pytest and hypothesis into it once, and hands every argument on to pytest.
 The first Python gets .venv; any other version one of its own (.venv-3.8), so that two versions never take turns rebuilding one.
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -15,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("pytest", "hypothesis")
 VERSION = "%d.%d" % sys.version_info[:2]
 # Printed by an environment's Python: its version, then the tools that it lacks.
-PROBE = ("import sys; from importlib.util import find_spec; "
-         "print('%d.%d' % sys.version_info[:2], *(name for name in sys.argv[1:] if find_spec(name) is None))")
+PROBE = (
+    "import sys; from importlib.util import find_spec; "
+    "print('%d.%d' % sys.version_info[:2], *(name for name in sys.argv[1:] if find_spec(name) is None))"
+)
 
 
 def main(arguments: List[str]) -> int:
@@ -44,7 +47,11 @@ def environment() -> Path:
 def probe(folder: Path) -> List[str]:
     """The version of the environment's Python and the tools that it lacks; nothing when there is none or it does not run any more."""
     try:
-        done = subprocess.run([str(python_in(folder)), "-c", PROBE, *TOOLS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run(
+            [str(python_in(folder)), "-c", PROBE, *TOOLS],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     except OSError:
         return []
     return done.stdout.decode().split() if done.returncode == 0 else []
@@ -55,17 +62,33 @@ def python_in(folder: Path) -> Path:
 
 
 def create(folder: Path) -> None:
-    if find_spec("ensurepip") is None:  # Debian splits it off, and venv's own error comes late and long
-        sys.exit("Python %s cannot make virtual environments here. On Debian and Ubuntu: apt-get install python%s-venv" % (VERSION, VERSION))
+    if (
+        find_spec("ensurepip") is None
+    ):  # Debian splits it off, and venv's own error comes late and long
+        sys.exit(
+            "Python %s cannot make virtual environments here. On Debian and Ubuntu: apt-get install python%s-venv"
+            % (VERSION, VERSION)
+        )
     print("Making %s with Python %s" % (folder.name, VERSION), flush=True)
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) != 0:
         sys.exit("Could not make %s." % folder)
 
 
 def install(folder: Path, tools: List[str]) -> None:
-    command = [str(python_in(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *tools]
+    command = [
+        str(python_in(folder)),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *tools,
+    ]
     if subprocess.call(command) != 0:
-        sys.exit("Could not install %s; once it is in %s, no network is needed." % (" and ".join(tools), folder.name))
+        sys.exit(
+            "Could not install %s; once it is in %s, no network is needed."
+            % (" and ".join(tools), folder.name)
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Copies the client's modules and the formats they use one below the other, in an 
 needed. Nothing is changed but what merging asks for: imports between the modules go, those of the standard library are gathered at
 the top, docstrings become headings, one logger serves all. --check compares instead of writing and exits with 1 on a difference.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -62,12 +63,18 @@ class Source:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text = ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        self.text = (
+            ROOT.joinpath(PACKAGE, *name.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        )
         self.tree = ast.parse(self.text)
 
     def uses(self, nodes: Iterator[ast.AST]) -> List[str]:
         """The modules of the package that these nodes import from."""
-        return [_module_of(self.name, node) for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+        return [
+            _module_of(self.name, node)
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.level
+        ]
 
     def defined(self) -> Set[str]:
         """The names of the module's own level."""
@@ -77,22 +84,39 @@ class Source:
                 found.add(node.name)
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+                found |= {
+                    name.id
+                    for target in targets
+                    for name in ast.walk(target)
+                    if isinstance(name, ast.Name)
+                }
         return found
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line; its exit code."""
-    parser = argparse.ArgumentParser(description="Write nuitkal_mini's client as one self-contained module.")
+    parser = argparse.ArgumentParser(
+        description="Write nuitkal_mini's client as one self-contained module."
+    )
     parser.add_argument("destination", type=Path, metavar="DEST.py")
-    parser.add_argument("--window", action="store_true", help="with the window for programs without a console (tkinter)")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the file is not what would be written")
+    parser.add_argument(
+        "--window",
+        action="store_true",
+        help="with the window for programs without a console (tkinter)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 when the file is not what would be written",
+    )
     options = parser.parse_args(arguments)
     try:
         if not options.check:
             options.destination.write_bytes(merged(options.window).encode("utf-8"))
             return 0
-        current = options.destination.read_bytes() in (merged(window).encode("utf-8") for window in (False, True))
+        current = options.destination.read_bytes() in (
+            merged(window).encode("utf-8") for window in (False, True)
+        )
     except Refused as error:
         print(f"vendor: {error}", file=sys.stderr)
         return 1
@@ -100,7 +124,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"vendor: {options.destination}: {error.strerror}", file=sys.stderr)
         return 1
     if not current:
-        print(f"vendor: {options.destination} is not what these sources make; make it again", file=sys.stderr)
+        print(
+            f"vendor: {options.destination} is not what these sources make; make it again",
+            file=sys.stderr,
+        )
     return 0 if current else 1
 
 
@@ -110,18 +137,40 @@ def merged(window: bool = False) -> str:
     _check_names(sources)
     sections = [_section(source) for source in sources]
     body = "\n\n".join(f"{section.heading}\n\n{section.code}\n" for section in sections)
-    needed = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} | {"logging"}
+    needed = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} | {
+        "logging"
+    }
     imported = {item for section in sections for item in section.imported if item.binds in needed}
-    for_types = {item for section in sections for item in section.for_types if item.binds in needed} - imported
+    for_types = {
+        item for section in sections for item in section.for_types if item.binds in needed
+    } - imported
     if for_types:
         imported.add(Imported("typing", "TYPE_CHECKING"))
-    return "\n".join([
-        _header(sources), "from __future__ import annotations\n", *_import_lines(imported), "",
-        *(["if TYPE_CHECKING:", *("    " + line for line in _import_lines(for_types)), ""] if for_types else []),
-        _offered(sources), "", f'{LOGGER} = logging.getLogger("{PACKAGE}.client")', "\n", body]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [
+                _header(sources),
+                "from __future__ import annotations\n",
+                *_import_lines(imported),
+                "",
+                *(
+                    ["if TYPE_CHECKING:", *("    " + line for line in _import_lines(for_types)), ""]
+                    if for_types
+                    else []
+                ),
+                _offered(sources),
+                "",
+                f'{LOGGER} = logging.getLogger("{PACKAGE}.client")',
+                "\n",
+                body,
+            ]
+        ).rstrip()
+        + "\n"
+    )
 
 
 # --- which modules, in which order ------------------------------------------------------------------
+
 
 def _reachable(roots: Sequence[str]) -> Dict[str, Source]:
     sources: Dict[str, Source] = {}
@@ -156,15 +205,20 @@ def _check_names(sources: Sequence[Source]) -> None:
     for source in sources:
         for name in source.defined() - {LOGGER}:
             if name in owner:
-                raise Refused(f"{owner[name]} and {source.name} both define {name}; one of them needs another name")
+                raise Refused(
+                    f"{owner[name]} and {source.name} both define {name}; one of them needs another name"
+                )
             owner[name] = source.name
     for source in sources:
         for item in _standard(source.tree.body):
             if item.binds in owner:
-                raise Refused(f"{source.name} imports {item.binds}, and {owner[item.binds]} defines that name")
+                raise Refused(
+                    f"{source.name} imports {item.binds}, and {owner[item.binds]} defines that name"
+                )
 
 
 # --- one module -------------------------------------------------------------------------------------
+
 
 def _section(source: Source) -> Section:
     lines: List[Optional[str]] = list(source.text.splitlines())
@@ -182,16 +236,24 @@ def _section(source: Source) -> Section:
     _drop(lines, source.tree.body[0])  # the docstring
     code = "\n".join(line for line in lines if line is not None)
     code = re.sub(r":\n\n+(?= )", ":\n", code)  # where an import was the first line of a function
-    return Section(source.name, _heading(source), re.sub(r"\n{4,}", "\n\n\n", code).strip("\n"), set(_standard(source.tree.body)), for_types)
+    return Section(
+        source.name,
+        _heading(source),
+        re.sub(r"\n{4,}", "\n\n\n", code).strip("\n"),
+        set(_standard(source.tree.body)),
+        for_types,
+    )
 
 
 def _drop(lines: List[Optional[str]], node: ast.stmt) -> None:
     assert node.end_lineno is not None
-    lines[node.lineno - 1:node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
 
 
 def _is_logger(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [LOGGER]
+    return isinstance(node, ast.Assign) and [
+        getattr(target, "id", "") for target in node.targets
+    ] == [LOGGER]
 
 
 def _standard(body: Sequence[ast.stmt]) -> Iterator[Imported]:
@@ -202,7 +264,12 @@ def _standard(body: Sequence[ast.stmt]) -> Iterator[Imported]:
                 if name.asname:
                     raise Refused(f"line {node.lineno} imports {name.name} under another name")
                 yield Imported(name.name, "")
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module and node.module != "__future__":
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and node.module
+            and node.module != "__future__"
+        ):
             for name in node.names:
                 if name.asname:
                     raise Refused(f"line {node.lineno} imports {name.name} under another name")
@@ -213,9 +280,11 @@ def _module_of(importer: str, node: ast.ImportFrom) -> str:
     """The module of the package that a relative import takes names from."""
     if node.level == 0:
         return ""
-    home = importer.split(".")[:-node.level]
+    home = importer.split(".")[: -node.level]
     if node.module is None or any(name.asname or name.name == "*" for name in node.names):
-        raise Refused(f"{importer}, line {node.lineno}: only names can be merged, under their own names")
+        raise Refused(
+            f"{importer}, line {node.lineno}: only names can be merged, under their own names"
+        )
     return ".".join([*home, node.module])
 
 
@@ -223,33 +292,51 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     for node in body:
         yield node
         if isinstance(node, (ast.If, ast.Try)):
-            handlers = [inner for handler in getattr(node, "handlers", []) for inner in handler.body]
-            yield from _statements([*node.body, *node.orelse, *handlers, *getattr(node, "finalbody", [])])
+            handlers = [
+                inner for handler in getattr(node, "handlers", []) for inner in handler.body
+            ]
+            yield from _statements(
+                [*node.body, *node.orelse, *handlers, *getattr(node, "finalbody", [])]
+            )
 
 
 # --- the text ---------------------------------------------------------------------------------------
 
+
 def _header(sources: Sequence[Source]) -> str:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # tomllib came with Python 3.11
-    version, licence = re.search(r'^version = "(.+)"$', project, re.M), re.search(r'^text = """\n(.*?)"""$', project, re.M | re.S)
+    version, licence = (
+        re.search(r'^version = "(.+)"$', project, re.M),
+        re.search(r'^text = """\n(.*?)"""$', project, re.M | re.S),
+    )
     if version is None or licence is None:
         raise Refused("pyproject.toml names no version or no licence")
-    digest = hashlib.sha256("\0".join(f"{source.name}\0{source.text}" for source in sources).encode("utf-8"))
+    digest = hashlib.sha256(
+        "\0".join(f"{source.name}\0{source.text}" for source in sources).encode("utf-8")
+    )
     return HEADER.format(version=version[1], digest=digest.hexdigest(), licence=licence[1].strip())
 
 
 def _heading(source: Source) -> str:
     title = f"# --- {source.name.replace('.', '/')}.py "
     text = ast.get_docstring(source.tree) or ""
-    return "\n".join([title + "-" * (100 - len(title)), *(f"# {line}".rstrip() for line in text.splitlines())])
+    return "\n".join(
+        [title + "-" * (100 - len(title)), *(f"# {line}".rstrip() for line in text.splitlines())]
+    )
 
 
 def _import_lines(items: Set[Imported]) -> List[str]:
     lines = sorted(f"import {item.module}" for item in items if not item.name)
     for module in sorted({item.module for item in items if item.name}):
-        names = ", ".join(sorted({item.name for item in items if item.module == module and item.name}))
+        names = ", ".join(
+            sorted({item.name for item in items if item.module == module and item.name})
+        )
         line = f"from {module} import {names}"
-        lines.append(line if len(line) <= 140 else f"from {module} import (\n{textwrap.fill(names, 140, initial_indent='    ', subsequent_indent='    ')})")
+        lines.append(
+            line
+            if len(line) <= 140
+            else f"from {module} import (\n{textwrap.fill(names, 140, initial_indent='    ', subsequent_indent='    ')})"
+        )
     return lines
 
 
@@ -257,8 +344,18 @@ def _offered(sources: Sequence[Source]) -> str:
     """`__all__`: what the package offers, and the window if it is there."""
     front = next(node.value for node in Source(FRONT).tree.body if isinstance(node, ast.Assign))
     names: List[str] = list(ast.literal_eval(front))
-    names += [name for source in sources if source.name == WINDOW for name in sorted(source.defined()) if name[0] != "_" and not name.isupper()]
-    return textwrap.fill(f"__all__ = [{', '.join(map(repr, names))}]".replace("'", '"'), 140, subsequent_indent="           ")
+    names += [
+        name
+        for source in sources
+        if source.name == WINDOW
+        for name in sorted(source.defined())
+        if name[0] != "_" and not name.isupper()
+    ]
+    return textwrap.fill(
+        f"__all__ = [{', '.join(map(repr, names))}]".replace("'", '"'),
+        140,
+        subsequent_indent="           ",
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,29 @@
 """The end user's machine: check, download, verify, install as one transaction, start the program in any case."""
+
 from .config import UpdaterConfig
-from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
+from .errors import (
+    CheckError,
+    DownloadError,
+    InstallError,
+    LaunchError,
+    RollbackError,
+    UpdaterError,
+    VerificationError,
+)
 from .launch import own_folder
 from .release import Release
 from .updater import ClientUpdater
 
-__all__ = ["CheckError", "ClientUpdater", "DownloadError", "InstallError", "LaunchError", "Release", "RollbackError", "UpdaterConfig",
-           "UpdaterError", "VerificationError", "own_folder"]
+__all__ = [
+    "CheckError",
+    "ClientUpdater",
+    "DownloadError",
+    "InstallError",
+    "LaunchError",
+    "Release",
+    "RollbackError",
+    "UpdaterConfig",
+    "UpdaterError",
+    "VerificationError",
+    "own_folder",
+]

@@ -1,4 +1,5 @@
 """The client's command line: one verb, one call, one exit code."""
+
 from __future__ import annotations
 
 import io
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, List, Optional
 
 from .config import UpdaterConfig
 from .errors import UpdaterError
-from .progress import Pace
+from .progress import TransferRate
 from .updater import ClientUpdater
 
 if TYPE_CHECKING:
@@ -26,17 +27,35 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.verb in ASKING and not options.url:
         parser.error(f"{options.verb} needs --url")
     if not options.dir:
-        parser.error("--dir needs the name of a folder")  # an unset variable in a script would mean the current one
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
-    config = UpdaterConfig(options.url, options.dir, main_script=options.main, python=options.python, app=options.app, public_keys=options.public_key,
-                           ca_file=options.ca_file, preserve=options.preserve, log_file=options.log_file,
-                           confirm_seconds=options.confirm_seconds, verify_ssl=not options.insecure)
+        parser.error(
+            "--dir needs the name of a folder"
+        )  # an unset variable in a script would mean the current one
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    config = UpdaterConfig(
+        options.url,
+        options.dir,
+        main_script=options.main,
+        python=options.python,
+        app=options.app,
+        public_keys=options.public_key,
+        ca_file=options.ca_file,
+        preserve=options.preserve,
+        log_file=options.log_file,
+        confirm_seconds=options.confirm_seconds,
+        verify_ssl=not options.insecure,
+    )
     bar = ProgressBar()
     if sys.stderr is not None and sys.stderr.isatty():
         config.progress_callback = bar
         logging.getLogger().handlers[0].addFilter(bar.end_line)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have characters that the terminal's code page lacks
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a path may have characters that the terminal's code page lacks
     try:
         with ClientUpdater(config) as updater:
             code = VERBS[options.verb](updater, options)
@@ -47,8 +66,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"{options.verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of what we print: the updater's own are UpdaterErrors
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try once more, and complain, when it ends
-        print(f"{options.verb}: what it found cannot be written to its output: {error.strerror}", file=sys.stderr)
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python would try once more, and complain, when it ends
+        print(
+            f"{options.verb}: what it found cannot be written to its output: {error.strerror}",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         return 130
@@ -57,18 +81,40 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     import argparse  # not at the top: a launcher that has the client as one file does not pay for its command line
 
-    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.client" if __package__ else None, description="Keep a program up to date, and start it.",
-                                     epilog="After -- come the program's arguments.")
+    parser = argparse.ArgumentParser(
+        prog="python -m nuitkal_mini.client" if __package__ else None,
+        description="Keep a program up to date, and start it.",
+        epilog="After -- come the program's arguments.",
+    )
     parser.add_argument("verb", choices=sorted(VERBS))
     parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")
     parser.add_argument("--dir", required=True, help="the folder that holds the program")
     parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
-    parser.add_argument("--force", action="store_true", help="install also a version that was rolled back before")
-    parser.add_argument("--public-key", action="append", default=[], metavar="KEY", help="install only what this minisign key signed; repeatable, oldest first")
+    parser.add_argument(
+        "--force", action="store_true", help="install also a version that was rolled back before"
+    )
+    parser.add_argument(
+        "--public-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="install only what this minisign key signed; repeatable, oldest first",
+    )
     parser.add_argument("--app", help="the program's name; another program's release is refused")
     parser.add_argument("--python", help="the interpreter for a .py")
-    parser.add_argument("--preserve", action="append", default=[], metavar="PATTERN", help="files whose local edits survive")
-    parser.add_argument("--confirm-seconds", type=float, default=0.0, help="how long a new version must live to be kept")
+    parser.add_argument(
+        "--preserve",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="files whose local edits survive",
+    )
+    parser.add_argument(
+        "--confirm-seconds",
+        type=float,
+        default=0.0,
+        help="how long a new version must live to be kept",
+    )
     parser.add_argument("--ca-file", help="certificates (PEM) to trust in place of the system's")
     parser.add_argument("--insecure", action="store_true", help="accept any certificate")
     parser.add_argument("--log-file", help="log the update's story there; rotates at 1 MB")
@@ -80,7 +126,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
     """The options, with the program's arguments as `args`; argparse itself finds arguments after -- only where no option stands before."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:end])
-    options.args = arguments[end + 1:]
+    options.args = arguments[end + 1 :]
     return options
 
 
@@ -95,7 +141,9 @@ def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
     changed = updater.update(options.force)
-    print(f"{updater.installed_version} {'is' if changed else 'stays'} installed")  # `stays` has reasons, which are in the log
+    print(
+        f"{updater.installed_version} {'is' if changed else 'stays'} installed"
+    )  # `stays` has reasons, which are in the log
     return 0
 
 
@@ -132,15 +180,23 @@ def _adopt(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 
 ASKING = frozenset(["adopt", "check", "run", "update"])
-VERBS = {"adopt": _adopt, "check": _check, "confirm": _confirm, "rollback": _rollback, "run": _run, "status": _status,
-         "update": _update, "verify": _verify}
+VERBS = {
+    "adopt": _adopt,
+    "check": _check,
+    "confirm": _confirm,
+    "rollback": _rollback,
+    "run": _run,
+    "status": _status,
+    "update": _update,
+    "verify": _verify,
+}
 
 
 class ProgressBar:
     """A bar with bytes, speed and remaining time on a terminal, redrawn in its line until something else is written."""
 
     def __init__(self) -> None:
-        self._pace = Pace()
+        self._pace = TransferRate()
         self._shown = 0.0
         self._in_line = False
 
@@ -150,7 +206,9 @@ class ProgressBar:
             return
         self._shown, self._in_line = now, True
         filled = 30 * downloaded // max(total, 1)
-        print(f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="", file=sys.stderr, flush=True
+        )
 
     def end_line(self, _: object = None) -> bool:
         """Leave the bar's line; as a filter of log records it lets all of them pass."""

@@ -1,4 +1,5 @@
 """What an app tells the updater. A plain class and not a dataclass: `dataclasses` would cost a quarter of the import."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -36,13 +37,30 @@ class UpdaterConfig:
     """
 
     def __init__(
-        self, check_api_url: str, client_dir: Union[str, Path] = Path("client"), main_script: str = "main.py",
-        version_file: str = "local_version.json", timeout: float = 30.0, chunk_size: int = 8192, verify_ssl: bool = True,
-        progress_callback: Optional[ProgressCallback] = None, *, app: Optional[str] = None,
-        public_keys: Sequence[str] = (), allow_downgrade: Optional[bool] = None, preserve: Sequence[str] = (), retries: int = 3,
-        python: Optional[str] = None, ca_file: Optional[str] = None, headers: Optional[Mapping[str, str]] = None, log_file: Union[None, str, Path] = None,
-        confirm_seconds: float = 0.0, check_seconds: float = 5.0, lock_seconds: float = 10.0,
-        max_age_days: Optional[float] = None, minimum_version: Optional[str] = None,
+        self,
+        check_api_url: str,
+        client_dir: Union[str, Path] = Path("client"),
+        main_script: str = "main.py",
+        version_file: str = "local_version.json",
+        timeout: float = 30.0,
+        chunk_size: int = 8192,
+        verify_ssl: bool = True,
+        progress_callback: Optional[ProgressCallback] = None,
+        *,
+        app: Optional[str] = None,
+        public_keys: Sequence[str] = (),
+        allow_downgrade: Optional[bool] = None,
+        preserve: Sequence[str] = (),
+        retries: int = 3,
+        python: Optional[str] = None,
+        ca_file: Optional[str] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        log_file: Union[None, str, Path] = None,
+        confirm_seconds: float = 0.0,
+        check_seconds: float = 5.0,
+        lock_seconds: float = 10.0,
+        max_age_days: Optional[float] = None,
+        minimum_version: Optional[str] = None,
     ) -> None:
         self.check_api_url = check_api_url
         self.client_dir = Path(client_dir)

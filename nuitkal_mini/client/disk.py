@@ -4,6 +4,7 @@ They pass through one method, `Disk.perform`, so that a test can stop the proces
 them, or forget what was not yet fsynced. Windows' rules hold everywhere: a file that somebody holds open
 (antivirus does so for a second or two with fresh files) is tried again, with one budget per transaction.
 """
+
 from __future__ import annotations
 
 import errno
@@ -80,7 +81,9 @@ class Disk:
             try:
                 self._do("fsync", path, os.fsync, descriptor)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # a file system that does this for files only: some networks', FUSE
+                if (
+                    error.errno != errno.EINVAL
+                ):  # a file system that does this for files only: some networks', FUSE
                     raise
             finally:
                 os.close(descriptor)
@@ -130,8 +133,12 @@ class Lock:
     byte of 256, the swap all of them, the updater the byte after these.
     """
 
-    def __init__(self, folder: str, sleep: Callable[[float], object] = time.sleep,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: str,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._sleep = sleep
         self._clock = clock
@@ -145,14 +152,27 @@ class Lock:
     def run(self, wait_seconds: float) -> Optional[Held]:
         """The right to run the program: no file of it changes while this is held."""
         if os.name == "posix":
-            return self._wait(wait_seconds, lambda: _flock(self._file(), os.O_RDWR | os.O_CREAT, shared=True))
-        return self._wait(wait_seconds, lambda: next(
-            (held for held in (_lock_bytes(self._file(), slot, 1) for slot in range(_RUN_SLOTS)) if held), None))
+            return self._wait(
+                wait_seconds, lambda: _flock(self._file(), os.O_RDWR | os.O_CREAT, shared=True)
+            )
+        return self._wait(
+            wait_seconds,
+            lambda: next(
+                (
+                    held
+                    for held in (_lock_bytes(self._file(), slot, 1) for slot in range(_RUN_SLOTS))
+                    if held
+                ),
+                None,
+            ),
+        )
 
     def swap(self, wait_seconds: float) -> Optional[Held]:
         """The right to change the program's files, or None while it runs."""
         if os.name == "posix":
-            return self._wait(wait_seconds, lambda: _flock(self._file(), os.O_RDWR | os.O_CREAT, shared=False))
+            return self._wait(
+                wait_seconds, lambda: _flock(self._file(), os.O_RDWR | os.O_CREAT, shared=False)
+            )
         return self._wait(wait_seconds, lambda: _lock_bytes(self._file(), 0, _RUN_SLOTS))
 
     def _file(self) -> str:
@@ -188,6 +208,7 @@ def _flock(path: str, flags: int, shared: bool) -> Optional[Held]:
     if sys.platform == "win32":
         raise NotImplementedError  # and mypy reads no further there, which it would after an assertion
     import fcntl  # flock and not lockf: a POSIX record lock is lost when any descriptor of the file is closed
+
     descriptor = os.open(path, flags, 0o644)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -199,10 +220,11 @@ def _flock(path: str, flags: int, shared: bool) -> Optional[Held]:
 
 def _lock_bytes(path: str, start: int, count: int) -> Optional[Held]:
     import msvcrt
+
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
     try:
         os.lseek(descriptor, start, os.SEEK_SET)
-        getattr(msvcrt, "locking")(descriptor, getattr(msvcrt, "LK_NBLCK"), count)
+        getattr(msvcrt, "locking")(descriptor, getattr(msvcrt, "LK_NBLCK"), count)  # noqa: B009 - mypy on Linux
     except OSError:
         os.close(descriptor)
         return None

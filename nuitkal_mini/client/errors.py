@@ -1,4 +1,5 @@
 """One family of errors: whatever goes wrong in an update is an `UpdaterError`, and its text is a sentence for people."""
+
 from __future__ import annotations
 
 from typing import Optional
@@ -13,7 +14,10 @@ class UpdaterError(Exception):
 
 def printable(text: str) -> str:
     """The text on one line, fit for a terminal and a log: a server's words may hold escape sequences, or no Unicode at all."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
 
 
 class CheckError(UpdaterError):

@@ -12,6 +12,7 @@ commits. Recovery decides by one table, and can be killed at any point itself:
 Names become durable in this order: staged files and the journal; what left; what came; the version file; only
 then is anything deleted. The journal ends in `.backup/<id>/`, where it tells a rollback what to put back.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -20,12 +21,12 @@ import os
 from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
-from .arrange import Changes, Move, arrange
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
 from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
 from .swap import Swap, disk_error
+from .swap_plan import Changes, Move, arrange
 from .tree import IN_RELEASES, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
@@ -39,14 +40,23 @@ _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
 _KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", "journal.undo"])
 SETTLED_SECONDS = 2  # FAT rounds times to that: a file touched so lately may change once more and show the same time
-_WINDOWS_PATH = 259  # characters, without the switch for long paths that no locked-down machine has set
+_WINDOWS_PATH = (
+    259  # characters, without the switch for long paths that no locked-down machine has set
+)
 
 
 class Installation(Swap):
     """A client folder, and the only code that changes the app in it."""
 
-    def __init__(self, folder: str, version_file: str, *, disk: Optional[Disk] = None,
-                 preserve: Sequence[str] = (), launcher: str = "") -> None:
+    def __init__(
+        self,
+        folder: str,
+        version_file: str,
+        *,
+        disk: Optional[Disk] = None,
+        preserve: Sequence[str] = (),
+        launcher: str = "",
+    ) -> None:
         super().__init__(folder, disk or Disk())
         self._version_file = version_file
         self._preserve = preserve
@@ -58,8 +68,12 @@ class Installation(Swap):
 
     def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
         """The files that are missing or not as they were installed; edited `preserve`d ones are as they should be."""
-        return [entry for entry in files
-                if not self.holds(entry.path, entry) and not (self._preserved(entry.path) and self.look(entry.path))]
+        return [
+            entry
+            for entry in files
+            if not self.holds(entry.path, entry)
+            and not (self._preserved(entry.path) and self.look(entry.path))
+        ]
 
     def stamp(self, files: Sequence[FileEntry], now: float) -> str:
         """A digest of what the file system says of files that need not be read for it; of `preserve`d ones, only that they are there.
@@ -77,12 +91,26 @@ class Installation(Swap):
                 continue
             if min(abs(now - found.st_mtime), abs(now - found.st_ctime)) < SETTLED_SECONDS:
                 return ""
-            seen.append((entry.path, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
-        if any(os.path.islink(self.at(folder)) for folder in {folder for entry in files for folder in ancestors(entry.path)}):
+            seen.append(
+                (
+                    entry.path,
+                    found.st_mode,
+                    found.st_size,
+                    found.st_mtime_ns,
+                    found.st_ctime_ns,
+                    found.st_ino,
+                )
+            )
+        if any(
+            os.path.islink(self.at(folder))
+            for folder in {folder for entry in files for folder in ancestors(entry.path)}
+        ):
             return ""
         return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def arrange(self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]) -> Changes:
+    def arrange(
+        self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]
+    ) -> Changes:
         """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
         return arrange(self, self.installed(), new, identifier, source_of, self._preserved)
 
@@ -92,7 +120,9 @@ class Installation(Swap):
         Raises:
             InstallError: everything is as it was, unless the sentence says that the next start will see to it.
         """
-        journal = Journal(state.id, state, self.state(), self._launcher, _launcher_last(changes, self._launcher))
+        journal = Journal(
+            state.id, state, self.state(), self._launcher, _launcher_last(changes, self._launcher)
+        )
         self.disk.patience = BUSY_SECONDS
         try:
             text = dump_journal(journal)
@@ -102,8 +132,10 @@ class Installation(Swap):
         except ValueError as error:
             raise InstallError(f"{error}; nothing was installed") from error
         except OSError as error:
-            raise InstallError(f"{disk_error(error)}; nothing was installed{self._withdraw()}") from error
-        self._go_on(journal)
+            raise InstallError(
+                f"{disk_error(error)}; nothing was installed{self._withdraw()}"
+            ) from error
+        self._roll_forward(journal)
         self._finish(journal)
 
     def rollback(self, identifier: str, reason: str) -> State:
@@ -118,7 +150,9 @@ class Installation(Swap):
         came = {move.target: move.entry._replace(path=move.target) for move in past.changes.into}
         stay = [self.look(entry.path) for entry in self.installed() if entry.path not in came]
         # as they are: an edit is no reason to refuse
-        target = {entry.path: entry for entry in stay if entry is not None and entry.mode in IN_RELEASES}
+        target = {
+            entry.path: entry for entry in stay if entry is not None and entry.mode in IN_RELEASES
+        }
         sources = {}
         for move in past.changes.out:
             if self.holds(move.target, move.entry):
@@ -128,18 +162,37 @@ class Installation(Swap):
             else:
                 continue  # the user has taken back what was kept aside
             target[move.source] = move.entry._replace(path=move.source)
-        ours = {**came, **{entry.path: entry for entry in self.installed()}}  # `*.new` files are not in the manifest
-        before = past.before._replace(id=identifier, backup="", trial=-1, trust=state.trust,
-                                      bad=(state.version, state.package))
+        ours = {
+            **came,
+            **{entry.path: entry for entry in self.installed()},
+        }  # `*.new` files are not in the manifest
+        before = past.before._replace(
+            id=identifier,
+            backup="",
+            trial=-1,
+            trust=state.trust,
+            bad=(state.version, state.package),
+        )
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
-            self.install(arrange(self, ours.values(), target.values(), identifier, lambda entry: sources[entry.path], self._preserved), before)
+            self.install(
+                arrange(
+                    self,
+                    ours.values(),
+                    target.values(),
+                    identifier,
+                    lambda entry: sources[entry.path],
+                    self._preserved,
+                ),
+                before,
+            )
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
 
     def _preserved(self, path: str) -> bool:
         from fnmatch import fnmatchcase
+
         return any(fnmatchcase(path, pattern) for pattern in self._preserve)
 
     def _past(self) -> Optional[Journal]:
@@ -167,7 +220,11 @@ class Installation(Swap):
             journal = self._past()
         except RollbackError:
             return []
-        return [move for move in journal.changes.out if self.holds(move.target, move.entry)] if journal else []
+        return (
+            [move for move in journal.changes.out if self.holds(move.target, move.entry)]
+            if journal
+            else []
+        )
 
     def installed(self) -> Tuple[FileEntry, ...]:
         """The installed tree, empty when nobody knows it."""
@@ -181,10 +238,12 @@ class Installation(Swap):
         try:
             self._write_state(_NEXT, state)
             self.disk.rename(self.at(_NEXT), self.at(self._version_file))
-            self._settle()
+            self._sync_version_file()
             self._write_copy(state)
         except OSError as error:
-            raise InstallError(f"{disk_error(error)}; the version file could not be written") from error
+            raise InstallError(
+                f"{disk_error(error)}; the version file could not be written"
+            ) from error
 
     def stage(self, state: State) -> None:
         """Keep what is staged, complete, for a start that finds nobody running the program."""
@@ -221,16 +280,24 @@ class Installation(Swap):
 
     def _resume(self, journal: Journal) -> None:
         try:
-            self.sync(STAGING, BACKUP_FOLDER, UPDATE_FOLDER, "")  # whoever was interrupted may not have come to that
+            self.sync(
+                STAGING, BACKUP_FOLDER, UPDATE_FOLDER, ""
+            )  # whoever was interrupted may not have come to that
         except OSError as error:
-            raise InstallError(f"{disk_error(error)}; the next start will finish or undo the installation") from error
+            raise InstallError(
+                f"{disk_error(error)}; the next start will finish or undo the installation"
+            ) from error
         if not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
-            logger.warning("an interrupted installation of %s is being finished", journal.state.version)
-            self._go_on(journal)
+            logger.warning(
+                "an interrupted installation of %s is being finished", journal.state.version
+            )
+            self._roll_forward(journal)
             self._finish(journal)
         else:
-            logger.warning("an interrupted installation of %s is being undone", journal.state.version)
-            self._give_up(journal)
+            logger.warning(
+                "an interrupted installation of %s is being undone", journal.state.version
+            )
+            self._roll_back(journal)
             self._sweep()
 
     def _is_committed(self, journal: Journal) -> bool:
@@ -238,18 +305,27 @@ class Installation(Swap):
         return state is not None and state.id == journal.id
 
     def _all_found(self, journal: Journal) -> bool:
-        return all(self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
-                   for move in journal.changes.into)
+        return all(
+            self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
+            for move in journal.changes.into
+        )
 
     def _check_targets(self, journal: Journal) -> None:
         for move in journal.changes.into:
             if not self.holds(move.source, move.entry):
-                raise InstallError(f"{move.target} has changed while the update was prepared; start again")
+                raise InstallError(
+                    f"{move.target} has changed while the update was prepared; start again"
+                )
             full = os.path.abspath(self.at(move.target))
             if os.name == "nt" and len(full) > _WINDOWS_PATH:
-                raise InstallError(f"{full} is longer than Windows allows (260 characters); move the program to a shorter path")
+                raise InstallError(
+                    f"{full} is longer than Windows allows (260 characters); move the program to a shorter path"
+                )
         if os.name == "nt":
-            for path in [*(move.source for move in journal.changes.out), *([self._version_file] if journal.before else [])]:
+            for path in [
+                *(move.source for move in journal.changes.out),
+                *([self._version_file] if journal.before else []),
+            ]:
                 self.disk.rename(self.at(path), self.at(path))  # fails while somebody holds it open
 
     def _write_journal(self, journal: Journal, text: bytes) -> None:
@@ -271,7 +347,7 @@ class Installation(Swap):
         self._sweep()
         return ""
 
-    def _go_on(self, journal: Journal) -> None:
+    def _roll_forward(self, journal: Journal) -> None:
         """Forward to the commit; whatever fails before it is undone."""
         try:
             self._write_state(_NEXT, journal.state)
@@ -280,11 +356,11 @@ class Installation(Swap):
         except OSError as error:
             if self._is_committed(journal):
                 return  # a network's file system can do the rename and lose its answer
-            self._give_up(journal)
+            self._roll_back(journal)
             self._sweep()
             raise InstallError(f"{disk_error(error)}; the installed version stays") from error
 
-    def _give_up(self, journal: Journal) -> None:
+    def _roll_back(self, journal: Journal) -> None:
         """Undo the transaction; from its first step on there is no way forward any more."""
         try:
             if os.path.lexists(self.at(_JOURNAL)):
@@ -294,7 +370,9 @@ class Installation(Swap):
             self.disk.unlink(self.at(_UNDO))
             self.sync(UPDATE_FOLDER)
         except OSError as error:
-            raise InstallError(f"{disk_error(error)}; the next start will undo the installation") from error
+            raise InstallError(
+                f"{disk_error(error)}; the next start will undo the installation"
+            ) from error
 
     def _write_state(self, path: str, state: State) -> None:
         self.disk.write(self.at(path), [dump_state(state)])
@@ -303,7 +381,7 @@ class Installation(Swap):
         self._write_state(_COPY + ".new", state)
         self.disk.rename(self.at(_COPY + ".new"), self.at(_COPY))
 
-    def _settle(self) -> None:
+    def _sync_version_file(self) -> None:
         """Make the rename of the version file durable."""
         if os.name == "nt":
             self.disk.sync_file(self.at(self._version_file))
@@ -312,7 +390,7 @@ class Installation(Swap):
     def _finish(self, journal: Journal) -> None:
         """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
         try:
-            self._settle()
+            self._sync_version_file()
             self.clear_staging()
             self.sync(UPDATE_FOLDER)  # without the journal nobody would come back for it
             if journal.state.backup == journal.id:
@@ -360,10 +438,14 @@ class Installation(Swap):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise InstallError(f"{self.at(path)} cannot be read ({error}); remove it and run update") from error
+            raise InstallError(
+                f"{self.at(path)} cannot be read ({error}); remove it and run update"
+            ) from error
 
 
 def _launcher_last(changes: Changes, launcher: str) -> Changes:
     """The launcher is one file, and swapped last: until then the old one starts and recovers."""
-    return changes._replace(out=tuple(sorted(changes.out, key=lambda move: move.source == launcher)),
-                            into=tuple(sorted(changes.into, key=lambda move: move.target == launcher)))
+    return changes._replace(
+        out=tuple(sorted(changes.out, key=lambda move: move.source == launcher)),
+        into=tuple(sorted(changes.into, key=lambda move: move.target == launcher)),
+    )

@@ -1,4 +1,5 @@
 """The journal of a transaction: what it is, and its file. It is input like any other when it is read back."""
+
 from __future__ import annotations
 
 import json
@@ -6,10 +7,12 @@ import os
 from typing import Any, Iterator, List, NamedTuple, Optional
 
 from ..manifest import BACKUP_FOLDER, MAX_FILES, UPDATE_FOLDER, FileEntry, check_path, json_object
-from .arrange import Changes, Move
 from .state import State, state_from, state_values
+from .swap_plan import Changes, Move
 
-MAX_JOURNAL_COMMAS = 40 * MAX_FILES  # every file of two manifests leaves or comes, with seven fields, and both manifests' own
+MAX_JOURNAL_COMMAS = (
+    40 * MAX_FILES
+)  # every file of two manifests leaves or comes, with seven fields, and both manifests' own
 
 
 class Journal(NamedTuple):
@@ -29,8 +32,13 @@ def new_identifier() -> str:
 
 def dump_journal(journal: Journal) -> bytes:
     """The journal file's bytes: ASCII, for names that are no Unicode."""
-    values = {"id": journal.id, "state": state_values(journal.state), "before": journal.before and state_values(journal.before),
-              "launcher": journal.launcher, "changes": journal.changes}
+    values = {
+        "id": journal.id,
+        "state": state_values(journal.state),
+        "before": journal.before and state_values(journal.before),
+        "launcher": journal.launcher,
+        "changes": journal.changes,
+    }
     return json.dumps(values).encode("ascii")
 
 
@@ -46,11 +54,26 @@ def parse_journal(data: bytes) -> Journal:
     for path in [*make, identifier]:
         check_path(path)
     for path in [*stale, *drop]:  # of names that the user or Python chose
-        if {"", ".", ".."}.intersection(path.split("/")) or os.name == "nt" and {"\\", ":"}.intersection(path):
+        if (
+            {"", ".", ".."}.intersection(path.split("/"))
+            or os.name == "nt"
+            and {"\\", ":"}.intersection(path)
+        ):
             raise ValueError(f"{path} leaves the folder")
     before = values["before"]
-    return Journal(identifier, state_from(values["state"]), state_from(before) if before else None, str(values["launcher"]),
-                   Changes(tuple(_journal_moves(out)), tuple(_journal_moves(into)), tuple(stale), tuple(drop), tuple(make)))
+    return Journal(
+        identifier,
+        state_from(values["state"]),
+        state_from(before) if before else None,
+        str(values["launcher"]),
+        Changes(
+            tuple(_journal_moves(out)),
+            tuple(_journal_moves(into)),
+            tuple(stale),
+            tuple(drop),
+            tuple(make),
+        ),
+    )
 
 
 def _journal_moves(items: List[Any]) -> Iterator[Move]:

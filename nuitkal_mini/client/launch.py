@@ -5,6 +5,7 @@ else as it is. `start` runs it in client_dir as our `Child`: same terminal, same
 and signals that reach only us go on to it. A frozen launcher (Nuitka, PyInstaller) has a `sys.executable` that is no Python
 and an environment that speaks of its own libraries; neither is handed on.
 """
+
 from __future__ import annotations
 
 import os
@@ -19,8 +20,10 @@ from .errors import LaunchError
 
 PYTHON_SUFFIXES = (".py", ".pyw", ".pyz")
 # Where a Python may lie that a release brings along, relative to client_dir.
-SHIPPED_PYTHONS = {"posix": ("python/bin/python3", "runtime/bin/python3", "bin/python3"),
-                   "nt": ("python/python.exe", "runtime/python.exe", "python.exe")}
+SHIPPED_PYTHONS = {
+    "posix": ("python/bin/python3", "runtime/bin/python3", "bin/python3"),
+    "nt": ("python/python.exe", "runtime/python.exe", "python.exe"),
+}
 # Windows has the py launcher in every installation from python.org, while its `python` may be a stub that opens the Store.
 PYTHONS_ON_PATH = {"posix": ("python3", "python"), "nt": ("py", "python", "python3")}
 FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -31,8 +34,14 @@ FROZEN_PREFIXES = ("NUITKA_", "_PYI_")
 CREATE_NO_WINDOW = 0x08000000
 
 
-def start(main_script: str, client_dir: Path, args: Sequence[str] = (), *, python: Optional[str] = None,
-          pass_fds: Sequence[int] = ()) -> Child:
+def start(
+    main_script: str,
+    client_dir: Path,
+    args: Sequence[str] = (),
+    *,
+    python: Optional[str] = None,
+    pass_fds: Sequence[int] = (),
+) -> Child:
     """Starts client_dir's program; `pass_fds` are file descriptors that it inherits (POSIX). Raises LaunchError."""
     client_dir = Path(os.path.abspath(client_dir))
     main = client_dir / main_script
@@ -47,17 +56,32 @@ def start(main_script: str, client_dir: Path, args: Sequence[str] = (), *, pytho
     return Child(line, main, environ, client_dir, pass_fds)
 
 
-def run(main_script: str, client_dir: Path, args: Sequence[str] = (), *, python: Optional[str] = None, pass_fds: Sequence[int] = ()) -> int:
+def run(
+    main_script: str,
+    client_dir: Path,
+    args: Sequence[str] = (),
+    *,
+    python: Optional[str] = None,
+    pass_fds: Sequence[int] = (),
+) -> int:
     """Starts the program and gives back its exit code; 128 + n when signal n ended it."""
     code = start(main_script, client_dir, args, python=python, pass_fds=pass_fds).wait()
     assert code is not None
     return code
 
 
-def command(main: PurePath, args: Sequence[str] = (), *, system: str = os.name, python: Optional[str] = None,
-            which: Callable[[str], Optional[str]] = shutil.which) -> Union[str, List[str]]:
+def command(
+    main: PurePath,
+    args: Sequence[str] = (),
+    *,
+    system: str = os.name,
+    python: Optional[str] = None,
+    which: Callable[[str], Optional[str]] = shutil.which,
+) -> Union[str, List[str]]:
     """The command that starts `main` on that system ("posix" or "nt"); one string where Windows must get its own quoting."""
-    suffix = PurePath(str(main).rstrip(". ") if system == "nt" else main).suffix.lower()  # Windows drops trailing dots
+    suffix = PurePath(
+        str(main).rstrip(". ") if system == "nt" else main
+    ).suffix.lower()  # Windows drops trailing dots
     if suffix in PYTHON_SUFFIXES:
         if python is None:
             raise LaunchError(f"no Python found to run {main.name}: configure `python`")
@@ -65,7 +89,9 @@ def command(main: PurePath, args: Sequence[str] = (), *, system: str = os.name, 
     if suffix == ".sh":
         shell = which("bash") or which("sh")
         if shell is None:
-            raise LaunchError(f"{main.name} is a shell script, and there is neither bash nor sh on PATH")
+            raise LaunchError(
+                f"{main.name} is a shell script, and there is neither bash nor sh on PATH"
+            )
         return [shell, str(main), *args]
     if suffix in (".bat", ".cmd"):
         if system != "nt":
@@ -94,13 +120,21 @@ def _batch_word(word: str, quoted: bool = False) -> str:
     return '"' + word.replace("%", "%%cd:~,%") + '"'
 
 
-def find_python(configured: Optional[str], client_dir: Path, *, system: str = os.name, which: Callable[[str], Optional[str]] = shutil.which) -> str:
+def find_python(
+    configured: Optional[str],
+    client_dir: Path,
+    *,
+    system: str = os.name,
+    which: Callable[[str], Optional[str]] = shutil.which,
+) -> str:
     """The configured Python; else the one that runs us, one in client_dir, or one on PATH. Raises LaunchError."""
     if configured is not None:
         beside = client_dir / configured
         found = str(beside) if beside.is_file() else which(configured)
         if found is None:
-            raise LaunchError(f"the configured python, {configured}, is neither in {client_dir} nor on PATH")
+            raise LaunchError(
+                f"the configured python, {configured}, is neither in {client_dir} nor on PATH"
+            )
         return found
     if not is_frozen() and os.path.isfile(sys.executable or ""):
         return sys.executable
@@ -111,27 +145,38 @@ def find_python(configured: Optional[str], client_dir: Path, *, system: str = os
         found = which(name)
         if found is not None:
             return found
-    raise LaunchError(f"no Python found in {client_dir} or on PATH: ship one as {SHIPPED_PYTHONS[system][0]}, or configure `python`")
+    raise LaunchError(
+        f"no Python found in {client_dir} or on PATH: ship one as {SHIPPED_PYTHONS[system][0]}, or configure `python`"
+    )
 
 
 def exit_code(returncode: int) -> int:
     """What to exit with after a child that ended so; it fits sys.exit()."""
     if returncode < 0:
         return 128 - returncode
-    return returncode - (1 << 32) if returncode >> 31 else returncode  # Windows counts 0xC000013A unsigned, sys.exit() does not
+    return (
+        returncode - (1 << 32) if returncode >> 31 else returncode
+    )  # Windows counts 0xC000013A unsigned, sys.exit() does not
 
 
 def is_frozen() -> bool:
     """Nuitka compiles `__compiled__` into each module, PyInstaller and the like set sys.frozen."""
-    return bool(getattr(globals().get("__compiled__"), "standalone", False) or getattr(sys, "frozen", False))
+    return bool(
+        getattr(globals().get("__compiled__"), "standalone", False) or getattr(sys, "frozen", False)
+    )
 
 
 def own_program() -> Path:
     """The file that the user started: the launcher's binary when frozen (not what a onefile unpacked), else its script."""
-    compiled, started = globals().get("__compiled__"), (sys.argv[0] if sys.argv else "") or "-"
+    compiled: Any = globals().get("__compiled__")
+    started = (sys.argv[0] if sys.argv else "") or "-"
     if getattr(compiled, "onefile", False):
-        return Path(getattr(compiled, "containing_dir")) / os.path.basename(started)  # of a standalone binary, this would be the folder above
-    if is_frozen() and compiled is not None:  # Nuitka's sys.executable is a Python that is not there, but in the right folder
+        return Path(compiled.containing_dir) / os.path.basename(
+            started
+        )  # of a standalone binary, this would be the folder above
+    if (
+        is_frozen() and compiled is not None
+    ):  # Nuitka's sys.executable is a Python that is not there, but in the right folder
         return Path(os.path.realpath(sys.executable)).parent / os.path.basename(started)
     return Path(os.path.realpath(sys.executable if is_frozen() else started))
 
@@ -168,11 +213,19 @@ def _bundle() -> str:
 
 def child_environment(environ: Mapping[str, str], bundle: str) -> Dict[str, str]:
     """A frozen launcher's environment as it was before the launcher's own start."""
-    kept = {name: value for name, value in environ.items() if name not in FROZEN_VARIABLES and not name.startswith(FROZEN_PREFIXES)}
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name not in FROZEN_VARIABLES and not name.startswith(FROZEN_PREFIXES)
+    }
     for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LIBPATH"):
         before = kept.pop(name + "_ORIG", None)
         folders = kept.pop(name, "") if before is None else before
-        others = [folder for folder in folders.split(":") if folder and not (bundle and (folder + "/").startswith(bundle + "/"))]
+        others = [
+            folder
+            for folder in folders.split(":")
+            if folder and not (bundle and (folder + "/").startswith(bundle + "/"))
+        ]
         if others:
             kept[name] = ":".join(others)
     return kept
@@ -181,7 +234,14 @@ def child_environment(environ: Mapping[str, str], bundle: str) -> Dict[str, str]
 class Child:
     """The started program; until `wait` has its exit code, signals that reach us go on to it."""
 
-    def __init__(self, line: Union[str, List[str]], main: Path, environ: Mapping[str, str], client_dir: Path, pass_fds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        line: Union[str, List[str]],
+        main: Path,
+        environ: Mapping[str, str],
+        client_dir: Path,
+        pass_fds: Sequence[int],
+    ) -> None:
         import subprocess
 
         self.interrupted = False  #: a signal reached us while it ran: what it ends with is no crash
@@ -192,11 +252,17 @@ class Child:
         windowless = os.name == "nt" and sys.stdout is None and sys.stderr is None
         try:
             self._process = subprocess.Popen(
-                line, cwd=client_dir, env=environ, pass_fds=pass_fds if os.name == "posix" else (),
-                creationflags=CREATE_NO_WINDOW if windowless else 0)  # or a console program would open a black window
+                line,
+                cwd=client_dir,
+                env=environ,
+                pass_fds=pass_fds if os.name == "posix" else (),
+                creationflags=CREATE_NO_WINDOW if windowless else 0,
+            )  # or a console program would open a black window
         except (OSError, ValueError) as error:
             self._give_signals_back()
-            raise LaunchError(f"{main} cannot be started: {getattr(error, 'strerror', None) or error}") from error
+            raise LaunchError(
+                f"{main} cannot be started: {getattr(error, 'strerror', None) or error}"
+            ) from error
         for number in self._early:
             self._process.send_signal(number)
 
@@ -219,9 +285,13 @@ class Child:
             return  # Python lets nobody else have them
         for name in FORWARDED + FROM_TERMINAL:
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup's SIGHUP stays ignored, by both
+            if (
+                number is not None and signal.getsignal(number) != signal.SIG_IGN
+            ):  # nohup's SIGHUP stays ignored, by both
                 # A function, and not SIG_IGN: that one the program would inherit.
-                self._handlers[number] = signal.signal(number, self._forward if name in FORWARDED else self._forward_unless_typed)
+                self._handlers[number] = signal.signal(
+                    number, self._forward if name in FORWARDED else self._forward_unless_typed
+                )
 
     def _give_signals_back(self) -> None:
         import signal

@@ -4,6 +4,7 @@ A package ends with its directory, and a server that composes packages puts the 
 it. So one request for the tail often brings both the directory and all that has changed; what is missing
 then follows by exact ranges.
 """
+
 from __future__ import annotations
 
 from typing import Iterable, List, NamedTuple, Optional, Sequence
@@ -11,7 +12,9 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence
 from ..archive import Directory
 from ..manifest import FileEntry
 
-SPECULATION = 64 * 1024  # bytes of contents to ask for before knowing where they lie: costs less than a request more
+SPECULATION = (
+    64 * 1024
+)  # bytes of contents to ask for before knowing where they lie: costs less than a request more
 GAP = 16 * 1024  # bytes between two ranges that cost less than a request more
 MAX_RANGES = 32
 _DIRECTORY_ENTRY = 46  # bytes, and the name; other packers add up to some 40
@@ -33,17 +36,23 @@ def whole_is_fewer(needed: Iterable[FileEntry], files: Iterable[FileEntry]) -> b
 
 def first_tail(needed: Iterable[FileEntry], files: Iterable[FileEntry], package_size: int) -> Range:
     """The tail to ask for first: the directory, and what is needed too if that is little."""
-    directory = _END_RECORD + sum(_DIRECTORY_ENTRY + len(entry.path.encode("utf-8")) for entry in files)
+    directory = _END_RECORD + sum(
+        _DIRECTORY_ENTRY + len(entry.path.encode("utf-8")) for entry in files
+    )
     contents = sum(_LOCAL_HEADER + len(entry.path.encode("utf-8")) + entry.size for entry in needed)
     length = directory + (contents if contents <= SPECULATION else 0)
     return Range(max(0, package_size - length), package_size)
 
 
-def ranges_for(directory: Directory, needed: Iterable[FileEntry], have: Range) -> Optional[List[Range]]:
+def ranges_for(
+    directory: Directory, needed: Iterable[FileEntry], have: Range
+) -> Optional[List[Range]]:
     """The ranges to fetch beyond `have`, fewest requests for few bytes; None when the package lacks a path."""
     members = {member.path: member for member in directory.members}
     try:
-        wanted = sorted(Range(members[entry.path].offset, members[entry.path].end) for entry in needed)
+        wanted = sorted(
+            Range(members[entry.path].offset, members[entry.path].end) for entry in needed
+        )
     except KeyError:
         return None
     wanted = [piece for piece in wanted if piece.start < have.start]

@@ -1,11 +1,12 @@
 """How an update gets on, in words for people: bytes, speed, remaining time."""
+
 from __future__ import annotations
 
 import time
 from typing import Callable, Optional
 
 
-class Pace:
+class TransferRate:
     """Turns the numbers that a progress callback gets into a line of text."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -16,7 +17,9 @@ class Pace:
     def line(self, downloaded: int, total: int) -> str:
         """Such as `12.3 of 61.0 MB, 2.1 MB/s, 23 s left`; speed counts from the first call on."""
         now = self._clock()
-        if self._start is None or downloaded < self._last:  # what a resumed download had already has no speed; one may begin again
+        if (
+            self._start is None or downloaded < self._last
+        ):  # what a resumed download had already has no speed; one may begin again
             self._start, self._first = now, downloaded
         self._last = downloaded
         rate = (downloaded - self._first) / max(now - self._start, 0.001)

@@ -1,4 +1,5 @@
 """What `check/` says: which version is active, and where to look for it. It is trusted for no more than that."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Optional
@@ -34,13 +35,20 @@ def parse_release(body: bytes, url: str) -> Release:
     Raises:
         CheckError: it lacks what even a basic server says: version, download_url, file_hash.
     """
-    from .wire import resolve
+    from .http_client import resolve
+
     try:
         values = json_object(body)
         parse(_text(values, "version", 64))
         release = Release(
-            values["version"], resolve(url, _text(values, "download_url", 8192)), _hash(values),
-            _size(values.get("file_size")), _text(values, "manifest_url", 8192), values.get("signature"), _text(values, "changelog", 2**20))
+            values["version"],
+            resolve(url, _text(values, "download_url", 8192)),
+            _hash(values),
+            _size(values.get("file_size")),
+            _text(values, "manifest_url", 8192),
+            values.get("signature"),
+            _text(values, "changelog", 2**20),
+        )
         if release.manifest_url:
             release = release._replace(manifest_url=resolve(url, release.manifest_url))
     except (Problem, DownloadError) as error:
@@ -57,7 +65,9 @@ def _text(values: Dict[str, Any], key: str, limit: int) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > limit:
-        raise ManifestError("{key} is not a text of at most {limit} characters", key=key, limit=limit)
+        raise ManifestError(
+            "{key} is not a text of at most {limit} characters", key=key, limit=limit
+        )
     return value
 
 

@@ -4,13 +4,24 @@ Contents that lie elsewhere in the installed tree are copied, the others come ou
 all. Whatever way they came, a file is only staged when its size and SHA-256 are the manifest's. Staged files have the
 number of their entry in the manifest as name, and survive a failed update: the next one fetches only what is missing.
 """
+
 from __future__ import annotations
 
 import hashlib
 import logging
 import shutil
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import (
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from ..archive import Directory, Member, open_member, read_directory, read_tail
 from ..manifest import FileEntry, Manifest
@@ -45,7 +56,13 @@ class _Piece(NamedTuple):
 class Staging:
     """Fills the staging folder for one manifest."""
 
-    def __init__(self, place: Installation, transport: Transport, package: Package, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        place: Installation,
+        transport: Transport,
+        package: Package,
+        progress: Callable[[int, int], None],
+    ) -> None:
         self._place = place
         self._transport = transport
         self._package = package
@@ -78,12 +95,16 @@ class Staging:
             VerificationError: it is not the one that the server announced.
         """
         path = self._download_folder() / "package.zip"
-        self._transport.download(self._package.url, path, self._package.size or None, self._progress, max_bytes=max_bytes)
+        self._transport.download(
+            self._package.url, path, self._package.size or None, self._progress, max_bytes=max_bytes
+        )
         digest = sha256_of(path)
         if self._package.sha256 and digest != self._package.sha256:
             self._place.disk.remove(str(self._folder))
-            raise VerificationError(f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
-                                    f"{self._package.sha256[:12]}…; nothing was installed")
+            raise VerificationError(
+                f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
+                f"{self._package.sha256[:12]}…; nothing was installed"
+            )
         return path
 
     def fill(self, manifest: Manifest, wanted: Sequence[Tuple[str, FileEntry]]) -> None:
@@ -98,7 +119,9 @@ class Staging:
             if not self._place.holds(source, entry):
                 absent.append((source, entry))
             elif entry.link is None:
-                self._place.disk.sync_file(self._place.at(source), int(entry.mode, 8))  # whoever wrote it may have been killed before its chmod or fsync
+                self._place.disk.sync_file(
+                    self._place.at(source), int(entry.mode, 8)
+                )  # whoever wrote it may have been killed before its chmod or fsync
         for source, entry in absent:
             if entry.link is not None:
                 self._place.disk.remove(self._place.at(source))
@@ -110,7 +133,9 @@ class Staging:
             if rest:
                 self._fetch(manifest, rest)
         except VerificationError:
-            self._place.disk.remove(str(self._folder))  # or the same bytes would be believed complete at the next try
+            self._place.disk.remove(
+                str(self._folder)
+            )  # or the same bytes would be believed complete at the next try
             raise
         self._place.disk.remove(str(self._folder))
 
@@ -118,14 +143,19 @@ class Staging:
         need = 2 * sum(entry.size for entry in entries) + SPACE_RESERVE  # downloaded and unpacked
         free = shutil.disk_usage(self._place.folder).free
         if free < need:
-            raise InstallError(f"{self._place.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
-                               "make room and start again")
+            raise InstallError(
+                f"{self._place.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
+                "make room and start again"
+            )
 
     def _reuse(self, files: Sequence[Tuple[str, FileEntry]]) -> List[Tuple[str, FileEntry]]:
         """Copy contents that are here already, under another name or mode or in the backup; returns what is left."""
         here = {move.entry.sha256: move.target for move in self._place.kept()}
-        here.update((entry.sha256, entry.path) for entry in self._place.installed()
-                    if any(self._place.holds(entry.path, entry._replace(mode=mode)) for mode in IN_RELEASES))  # a lost bit costs no download
+        here.update(
+            (entry.sha256, entry.path)
+            for entry in self._place.installed()
+            if any(self._place.holds(entry.path, entry._replace(mode=mode)) for mode in IN_RELEASES)
+        )  # a lost bit costs no download
         rest = []
         for source, entry in files:
             twin = here.get(entry.sha256)
@@ -139,30 +169,50 @@ class Staging:
         needed = [entry for _, entry in files]
         found: Optional[Tuple[Directory, List[_Piece]]] = None
         if self._package.size > _largest_package(manifest):
-            raise VerificationError(f"the server announces a package of {self._package.size} bytes, more than its files can need; nothing was installed")
+            raise VerificationError(
+                f"the server announces a package of {self._package.size} bytes, more than its files can need; nothing was installed"
+            )
         if self._package.size and not whole_is_fewer(needed, manifest.files):
             found = self._fetch_ranges(manifest, needed)
         if found is None:
             path = self.whole_package(_largest_package(manifest))
             with open(path, "rb") as file:
-                found = _checked(lambda: read_directory(file)), [_Piece(path, Range(0, path.stat().st_size))]
+                found = (
+                    _checked(lambda: read_directory(file)),
+                    [_Piece(path, Range(0, path.stat().st_size))],
+                )
         directory, pieces = found
         members = {member.path: member for member in directory.members}
         for source, entry in files:
             member = members.get(entry.path)
-            piece = next((piece for piece in pieces if member and piece.range.start <= member.offset and member.end <= piece.range.end), None)
+            piece = next(
+                (
+                    piece
+                    for piece in pieces
+                    if member
+                    and piece.range.start <= member.offset
+                    and member.end <= piece.range.end
+                ),
+                None,
+            )
             if member is None or member.is_link or piece is None:
-                raise VerificationError(f"the package {self._package.url} lacks {entry.path}; nothing was installed")
+                raise VerificationError(
+                    f"the package {self._package.url} lacks {entry.path}; nothing was installed"
+                )
             self._unpack(source, entry, member, piece)
 
     def _unpack(self, source: str, entry: FileEntry, member: Member, piece: _Piece) -> None:
         with open(piece.path, "rb") as file:
-            _checked(lambda: self._stage(source, entry, open_member(file, member, piece.range.start)))
+            _checked(
+                lambda: self._stage(source, entry, open_member(file, member, piece.range.start))
+            )
 
     def _stage(self, source: str, entry: FileEntry, chunks: Iterator[bytes]) -> None:
         self._place.disk.write(self._place.at(source), _verified(entry, chunks), int(entry.mode, 8))
 
-    def _fetch_ranges(self, manifest: Manifest, needed: Sequence[FileEntry]) -> Optional[Tuple[Directory, List[_Piece]]]:
+    def _fetch_ranges(
+        self, manifest: Manifest, needed: Sequence[FileEntry]
+    ) -> Optional[Tuple[Directory, List[_Piece]]]:
         """The needed pieces of the package; None when only the whole of it will do."""
         size = self._package.size
         have = first_tail(needed, manifest.files, size)
@@ -174,7 +224,11 @@ class Staging:
                 break
             have = Range(max(0, size - 3 * (size - have.start)), size)
         rest = ranges_for(directory, needed, piece.range) if directory is not None else None
-        if directory is None or rest is None or sum(part.end - part.start for part in rest) > 0.9 * size:
+        if (
+            directory is None
+            or rest is None
+            or sum(part.end - part.start for part in rest) > 0.9 * size
+        ):
             return None
         total = self._arrived + sum(part.end - part.start for part in rest)
         return directory, [piece] + [self._piece(part, total) for part in rest]
@@ -184,8 +238,14 @@ class Staging:
         path = self._download_folder() / f"{part.start}-{part.end}"
         length = part.end - part.start
         before = self._arrived
-        came = self._transport.download_range(self._package.url, part.start, length, path, self._package.size,
-                                              lambda have, coming: self._progress(before + have, max(total, before + coming)))
+        came = self._transport.download_range(
+            self._package.url,
+            part.start,
+            length,
+            path,
+            self._package.size,
+            lambda have, coming: self._progress(before + have, max(total, before + coming)),
+        )
         written = path.stat().st_size
         self._arrived += written
         return _Piece(path, Range(came.offset, came.offset + written))
@@ -212,12 +272,17 @@ def _verified(entry: FileEntry, chunks: Iterator[bytes]) -> Iterator[bytes]:
             break
         yield chunk
     if size != entry.size or digest.hexdigest() != entry.sha256:
-        raise VerificationError(f"{entry.path}: SHA-256 is {digest.hexdigest()[:12]}…, the manifest says {entry.sha256[:12]}…; nothing was installed")
+        raise VerificationError(
+            f"{entry.path}: SHA-256 is {digest.hexdigest()[:12]}…, the manifest says {entry.sha256[:12]}…; nothing was installed"
+        )
 
 
 def _largest_package(manifest: Manifest) -> int:
     """What a package of these files may weigh: an unsigned size must not make us fetch without end."""
-    return 2**20 + sum(entry.size + entry.size // 100 + 2 * len(entry.path.encode("utf-8")) + 512 for entry in manifest.files)
+    return 2**20 + sum(
+        entry.size + entry.size // 100 + 2 * len(entry.path.encode("utf-8")) + 512
+        for entry in manifest.files
+    )
 
 
 def _checked(read: Callable[[], Result]) -> Result:

@@ -3,6 +3,7 @@
 All that must agree lies in it, so that one rename of it commits an update. A copy in `.update/` restores it
 when it cannot be read; an unreadable version file is never taken for a first install.
 """
+
 from __future__ import annotations
 
 import json
@@ -18,7 +19,15 @@ from .trust import Mark, Trust
 logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 2**28
-_TYPES = {"bad": tuple, "trial": int, "trust": Trust, "keys": tuple, "marks": tuple, "revoked": tuple, "time": int}
+_TYPES = {
+    "bad": tuple,
+    "trial": int,
+    "trust": Trust,
+    "keys": tuple,
+    "marks": tuple,
+    "revoked": tuple,
+    "time": int,
+}
 
 
 class State(NamedTuple):
@@ -29,7 +38,9 @@ class State(NamedTuple):
     backup: str = ""  # the transaction whose `.backup/` folder a rollback uses
     manifest: str = ""  # the manifest's text, byte for byte
     package: str = ""  # SHA-256 of the package, as check/ said
-    bad: Tuple[str, ...] = ()  # (version, package) that was rolled back and stays away until the server changes it
+    bad: Tuple[
+        str, ...
+    ] = ()  # (version, package) that was rolled back and stays away until the server changes it
     trial: int = -1  # starts of a release that has not confirmed itself; -1: none is on trial
     stamp: str = ""  # of the files (`Installation.stamp`) when all were last found whole
     trust: Trust = Trust()  # what no update and no rollback takes back
@@ -39,7 +50,9 @@ class State(NamedTuple):
         try:
             return loads(self.manifest.encode("utf-8")) if self.manifest else None
         except Problem as error:
-            logger.warning("the installed manifest is damaged (%s); every file will be compared again", error)
+            logger.warning(
+                "the installed manifest is damaged (%s); every file will be compared again", error
+            )
             return None
 
 
@@ -69,8 +82,18 @@ def state_from(values: Dict[str, Any]) -> State:
     if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
         raise ManifestError("the version file's 'trust' is of the wrong type")
     read = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in marks)
-    state = State(**_fields(State, {**values, "trust": Trust(**{**_fields(Trust, {**trust, "marks": []}), "marks": read})}))
-    for version in [state.version, *state.bad[:1], *(mark.version for mark in read), *(mark.minimum for mark in read if mark.minimum)]:
+    state = State(
+        **_fields(
+            State,
+            {**values, "trust": Trust(**{**_fields(Trust, {**trust, "marks": []}), "marks": read})},
+        )
+    )
+    for version in [
+        state.version,
+        *state.bad[:1],
+        *(mark.version for mark in read),
+        *(mark.minimum for mark in read if mark.minimum),
+    ]:
         parse(version)
     return state
 
@@ -81,15 +104,23 @@ def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     for name in kind._fields:
         value = values.get(name, kind._field_defaults.get(name))
         value = tuple(value) if isinstance(value, list) else value
-        if type(value) is not _TYPES.get(name, str) or type(value) is tuple and any(type(item) is not str for item in value):
-            raise ManifestError("the version file's {name!r} is missing or of the wrong type", name=name)
+        if (
+            type(value) is not _TYPES.get(name, str)
+            or type(value) is tuple
+            and any(type(item) is not str for item in value)
+        ):
+            raise ManifestError(
+                "the version file's {name!r} is missing or of the wrong type", name=name
+            )
         known[name] = value
     return known
 
 
 def load_state(folder: str, version_file: str) -> Optional[State]:
     """The state of a client folder; None when nothing was ever installed there."""
-    return read_state(os.path.join(folder, version_file)) or read_state(os.path.join(folder, UPDATE_FOLDER, "state.json"))
+    return read_state(os.path.join(folder, version_file)) or read_state(
+        os.path.join(folder, UPDATE_FOLDER, "state.json")
+    )
 
 
 def read_state(path: str) -> Optional[State]:

@@ -3,6 +3,7 @@
 Each can be interrupted at any point and done again, by another process, any number of times: what has left or come is
 left alone. A folder's names are durable before anything relies on them.
 """
+
 from __future__ import annotations
 
 import logging
@@ -27,9 +28,13 @@ class Swap(Tree):
         """What leaves, leaves; what comes, comes."""
         changes = journal.changes
         for move in changes.out:
-            if not os.path.lexists(self.at(move.target)) or self.is_one_file(move.source, move.target):  # or it left before
+            if not os.path.lexists(self.at(move.target)) or self.is_one_file(
+                move.source, move.target
+            ):  # or it left before
                 self._set_aside(move.source, move.target, move.source == journal.launcher)
-        self.sync(*(parent_of(move.target) for move in changes.out))  # nothing may arrive, durably, over what is not kept
+        self.sync(
+            *(parent_of(move.target) for move in changes.out)
+        )  # nothing may arrive, durably, over what is not kept
         for path in changes.stale:
             if os.path.lexists(self.at(path)):
                 self.disk.unlink(self.at(path))
@@ -40,41 +45,70 @@ class Swap(Tree):
         for move in changes.into:
             if os.path.lexists(self.at(move.source)):
                 if move.target != journal.launcher:
-                    self._keep_stranger(move.source, move.target, journal)
+                    self._set_user_file_aside(move.source, move.target, journal)
                 self.move(move.source, move.target)
         for move in changes.out:
             if self.is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
-        self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
-                                   *changes.make, *changes.drop, *changes.stale]))
+        self.sync(
+            *map(
+                parent_of,
+                [
+                    *(move.target for move in changes.into),
+                    *(move.source for move in changes.out),
+                    *changes.make,
+                    *changes.drop,
+                    *changes.stale,
+                ],
+            )
+        )
 
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came. What somebody has put in the way since is kept beside."""
         changes = journal.changes
         left = {move.source for move in changes.out}
         for move in reversed(changes.into):
-            is_gone = not os.path.lexists(self.at(move.source)) or self.is_one_file(move.source, move.target)
+            is_gone = not os.path.lexists(self.at(move.source)) or self.is_one_file(
+                move.source, move.target
+            )
             if is_gone and self.holds(move.target, move.entry):
                 self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
-        self.sync(*(parent_of(move.source) for move in changes.into))  # as above: a rollback's files come from an earlier backup
+        self.sync(
+            *(parent_of(move.source) for move in changes.into)
+        )  # as above: a rollback's files come from an earlier backup
         self._drop(reversed(changes.make))
         for move in reversed(changes.out):
             if os.path.lexists(self.at(move.target)):
                 self._make_parents(move.source, journal)
                 if move.source != journal.launcher:
-                    self._keep_stranger(move.target, move.source, journal)
+                    self._set_user_file_aside(move.target, move.source, journal)
                 self.move(move.target, move.source)
-        self.sync(*map(parent_of, [*(move.target for move in changes.into), *(move.source for move in changes.out),
-                                   *changes.make, *changes.drop]))
+        self.sync(
+            *map(
+                parent_of,
+                [
+                    *(move.target for move in changes.into),
+                    *(move.source for move in changes.out),
+                    *changes.make,
+                    *changes.drop,
+                ],
+            )
+        )
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
         """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
         if is_launcher and os.name == "posix":
             try:
-                return None if self.is_one_file(path, target) else self.disk.link(self.at(path), self.at(target))
+                return (
+                    None
+                    if self.is_one_file(path, target)
+                    else self.disk.link(self.at(path), self.at(target))
+                )
             except OSError as error:
-                logger.debug("%s; for a moment there will be no launcher", disk_error(error))  # exFAT has no hard links
+                logger.debug(
+                    "%s; for a moment there will be no launcher", disk_error(error)
+                )  # exFAT has no hard links
         if os.path.lexists(self.at(path)):
             self.move(path, target)
 
@@ -85,7 +119,7 @@ class Swap(Tree):
         else:
             self.disk.rename(self.at(source), self.at(target))
 
-    def _keep_stranger(self, comer: str, path: str, journal: Journal) -> None:
+    def _set_user_file_aside(self, comer: str, path: str, journal: Journal) -> None:
         """Somebody put something where `comer` goes, after we had looked."""
         kept = f"{path}.user-{journal.id}"
         while os.path.lexists(self.at(kept)):
@@ -96,7 +130,7 @@ class Swap(Tree):
     def _make_parents(self, path: str, journal: Journal) -> None:
         for folder in ancestors(path):
             if not self.is_folder(folder):
-                self._keep_stranger("", folder, journal)
+                self._set_user_file_aside("", folder, journal)
                 self.disk.mkdir(self.at(folder))
 
     def _drop(self, folders: Iterable[str]) -> None:

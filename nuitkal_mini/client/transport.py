@@ -4,6 +4,7 @@
 a broken connection, or a killed process, left them. Nothing is read beyond its announced length or its limit, and what
 can pass is tried again. How one request is made, and what it must not do, is `wire`'s part; what is in the bytes, the caller's.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, TypeVar, cast
 
 from .errors import DownloadError
-from .wire import MINIMUM_RATE, Interrupted, Response, Wire, host_of, resolve, within
+from .http_client import MINIMUM_RATE, Interrupted, Response, Wire, host_of, resolve, within
 
 logger = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
 
-MAX_DOWNLOAD_BYTES = 4 << 30  # ends an endless body when nobody said how long it is; no program is that large
+MAX_DOWNLOAD_BYTES = (
+    4 << 30
+)  # ends an endless body when nobody said how long it is; no program is that large
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 GZIP_OVERHEAD_BYTES = 1024 + 2**14  # of what does not compress: a header, and 5 bytes in 16 kB
@@ -54,41 +57,87 @@ class Piece(NamedTuple):
 class Transport:
     """What the server at `origin_url` has, and what its answers lead to; `headers` go to its origin only."""
 
-    def __init__(self, origin_url: str, *, timeout_seconds: float = 30.0, retries: int = 3, verify_ssl: bool = True,
-                 ca_file: Optional[str] = None, headers: Optional[Mapping[str, str]] = None, chunk_size: int = 8192,
-                 sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> None:
-        self._wire = Wire(origin_url, timeout_seconds=timeout_seconds, verify_ssl=verify_ssl, ca_file=ca_file,
-                          headers=headers or {}, chunk_size=chunk_size, clock=clock)
+    def __init__(
+        self,
+        origin_url: str,
+        *,
+        timeout_seconds: float = 30.0,
+        retries: int = 3,
+        verify_ssl: bool = True,
+        ca_file: Optional[str] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        chunk_size: int = 8192,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wire = Wire(
+            origin_url,
+            timeout_seconds=timeout_seconds,
+            verify_ssl=verify_ssl,
+            ca_file=ca_file,
+            headers=headers or {},
+            chunk_size=chunk_size,
+            clock=clock,
+        )
         self._retries, self._sleep, self._clock = retries, sleep, clock
         self.received = 0  #: bytes of files that travelled, broken attempts included
 
-    def read(self, url: str, max_bytes: int, *, deadline_seconds: Optional[float] = None, retry: bool = True) -> Document:
+    def read(
+        self,
+        url: str,
+        max_bytes: int,
+        *,
+        deadline_seconds: Optional[float] = None,
+        retry: bool = True,
+    ) -> Document:
         """The document at `url`, at most `max_bytes` long; everything, waiting for DNS included, within `deadline_seconds`."""
         url = resolve(self._wire.base, url)
         ends = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
         def attempt() -> Document:
-            with self._wire.get(url, {"Accept-Encoding": "gzip"}, (200,), deadline_seconds) as response:
+            with self._wire.get(
+                url, {"Accept-Encoding": "gzip"}, (200,), deadline_seconds
+            ) as response:
                 body = _whole_body(self._wire.body(response), response, max_bytes)
-                return Document(response.url, body, response.headers.get("Content-Type", "").lower())
+                return Document(
+                    response.url, body, response.headers.get("Content-Type", "").lower()
+                )
 
         def attempt_in_time() -> Document:
             return attempt() if ends is None else within(ends - time.monotonic(), url, attempt)
 
         return self._persist(attempt_in_time, self._retries if retry else 0, lambda: 0, ends)
 
-    def download(self, url: str, target: Path, size: Optional[int], progress: Callable[[int, int], None],
-                 *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> None:
+    def download(
+        self,
+        url: str,
+        target: Path,
+        size: Optional[int],
+        progress: Callable[[int, int], None],
+        *,
+        max_bytes: int = MAX_DOWNLOAD_BYTES,
+    ) -> None:
         """Writes the file at `url`, `size` bytes, to `target`.
 
         `progress` gets the number of bytes that are there, and of those that will be (as many, while nobody says it).
         A partial `target` of the same URL is continued if the server still has the same file; what is complete is left
         as it is, so delete a `target` whose content is wrong.
         """
-        self._fill(_Partial(target, resolve(self._wire.base, url), None, None, size, max_bytes), progress)
+        self._fill(
+            _Partial(target, resolve(self._wire.base, url), None, None, size, max_bytes), progress
+        )
 
-    def download_range(self, url: str, start: Optional[int], length: int, target: Path, size: Optional[int],
-                       progress: Callable[[int, int], None], *, max_bytes: int = MAX_DOWNLOAD_BYTES) -> Piece:
+    def download_range(
+        self,
+        url: str,
+        start: Optional[int],
+        length: int,
+        target: Path,
+        size: Optional[int],
+        progress: Callable[[int, int], None],
+        *,
+        max_bytes: int = MAX_DOWNLOAD_BYTES,
+    ) -> Piece:
         """Writes `length` bytes from `start` on to `target`; `start` None means the last `length` bytes.
 
         `size` is the whole file's, if known. A server without ranges sends everything: `target` is the whole file then,
@@ -102,7 +151,9 @@ class Transport:
         def attempt() -> None:
             if partial.is_complete():
                 return
-            with self._wire.get(partial.url, partial.request_headers(), (200, 206, 416)) as response, contextlib.closing(partial):
+            with self._wire.get(
+                partial.url, partial.request_headers(), (200, 206, 416)
+            ) as response, contextlib.closing(partial):
                 partial.accept(response)
                 for chunk in self._wire.body(response):
                     partial.write(chunk)
@@ -119,7 +170,13 @@ class Transport:
             partial.forget()  # a server that refuses to go on may still begin at the beginning
             raise
 
-    def _persist(self, attempt: Callable[[], Outcome], retries: int, reached: Callable[[], int], ends: Optional[float]) -> Outcome:
+    def _persist(
+        self,
+        attempt: Callable[[], Outcome],
+        retries: int,
+        reached: Callable[[], int],
+        ends: Optional[float],
+    ) -> Outcome:
         """Tries until it works, or fails `retries` times more than is forgiven for the bytes that it brought."""
         failures, since, ground = 0, self._clock(), reached()
         while True:
@@ -134,7 +191,9 @@ class Transport:
                 failures += 1
                 pause = error.pause_seconds
                 if pause is None:
-                    pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+                    pause = min(
+                        LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1)
+                    ) * random.uniform(0.5, 1)
                 if failures > retries or (ends is not None and time.monotonic() + pause >= ends):
                     raise
                 logger.info("%s; trying again in %.1f s", error, pause)
@@ -148,7 +207,15 @@ class _Partial:
     a validator nothing is continued, as nobody could tell whether both halves belong to the same file.
     """
 
-    def __init__(self, target: Path, url: str, start: Optional[int], length: Optional[int], size: Optional[int], max_bytes: int) -> None:
+    def __init__(
+        self,
+        target: Path,
+        url: str,
+        start: Optional[int],
+        length: Optional[int],
+        size: Optional[int],
+        max_bytes: int,
+    ) -> None:
         self.url, self.offset, self.have, self.furthest = url, 0, 0, 0
         self.total: Optional[int] = None
         self._target, self._note = target, target.with_name(target.name + ".etag")
@@ -157,7 +224,9 @@ class _Partial:
         self._expected: Optional[int] = None  # bytes in a complete `target`
         self._validator = ""
         self._file: Optional[io.BufferedWriter] = None
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no note, or none of ours: begin at the beginning
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, TypeError
+        ):  # no note, or none of ours: begin at the beginning
             note = json.loads(self._note.read_bytes())
             if note["asked"] == self._asked:
                 self.have = self.furthest = target.stat().st_size
@@ -194,13 +263,27 @@ class _Partial:
             total = self._size if response.length is None else response.length
             return self._begin(response, 0, total, total)
         first, last, total = content_range(response.headers.get("Content-Range", ""))
-        if response.status == 206 and self.have and (first, total) == (self.offset + self.have, self.total):
+        if (
+            response.status == 206
+            and self.have
+            and (first, total) == (self.offset + self.have, self.total)
+        ):
             return self._open("ab")
-        if response.status == 206 and not self.have and total and (first, last) == self._wanted(total):
+        if (
+            response.status == 206
+            and not self.have
+            and total
+            and (first, last) == self._wanted(total)
+        ):
             return self._begin(response, first, total, last + 1 - first)
-        refusal = Interrupted if self.have else DownloadError  # what was to be continued can begin again
+        refusal = (
+            Interrupted if self.have else DownloadError
+        )  # what was to be continued can begin again
         self.have = 0
-        raise refusal(f"{host} answers a range of bytes with other bytes (HTTP {response.status})", response.status)
+        raise refusal(
+            f"{host} answers a range of bytes with other bytes (HTTP {response.status})",
+            response.status,
+        )
 
     def _wanted(self, total: int) -> Optional[Tuple[int, int]]:
         """First and last of the asked range in a file of `total` bytes; None when the whole was asked for."""
@@ -209,17 +292,29 @@ class _Partial:
         first = max(0, total - self._length) if self._start is None else self._start
         return first, min(first + self._length, total) - 1
 
-    def _begin(self, response: Response, offset: int, total: Optional[int], expected: Optional[int]) -> None:
+    def _begin(
+        self, response: Response, offset: int, total: Optional[int], expected: Optional[int]
+    ) -> None:
         if self._size is not None and total != self._size:
-            raise DownloadError(f"{host_of(response.url)} offers {total} bytes where {self._size} were announced")
+            raise DownloadError(
+                f"{host_of(response.url)} offers {total} bytes where {self._size} were announced"
+            )
         if (expected or 0) > self._max_bytes:
-            raise DownloadError(f"{host_of(response.url)} offers {expected} bytes; the limit is {self._max_bytes}")
+            raise DownloadError(
+                f"{host_of(response.url)} offers {expected} bytes; the limit is {self._max_bytes}"
+            )
         etag = response.headers.get("ETag", "")
-        self._validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")  # a weak ETag proves nothing
+        self._validator = (
+            etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+        )  # a weak ETag proves nothing
         self.offset, self.total, self._expected, self.have = offset, total, expected, 0
         self._open("wb")  # before the note: a note must never speak of older bytes
         with _disk(self._note), open(self._note, "wb", opener=_open_private) as note:
-            note.write(json.dumps({"asked": self._asked, "is": [offset, total, expected, self._validator]}).encode())
+            note.write(
+                json.dumps(
+                    {"asked": self._asked, "is": [offset, total, expected, self._validator]}
+                ).encode()
+            )
 
     def _open(self, mode: str) -> None:
         with _disk(self._target):
@@ -229,7 +324,9 @@ class _Partial:
         assert self._file is not None
         limit = self._max_bytes if self._expected is None else self._expected
         if self.have + len(chunk) > limit:
-            raise DownloadError(f"{host_of(self.url)} sends more than the {limit} bytes that it may")
+            raise DownloadError(
+                f"{host_of(self.url)} sends more than the {limit} bytes that it may"
+            )
         with _disk(self._target):
             self._file.write(chunk)
         self.have += len(chunk)
@@ -243,7 +340,9 @@ class _Partial:
 
     def check_length(self) -> None:
         if self._expected is not None and self.have < self._expected:
-            raise Interrupted(f"{host_of(self.url)} stopped {self._expected - self.have} bytes too early")
+            raise Interrupted(
+                f"{host_of(self.url)} stopped {self._expected - self.have} bytes too early"
+            )
 
 
 def _open_private(name: str, flags: int) -> int:
@@ -261,21 +360,34 @@ def _disk(target: Path) -> Iterator[None]:
         if full:
             with contextlib.suppress(OSError):
                 target.unlink()  # the user needs the room more than we the head start
-        raise DownloadError(f"{target}: " + ("the disk is full" if full else f"cannot be written: {error.strerror}")) from error
+        raise DownloadError(
+            f"{target}: " + ("the disk is full" if full else f"cannot be written: {error.strerror}")
+        ) from error
 
 
 def _whole_body(body: Iterator[bytes], response: Response, max_bytes: int) -> bytes:
     """The whole body, unpacked if it came as gzip, and never more than `max_bytes` of it."""
-    encoding, host = response.headers.get("Content-Encoding", "identity").lower(), host_of(response.url)
+    encoding, host = (
+        response.headers.get("Content-Encoding", "identity").lower(),
+        host_of(response.url),
+    )
     if encoding not in ("gzip", "identity"):
         raise DownloadError(f"{host} compresses with {encoding}, which was not asked for")
     inflater, document, came = zlib.decompressobj(31), bytearray(), 0
     try:
         for chunk in body:
             came += len(chunk)
-            document += inflater.decompress(chunk, max_bytes + 1 - len(document)) if encoding == "gzip" else chunk
-            if len(document) > max_bytes or came > max_bytes + GZIP_OVERHEAD_BYTES:  # gzip can go on for ever and unpack to nothing
-                raise DownloadError(f"{host} sends a document longer than the {max_bytes} bytes that it may have")
+            document += (
+                inflater.decompress(chunk, max_bytes + 1 - len(document))
+                if encoding == "gzip"
+                else chunk
+            )
+            if (
+                len(document) > max_bytes or came > max_bytes + GZIP_OVERHEAD_BYTES
+            ):  # gzip can go on for ever and unpack to nothing
+                raise DownloadError(
+                    f"{host} sends a document longer than the {max_bytes} bytes that it may have"
+                )
             if inflater.eof:
                 break  # what comes behind the end, zlib would keep
     except zlib.error as error:
@@ -289,7 +401,11 @@ def content_range(header: str) -> Tuple[int, int, Optional[int]]:
     """First, last and total of `bytes 0-9/100` (RFC 9110, 14.4); total None for anything else."""
     unit, _, span = header.partition(" ")
     numbers = span.replace("/", "-").split("-")
-    if unit.lower() != "bytes" or len(numbers) != 3 or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
+    if (
+        unit.lower() != "bytes"
+        or len(numbers) != 3
+        or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers)
+    ):
         return -1, -1, None
     first, last, total = map(int, numbers)
     return (first, last, total) if first <= last < total else (-1, -1, None)

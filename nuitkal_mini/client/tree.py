@@ -1,4 +1,5 @@
 """Reading an app's folder: what lies at a path, and whether it is what a release has there."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +11,12 @@ from ..manifest import UPDATE_FOLDER, FileEntry, link_entry
 
 IN_RELEASES = ("644", "755")
 # Of the updater's own files, written with mode 644, one of them is there whenever trees are compared.
-_PLAIN = (f"{UPDATE_FOLDER}/staging/manifest.json", f"{UPDATE_FOLDER}/state.json", f"{UPDATE_FOLDER}/journal.json", f"{UPDATE_FOLDER}/journal.undo")
+_PLAIN = (
+    f"{UPDATE_FOLDER}/staging/manifest.json",
+    f"{UPDATE_FOLDER}/state.json",
+    f"{UPDATE_FOLDER}/journal.json",
+    f"{UPDATE_FOLDER}/journal.undo",
+)
 
 
 class Tree:
@@ -41,7 +47,12 @@ class Tree:
             return link_entry(path, os.readlink(full).replace(os.sep, "/"))
         if not stat.S_ISREG(found.st_mode):
             return FileEntry(path, 0, "", "folder" if stat.S_ISDIR(found.st_mode) else "special")
-        return FileEntry(path, found.st_size, self._digest(full, found), "755" if found.st_mode & 0o100 else "644")
+        return FileEntry(
+            path,
+            found.st_size,
+            self._digest(full, found),
+            "755" if found.st_mode & 0o100 else "644",
+        )
 
     def holds(self, path: str, entry: FileEntry) -> bool:
         """Whether exactly `entry` lies at a path."""
@@ -57,13 +68,18 @@ class Tree:
     def same(self, found: FileEntry, entry: FileEntry) -> bool:
         """Whether what was found is the entry, under whatever name; its mode counts where files have one."""
         alike = found._replace(path=entry.path, mode=entry.mode) == entry
-        return alike and (found.mode == entry.mode or found.mode in IN_RELEASES and not self._has_modes())
+        return alike and (
+            found.mode == entry.mode or found.mode in IN_RELEASES and not self._has_modes()
+        )
 
     def _has_modes(self) -> bool:
         """False on Windows, and where every file is executable: on exFAT, FAT, NTFS, and on most shares of Windows'."""
         if self._modes is None:
             self._modes = os.name == "posix" and not any(
-                os.stat(self.at(path)).st_mode & 0o100 for path in _PLAIN if os.path.exists(self.at(path)))  # and not os.access, which noexec decides
+                os.stat(self.at(path)).st_mode & 0o100
+                for path in _PLAIN
+                if os.path.exists(self.at(path))
+            )  # and not os.access, which noexec decides
         return self._modes
 
     def is_one_file(self, path: str, other: str) -> bool:

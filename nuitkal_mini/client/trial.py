@@ -3,18 +3,19 @@
 Only a start that finds no other instance running judges: by one crash that it observed, or by three starts that nobody
 confirmed. Ctrl-C, SIGTERM, logging off and a power cut are no crash.
 """
+
 from __future__ import annotations
 
 import logging
 from typing import Tuple
 
 from ..semver import parse
+from .client_folder import ClientFolder
 from .disk import Held
 from .errors import InstallError, LaunchError, RollbackError
 from .install import Installation
 from .journal import new_identifier
 from .state import State
-from .workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
 class Trial:
     """Starts of the program in a client folder, judged while its version is on trial."""
 
-    def __init__(self, workplace: Workplace) -> None:
+    def __init__(self, workplace: ClientFolder) -> None:
         self._workplace = workplace
 
     def right_to_run(self, place: Installation) -> Tuple[Held, bool]:
@@ -42,7 +43,7 @@ class Trial:
             if not place.pending() and (state is None or state.trial < 0):
                 return self._workplace.run(place), False
             with self._workplace.working():
-                alone = self._workplace.stand_still(place)
+                alone = self._workplace.try_swap_lock(place)
                 if alone is None:
                     return self._workplace.run(place), False
                 with alone:
@@ -50,7 +51,9 @@ class Trial:
                 return self._workplace.run(place), judges
         except InstallError as error:
             if place.pending():
-                raise LaunchError(f"the program is between two versions and cannot start: {error}") from error
+                raise LaunchError(
+                    f"the program is between two versions and cannot start: {error}"
+                ) from error
             logger.warning("%s; this start is not judged", error)
             return self._workplace.run(place), False
 
@@ -60,8 +63,12 @@ class Trial:
             with self._workplace.working() as place:
                 state = place.state()
                 if state is not None and state.trial >= 0:
-                    place.remember(state._replace(trial=-1 if confirmed else max(0, state.trial - 1)))
-                    logger.info("%s %s", state.version, "is confirmed" if confirmed else "stays on trial")
+                    place.remember(
+                        state._replace(trial=-1 if confirmed else max(0, state.trial - 1))
+                    )
+                    logger.info(
+                        "%s %s", state.version, "is confirmed" if confirmed else "stays on trial"
+                    )
         except InstallError as error:
             logger.warning("%s; the trial goes on", error)
 
@@ -74,9 +81,15 @@ class Trial:
             self.end(confirmed=code == 0)
             return False
         try:
-            with self._workplace.working() as place, self._workplace.standing_still(place, InstallError):
+            with self._workplace.working() as place, self._workplace.swap_lock(place, InstallError):
                 state = place.state()
-                return state is not None and state.trial >= 0 and self._go_back(place, state, f"it ended with exit code {code} while on trial")
+                return (
+                    state is not None
+                    and state.trial >= 0
+                    and self._go_back(
+                        place, state, f"it ended with exit code {code} while on trial"
+                    )
+                )
         except InstallError as error:
             logger.warning("%s; the trial goes on", error)
             return False
@@ -97,7 +110,9 @@ class Trial:
         try:
             past = place.past()
             if past is not None and minimum is not None and parse(past.version) < minimum:
-                raise RollbackError(f"{past.version} is below {minimum.text}, the lowest version that the developer still allows")
+                raise RollbackError(
+                    f"{past.version} is below {minimum.text}, the lowest version that the developer still allows"
+                )
             place.rollback(new_identifier(), reason)
             return True
         except RollbackError as error:

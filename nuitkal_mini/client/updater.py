@@ -3,6 +3,7 @@
 Recover what was interrupted -> check/ -> manifest -> compare with the files on disk -> stage what is missing, over the
 fewest bytes -> swap, as one transaction -> start the program, whatever happened before.
 """
+
 from __future__ import annotations
 
 import logging
@@ -15,9 +16,18 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from ..manifest import MAX_BYTES, Manifest, Terms, dumps, fold
 from ..problem import Problem
 from ..semver import parse
+from .client_folder import ClientFolder
 from .config import UpdaterConfig
 from .disk import Disk
-from .errors import CheckError, DownloadError, InstallError, LaunchError, RollbackError, UpdaterError, VerificationError
+from .errors import (
+    CheckError,
+    DownloadError,
+    InstallError,
+    LaunchError,
+    RollbackError,
+    UpdaterError,
+    VerificationError,
+)
 from .install import STAGING, Installation
 from .journal import new_identifier
 from .launch import load_ahead, occupy_standard_streams, run, start
@@ -25,12 +35,24 @@ from .release import MAX_CHECK_BYTES, Release, parse_release
 from .state import State
 from .tree import IN_RELEASES
 from .trial import Trial
-from .trust import DAY_SECONDS, Accepted, Trust, accept, check_requirements, current, lowest_welcome, offered_time, platform_name, with_keys
-from .workplace import Workplace
+from .trust import (
+    DAY_SECONDS,
+    Accepted,
+    Trust,
+    accept,
+    add_configured_keys,
+    check_requirements,
+    current,
+    downgrade_floor,
+    offer_timestamp,
+    platform_name,
+)
 
-if TYPE_CHECKING:  # what a start, or an update that finds nothing, can do without comes in when it is used
-    from .arrange import Changes
+if (
+    TYPE_CHECKING
+):  # what a start, or an update that finds nothing, can do without comes in when it is used
     from .staging import Staging
+    from .swap_plan import Changes
     from .transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -43,7 +65,7 @@ class ClientUpdater:
 
     def __init__(self, config: UpdaterConfig, *, disk: Optional[Disk] = None) -> None:
         self.config = config
-        self._workplace = Workplace(config, disk or Disk())
+        self._workplace = ClientFolder(config, disk or Disk())
         self._trial = Trial(self._workplace)
         self._failure: Optional[UpdaterError] = None  # of the update that this start tried
         occupy_standard_streams()
@@ -74,12 +96,14 @@ class ClientUpdater:
         with self._workplace.working() as place:
             state = place.state()
             release = self._ask(state)
-            trust = self._current(place, release, state)
+            trust = self._verify_installed_is_active(place, release, state)
             age_days = self._age_days(release, trust)
             if age_days is not None:
-                raise CheckError(f"the newest signature here is {age_days:.0f} days old, {self.config.max_age_days:g} are allowed; "
-                                 "somebody may be holding updates back")
-            return release if self._wanted(release, state, trust) else None
+                raise CheckError(
+                    f"the newest signature here is {age_days:.0f} days old, {self.config.max_age_days:g} are allowed; "
+                    "somebody may be holding updates back"
+                )
+            return release if self._may_install(release, state, trust) else None
 
     def update(self, force: bool = False) -> bool:
         """Install the active release, or repair the installed one; whether any file came.
@@ -136,7 +160,13 @@ class ClientUpdater:
         with held:
             logger.info("starting %s", self.config.main_script)
             try:
-                child = start(self.config.main_script, Path(place.folder), arguments, python=self.config.python, pass_fds=held.descriptors)
+                child = start(
+                    self.config.main_script,
+                    Path(place.folder),
+                    arguments,
+                    python=self.config.python,
+                    pass_fds=held.descriptors,
+                )
             except LaunchError as error:
                 if self._failure is None or place.state() is not None:
                     raise
@@ -166,7 +196,12 @@ class ClientUpdater:
         except InstallError as error:
             logger.warning("%s; that is left to the launcher", error)
         arguments = sys.argv[1:] if args is None else args
-        return run(self.config.main_script, Path(self._workplace.look().folder), arguments, python=self.config.python)
+        return run(
+            self.config.main_script,
+            Path(self._workplace.look().folder),
+            arguments,
+            python=self.config.python,
+        )
 
     def confirm(self) -> None:
         """Called by a program that is up: the version on trial is kept."""
@@ -178,7 +213,7 @@ class ClientUpdater:
         Raises:
             RollbackError: there is none; nothing was changed.
         """
-        with self._workplace.working() as place, self._workplace.standing_still(place, RollbackError):
+        with self._workplace.working() as place, self._workplace.swap_lock(place, RollbackError):
             return place.rollback(new_identifier(), "asked for").version
 
     def adopt(self) -> str:
@@ -193,15 +228,23 @@ class ClientUpdater:
         with self._workplace.working() as place:
             state = place.state()
             if state is not None and state.manifest:
-                raise InstallError(f"{state.version} is installed in {place.folder} already; there is nothing to adopt")
+                raise InstallError(
+                    f"{state.version} is installed in {place.folder} already; there is nothing to adopt"
+                )
             release = self._ask(state)
             staging = self._staging(place, release)
             accepted, _ = self._accept(place, release, self._trust(state), staging)
             found = [place.look(entry.path) for entry in accepted.manifest.files]
-            files = tuple(entry for entry in found if entry is not None and entry.mode in IN_RELEASES)
+            files = tuple(
+                entry for entry in found if entry is not None and entry.mode in IN_RELEASES
+            )
             version = state.version if state else "0"
-            manifest = dumps(accepted.manifest._replace(version=version, files=files, terms=Terms()))
-            place.remember(State(version, manifest=manifest.decode("utf-8"), trust=self._trust(state)))
+            manifest = dumps(
+                accepted.manifest._replace(version=version, files=files, terms=Terms())
+            )
+            place.remember(
+                State(version, manifest=manifest.decode("utf-8"), trust=self._trust(state))
+            )
             return version
 
     def verify(self) -> List[str]:
@@ -213,7 +256,9 @@ class ClientUpdater:
         with self._workplace.working() as place:
             files = place.installed()
             if not files:
-                raise VerificationError(f"nothing that could be verified is installed in {place.folder}; run update first")
+                raise VerificationError(
+                    f"nothing that could be verified is installed in {place.folder}; run update first"
+                )
             return [entry.path for entry in place.damaged(files)]
 
     def status(self) -> List[Tuple[str, str]]:
@@ -222,8 +267,12 @@ class ClientUpdater:
             state = place.state()
             if state is None:
                 return [("installed", "nothing")]
-            lines = [("installed", state.version), ("files", str(len(place.installed()))), ("app", state.trust.app or "not named"),
-                     ("signed", "only" if state.trust.keys else "not asked for")]
+            lines = [
+                ("installed", state.version),
+                ("files", str(len(place.installed()))),
+                ("app", state.trust.app or "not named"),
+                ("signed", "only" if state.trust.keys else "not asked for"),
+            ]
             if state.trial >= 0:
                 lines.append(("on trial", f"{state.trial} starts so far"))
             if state.backup:
@@ -236,34 +285,54 @@ class ClientUpdater:
 
     def _transport(self) -> Transport:
         from .transport import Transport  # and urllib, and ssl, with it
+
         config = self.config
-        return Transport(config.check_api_url, timeout_seconds=config.timeout, retries=config.retries, verify_ssl=config.verify_ssl,
-                         ca_file=config.ca_file, headers=config.headers, chunk_size=config.chunk_size)
+        return Transport(
+            config.check_api_url,
+            timeout_seconds=config.timeout,
+            retries=config.retries,
+            verify_ssl=config.verify_ssl,
+            ca_file=config.ca_file,
+            headers=config.headers,
+            chunk_size=config.chunk_size,
+        )
 
     def _ask(self, state: Optional[State], deadline_seconds: Optional[float] = None) -> Release:
         """The active release; a start does not wait for a server that is away."""
         from urllib.parse import urlencode, urlsplit
 
-        from .wire import resolve
+        from .http_client import resolve
+
         installed = state.version if state else ""
         logger.info("%s is installed, asking %s", installed or "nothing", self.config.check_api_url)
         try:
             url = resolve(self.config.check_api_url, "")
             if installed:
                 url += ("&" if urlsplit(url).query else "?") + urlencode({"version": installed})
-            document = self._transport().read(url, MAX_CHECK_BYTES, deadline_seconds=deadline_seconds, retry=deadline_seconds is None)
+            document = self._transport().read(
+                url,
+                MAX_CHECK_BYTES,
+                deadline_seconds=deadline_seconds,
+                retry=deadline_seconds is None,
+            )
         except DownloadError as error:
             raise CheckError(str(error)) from error
         if document.is_html:
-            raise CheckError(f"{self.config.check_api_url} answered with a web page; the network may want a login in the browser first")
+            raise CheckError(
+                f"{self.config.check_api_url} answered with a web page; the network may want a login in the browser first"
+            )
         return parse_release(document.body, document.url)
 
     def _trust(self, state: Optional[State]) -> Trust:
         if state is None:
-            return with_keys(Trust(), self.config.public_keys, "", "")
-        return with_keys(state.trust, self.config.public_keys, state.version, state.manifest)
+            return add_configured_keys(Trust(), self.config.public_keys, "", "")
+        return add_configured_keys(
+            state.trust, self.config.public_keys, state.version, state.manifest
+        )
 
-    def _current(self, place: Installation, release: Release, state: Optional[State]) -> Trust:
+    def _verify_installed_is_active(
+        self, place: Installation, release: Release, state: Optional[State]
+    ) -> Trust:
         """The memory, after the server has proved that it means what is installed, if it does; a newer proof is remembered."""
         trust = self._trust(state)
         if trust.keys and state is not None and release.precedence == parse(state.version):
@@ -277,43 +346,75 @@ class ClientUpdater:
         limit, now = self.config.max_age_days, time.time()
         if limit is None or not trust.newest() or now - trust.newest() <= limit * DAY_SECONDS:
             return None
-        age = (now - max(trust.newest(), offered_time(release.signature, release.precedence, trust))) / DAY_SECONDS
+        age = (
+            now - max(trust.newest(), offer_timestamp(release.signature, release.precedence, trust))
+        ) / DAY_SECONDS
         return age if age > limit else None
 
-    def _wanted(self, release: Release, state: Optional[State], trust: Trust) -> bool:
+    def _may_install(self, release: Release, state: Optional[State], trust: Trust) -> bool:
         """Whether the active release is another one that this client may go to."""
         if state is None:
             return True
         installed, offered = parse(state.version), release.precedence
-        lowest = lowest_welcome(trust, release.signature) if trust.keys else installed
-        follows_down = self.config.allow_downgrade is True or self.config.allow_downgrade is None and not trust.keys
+        lowest = downgrade_floor(trust, release.signature) if trust.keys else installed
+        follows_down = (
+            self.config.allow_downgrade is True
+            or self.config.allow_downgrade is None
+            and not trust.keys
+        )
         if offered != installed and lowest is not None and offered < lowest and not follows_down:
-            logger.info("the server's active version %s is lower than %s; staying", release.version, lowest.text)
+            logger.info(
+                "the server's active version %s is lower than %s; staying",
+                release.version,
+                lowest.text,
+            )
             return False
         return offered != installed
 
-    def _update(self, place: Installation, state: Optional[State], release: Release, force: bool) -> bool:
-        trust = self._current(place, release, state)
+    def _update(
+        self, place: Installation, state: Optional[State], release: Release, force: bool
+    ) -> bool:
+        trust = self._verify_installed_is_active(place, release, state)
         age_days = self._age_days(release, trust)
         if age_days is not None:
-            logger.warning("the newest signature here is %.0f days old; somebody may be holding updates back", age_days)
-        if state is not None and not self._wanted(release, state, trust):
+            logger.warning(
+                "the newest signature here is %.0f days old; somebody may be holding updates back",
+                age_days,
+            )
+        if state is not None and not self._may_install(release, state, trust):
             return self._repair(place, release, state._replace(trust=trust))
         if state is not None and _was_rolled_back(state, release, bool(trust.keys)) and not force:
-            logger.warning("%s was rolled back here before; staying with %s until the server offers another", release.version, state.version)
+            logger.warning(
+                "%s was rolled back here before; staying with %s until the server offers another",
+                release.version,
+                state.version,
+            )
             return False
         staging = self._staging(place, release)
         accepted, text = self._accept(place, release, trust, staging)
         identifier = new_identifier()
-        return self._bring(place, staging, accepted.manifest, State(
-            version=accepted.manifest.version if trust.keys else release.version, id=identifier, backup=identifier if state else "",
-            manifest=text.decode("utf-8"), package=release.file_hash, trial=0 if state and self.config.confirm_seconds > 0 else -1, trust=accepted.trust))
+        return self._stage_and_swap(
+            place,
+            staging,
+            accepted.manifest,
+            State(
+                version=accepted.manifest.version if trust.keys else release.version,
+                id=identifier,
+                backup=identifier if state else "",
+                manifest=text.decode("utf-8"),
+                package=release.file_hash,
+                trial=0 if state and self.config.confirm_seconds > 0 else -1,
+                trust=accepted.trust,
+            ),
+        )
 
     def _repair(self, place: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
         manifest = state.tree()
         stamp = place.stamp(manifest.files, time.time()) if manifest else ""
-        is_known = stamp and stamp == state.stamp  # 2 ms for 300 files of 900 MB; to read them takes 1 s from memory
+        is_known = (
+            stamp and stamp == state.stamp
+        )  # 2 ms for 300 files of 900 MB; to read them takes 1 s from memory
         damaged = place.damaged(manifest.files) if manifest and not is_known else []
         if manifest is None or not damaged:
             logger.info("%s is up to date", state.version)
@@ -321,11 +422,18 @@ class ClientUpdater:
             self._remember_stamp(place, state, stamp)
             return False
         if release.precedence != parse(state.version):
-            raise VerificationError(f"{damaged[0].path} is damaged, and the server offers {release.version} only; roll back or allow it")
-        logger.warning("%d files of %s are damaged or missing (%s); repairing", len(damaged), state.version, damaged[0].path)
+            raise VerificationError(
+                f"{damaged[0].path} is damaged, and the server offers {release.version} only; roll back or allow it"
+            )
+        logger.warning(
+            "%d files of %s are damaged or missing (%s); repairing",
+            len(damaged),
+            state.version,
+            damaged[0].path,
+        )
         staging = self._staging(place, release)
         staging.open(state.manifest.encode("utf-8"))
-        return self._bring(place, staging, manifest, state._replace(id=new_identifier()))
+        return self._stage_and_swap(place, staging, manifest, state._replace(id=new_identifier()))
 
     def _remember_stamp(self, place: Installation, state: State, stamp: str) -> None:
         """The next start need not read all files, if it can be written down."""
@@ -337,40 +445,81 @@ class ClientUpdater:
 
     def _staging(self, place: Installation, release: Release) -> Staging:
         from .staging import Package, Staging
-        return Staging(place, self._transport(), Package(release.download_url, release.file_hash, release.file_size), self._progress)
 
-    def _accept(self, place: Installation, release: Release, trust: Trust, staging: Staging) -> Tuple[Accepted, bytes]:
+        return Staging(
+            place,
+            self._transport(),
+            Package(release.download_url, release.file_hash, release.file_size),
+            self._progress,
+        )
+
+    def _accept(
+        self, place: Installation, release: Release, trust: Trust, staging: Staging
+    ) -> Tuple[Accepted, bytes]:
         """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
             if release.manifest_url:
-                text = self._transport().read(release.manifest_url, MAX_BYTES, deadline_seconds=MANIFEST_TIMEOUTS * self.config.timeout).body
+                text = (
+                    self._transport()
+                    .read(
+                        release.manifest_url,
+                        MAX_BYTES,
+                        deadline_seconds=MANIFEST_TIMEOUTS * self.config.timeout,
+                    )
+                    .body
+                )
             elif trust.keys:
-                raise VerificationError("the server has no manifest, and only signed releases are accepted here; nothing was installed")
+                raise VerificationError(
+                    "the server has no manifest, and only signed releases are accepted here; nothing was installed"
+                )
             else:
                 text = self._manifest_of_package(place, release, staging)
-            accepted = accept(text, release.signature, trust, app=self.config.app, now=time.time(),
-                              floor=self.config.minimum_version or "", downgrade=self.config.allow_downgrade is True)
+            accepted = accept(
+                text,
+                release.signature,
+                trust,
+                app=self.config.app,
+                now=time.time(),
+                floor=self.config.minimum_version or "",
+                downgrade=self.config.allow_downgrade is True,
+            )
         except Problem as error:
-            raise VerificationError(f"release {release.version}: {error}; nothing was installed") from error
+            raise VerificationError(
+                f"release {release.version}: {error}; nothing was installed"
+            ) from error
         manifest = accepted.manifest
         if not manifest.files:
-            raise VerificationError(f"release {release.version} has no files; nothing was installed")
+            raise VerificationError(
+                f"release {release.version} has no files; nothing was installed"
+            )
         if parse(manifest.version) != release.precedence:
-            raise VerificationError(f"the server offers {release.version} with the manifest of {manifest.version}; nothing was installed")
-        if any(fold(entry.path).split("/")[0] == fold(self.config.version_file) for entry in manifest.files):
-            raise VerificationError(f"the release brings {self.config.version_file}, which is the updater's own; nothing was installed")
-        check_requirements(manifest.terms, sys.version_info[:3], platform_name(sys.platform, _machine()))
+            raise VerificationError(
+                f"the server offers {release.version} with the manifest of {manifest.version}; nothing was installed"
+            )
+        if any(
+            fold(entry.path).split("/")[0] == fold(self.config.version_file)
+            for entry in manifest.files
+        ):
+            raise VerificationError(
+                f"the release brings {self.config.version_file}, which is the updater's own; nothing was installed"
+            )
+        check_requirements(
+            manifest.terms, sys.version_info[:3], platform_name(sys.platform, _machine())
+        )
         if release.manifest_url:
             staging.open(text)
         return accepted, text
 
-    def _manifest_of_package(self, place: Installation, release: Release, staging: Staging) -> bytes:
+    def _manifest_of_package(
+        self, place: Installation, release: Release, staging: Staging
+    ) -> bytes:
         """The package's tree; a package that was staged while the program ran is not fetched again for it."""
         staging.open(f"{release.version} {release.file_hash}".encode())
         staged = place.staged()
         if staged is not None:
             return staged.manifest.encode("utf-8")
         from ..archive import read_tree
+
         with open(staging.whole_package(), "rb") as file:
             return dumps(read_tree(file, "", release.version))
 
@@ -384,32 +533,51 @@ class ClientUpdater:
         if known.keys != trust.keys or not set(known.revoked) <= set(trust.revoked):
             logger.warning("%s was staged under other keys; it waits for the server", state.version)
             return
-        staged = {mark.key for mark in trust.marks}  # what other keys have vouched for since then stays remembered
+        staged = {
+            mark.key for mark in trust.marks
+        }  # what other keys have vouched for since then stays remembered
         marks = trust.marks + tuple(mark for mark in known.marks if mark.key not in staged)
-        self._bring(place, None, manifest, state._replace(trust=trust._replace(marks=marks)))
+        self._stage_and_swap(
+            place, None, manifest, state._replace(trust=trust._replace(marks=marks))
+        )
 
-    def _bring(self, place: Installation, staging: Optional[Staging], manifest: Manifest, state: State) -> bool:
+    def _stage_and_swap(
+        self, place: Installation, staging: Optional[Staging], manifest: Manifest, state: State
+    ) -> bool:
         """Stage what is missing, and swap; False when the program runs and the update has to wait, staged."""
         number = {entry.path: index for index, entry in enumerate(manifest.files)}
 
         def arrange() -> Changes:
-            return place.arrange(manifest.files, state.id, lambda entry: f"{STAGING}/{number[entry.path]}")
+            return place.arrange(
+                manifest.files, state.id, lambda entry: f"{STAGING}/{number[entry.path]}"
+            )
 
         if staging is not None:
             into = arrange().into
             logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
             staging.fill(manifest, [(move.source, move.entry) for move in into])
-            logger.info("%s is downloaded and verified, %.1f kB travelled", state.version, staging.fetched / 1e3)
-        held = self._workplace.stand_still(place)
+            logger.info(
+                "%s is downloaded and verified, %.1f kB travelled",
+                state.version,
+                staging.fetched / 1e3,
+            )
+        held = self._workplace.try_swap_lock(place)
         if held is None:
             place.stage(state)
-            logger.info("the program is running; %s will be installed at the next start", state.version)
+            logger.info(
+                "the program is running; %s will be installed at the next start", state.version
+            )
             return False
         with held:
             load_ahead()
             changes = arrange()  # the program may have changed files since
             place.install(changes, state)
-        logger.info("%s is installed: %d files came, %d left", state.version, len(changes.into), len(changes.out))
+        logger.info(
+            "%s is installed: %d files came, %d left",
+            state.version,
+            len(changes.into),
+            len(changes.out),
+        )
         return True
 
     def _progress(self, downloaded: int, total: int) -> None:
@@ -419,13 +587,19 @@ class ClientUpdater:
             self.config.progress_callback(downloaded, total)
         except UpdaterError:
             raise
-        except Exception as error:  # the app's own code: whatever is wrong there, the program must start
+        except (
+            Exception
+        ) as error:  # the app's own code: whatever is wrong there, the program must start
             raise UpdaterError(f"progress_callback failed: {error!r}") from error
 
 
 def _was_rolled_back(state: State, release: Release, signed: bool) -> bool:
     """Whether a rollback keeps this release away. Signed, one version is one tree, whatever check/ says of its package."""
-    return bool(state.bad) and parse(state.bad[0]) == release.precedence and (signed or state.bad[1:] == (release.file_hash,))
+    return (
+        bool(state.bad)
+        and parse(state.bad[0]) == release.precedence
+        and (signed or state.bad[1:] == (release.file_hash,))
+    )
 
 
 def _machine() -> str:

@@ -4,6 +4,7 @@
 than half a second, and not at all without a display or without tkinter, which is imported only then. The update works in a
 thread of its own and the window in the main one, as toolkits want it; the program is started when the window has gone.
 """
+
 from __future__ import annotations
 
 import logging
@@ -13,7 +14,7 @@ from typing import Optional, Sequence
 
 from .config import UpdaterConfig
 from .errors import LaunchError, UpdaterError
-from .progress import Pace
+from .progress import TransferRate
 from .updater import ClientUpdater
 
 APPEARS_AFTER_SECONDS = 0.5  # most updates find nothing; a window that flashes looks like a fault
@@ -26,7 +27,9 @@ class Cancelled(UpdaterError):
     """The user would rather start what is installed."""
 
 
-def update_and_run_in_window(config: UpdaterConfig, args: Optional[Sequence[str]] = None, *, title: str = "") -> int:
+def update_and_run_in_window(
+    config: UpdaterConfig, args: Optional[Sequence[str]] = None, *, title: str = ""
+) -> int:
     """Update if possible, start the program in any case; its exit code. `title` is the program's name for people.
 
     Raises:
@@ -107,6 +110,7 @@ def _show_error(title: str, sentence: str) -> None:
 def _window(title: str) -> Optional[_Window]:
     try:
         import tkinter
+
         return _Window(title)
     except ImportError:  # many Linux distributions split tkinter off
         return None
@@ -143,7 +147,7 @@ class _Window:
         """Shows the update until it has ended; an error stays until it was read."""
         self._pressed = False
         self._button.configure(text="Cancel")
-        pace, ends = Pace(), None
+        pace, ends = TransferRate(), None
         while update.thread.is_alive() and (ends is None or time.monotonic() < ends):
             self._draw(update, pace)
             if self._pressed and ends is None:
@@ -153,8 +157,10 @@ class _Window:
         if update.error is not None and not update.cancelled:
             self.tell(str(update.error), "Start" if update.updater.installed_version else "Close")
 
-    def _draw(self, update: _Update, pace: Pace) -> None:
-        self._line.configure(text="Starting what is installed…" if update.cancelled else update.said)
+    def _draw(self, update: _Update, pace: TransferRate) -> None:
+        self._line.configure(
+            text="Starting what is installed…" if update.cancelled else update.said
+        )
         if update.total and not update.cancelled:
             self._bar.configure(value=BAR_STEPS * update.downloaded // update.total)
             self._numbers.configure(text=pace.line(update.downloaded, update.total))

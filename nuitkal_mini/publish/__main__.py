@@ -1,4 +1,5 @@
 """`python -m nuitkal_mini.publish`: arguments in, one call, an exit code out (0 done, 1 failed, 2 usage, 130 Ctrl-C)."""
+
 from __future__ import annotations
 
 import argparse
@@ -19,7 +20,15 @@ from ..minisign import SecretKey, public_key, sign
 from ..problem import Problem
 from ..semver import parse
 from .api import Server
-from .keys import keygen, load_secret_key, new_password, password_for, public_path, refuse_existing, trusted_comment
+from .keys import (
+    keygen,
+    load_secret_key,
+    new_password,
+    password_for,
+    public_path,
+    refuse_existing,
+    trusted_comment,
+)
 from .pack import write_package
 from .progress import megabytes
 from .tree import PublishError, Tree, read_tree
@@ -29,7 +38,9 @@ from .upload import Signer, resign, upload
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; errors become one sentence on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path that the console's code page lacks is no failure
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a path that the console's code page lacks is no failure
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -47,26 +58,38 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _os_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    hint = " (TMPDIR names another folder for temporary files)" if error.errno == errno.ENOSPC else ""
+    hint = (
+        " (TMPDIR names another folder for temporary files)" if error.errno == errno.ENOSPC else ""
+    )
     return f"{where}{error.strerror or error}{hint}"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.publish", description="Publish a folder as a release.")
+    parser = argparse.ArgumentParser(
+        prog="python -m nuitkal_mini.publish", description="Publish a folder as a release."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     pack = commands.add_parser("pack", help="write a folder's package and manifest to files")
     _tree_arguments(pack)
     _server_arguments(pack, required=False)
-    pack.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.zip",
-                      help="the package; the manifest is written beside it as OUT.json")
+    pack.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="OUT.zip",
+        help="the package; the manifest is written beside it as OUT.json",
+    )
     pack.set_defaults(run=_pack)
 
     send = commands.add_parser("upload", help="publish a folder: send what the server lacks")
     _tree_arguments(send)
     _server_arguments(send)
     send.add_argument("--changelog", default="", metavar="TEXT")
-    send.add_argument("--inactive", action="store_true", help="publish it, and leave the active release as it is")
+    send.add_argument(
+        "--inactive", action="store_true", help="publish it, and leave the active release as it is"
+    )
     _key_arguments(send, required=False)
     send.set_defaults(run=_upload)
 
@@ -78,17 +101,23 @@ def _parser() -> argparse.ArgumentParser:
     promote = commands.add_parser("promote", help="take a release over from another channel")
     promote.add_argument("version", type=_argument(parse))
     promote.add_argument("--from", required=True, dest="channel", metavar="CHANNEL")
-    promote.add_argument("--inactive", action="store_true", help="leave the active release as it is")
+    promote.add_argument(
+        "--inactive", action="store_true", help="leave the active release as it is"
+    )
     _server_arguments(promote)
     promote.set_defaults(run=_promote)
 
-    again = commands.add_parser("resign", help="sign a published release again: the same content, a newer time")
+    again = commands.add_parser(
+        "resign", help="sign a published release again: the same content, a newer time"
+    )
     again.add_argument("version", type=_argument(parse))
     _server_arguments(again)
     _key_arguments(again)
     again.set_defaults(run=_resign)
 
-    new_key = commands.add_parser("keygen", help="make a key pair, FILE and FILE.pub, for --key and for clients")
+    new_key = commands.add_parser(
+        "keygen", help="make a key pair, FILE and FILE.pub, for --key and for clients"
+    )
     new_key.add_argument("file", type=Path, metavar="FILE")
     new_key.add_argument("--password-stdin", action="store_true")
     new_key.set_defaults(run=_keygen)
@@ -102,27 +131,80 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--app", required=True, type=_argument(check_app), metavar="NAME", help="the program's name, the same for all its releases")
+    parser.add_argument(
+        "--app",
+        required=True,
+        type=_argument(check_app),
+        metavar="NAME",
+        help="the program's name, the same for all its releases",
+    )
     parser.add_argument("--version", required=True, type=_argument(parse))
-    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as in .nuitkalignore")
-    parser.add_argument("--minimum", default="", metavar="V", help="clients that saw this release refuse versions below V for ever (signed releases)")
-    parser.add_argument("--python", default="", metavar="COMPARISONS", help="needed by this release, such as '>=3.9,<3.13'")
-    parser.add_argument("--platform", action="append", default=[], metavar="NAME",
-                        help="needed by this release, such as linux-x86_64 or windows-*; repeat it")
-    parser.add_argument("--revoke", action="append", default=[], metavar="KEY_ID",
-                        help="clients trust this key, newer than the one that signs, no more; repeat it")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out, as in .nuitkalignore",
+    )
+    parser.add_argument(
+        "--minimum",
+        default="",
+        metavar="V",
+        help="clients that saw this release refuse versions below V for ever (signed releases)",
+    )
+    parser.add_argument(
+        "--python",
+        default="",
+        metavar="COMPARISONS",
+        help="needed by this release, such as '>=3.9,<3.13'",
+    )
+    parser.add_argument(
+        "--platform",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="needed by this release, such as linux-x86_64 or windows-*; repeat it",
+    )
+    parser.add_argument(
+        "--revoke",
+        action="append",
+        default=[],
+        metavar="KEY_ID",
+        help="clients trust this key, newer than the one that signs, no more; repeat it",
+    )
 
 
 def _server_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     token = os.environ.get("NUITKAL_TOKEN")
-    parser.add_argument("--server", required=required, type=_argument(_base_url), metavar="URL",
-                        help="http(s)://host/api/nuitkal_pack/, or a channel's .../channels/beta/")
-    parser.add_argument("--token", required=required and not token, default=token, type=_argument(_token), help="else NUITKAL_TOKEN")
+    parser.add_argument(
+        "--server",
+        required=required,
+        type=_argument(_base_url),
+        metavar="URL",
+        help="http(s)://host/api/nuitkal_pack/, or a channel's .../channels/beta/",
+    )
+    parser.add_argument(
+        "--token",
+        required=required and not token,
+        default=token,
+        type=_argument(_token),
+        help="else NUITKAL_TOKEN",
+    )
 
 
 def _key_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--key", required=required, type=Path, metavar="KEY", help="sign with this secret key (of `keygen` or minisign)")
-    parser.add_argument("--password-stdin", action="store_true", help="the key's password is a line of standard input")
+    parser.add_argument(
+        "--key",
+        required=required,
+        type=Path,
+        metavar="KEY",
+        help="sign with this secret key (of `keygen` or minisign)",
+    )
+    parser.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="the key's password is a line of standard input",
+    )
 
 
 def _argument(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -139,7 +221,12 @@ def _argument(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _base_url(text: str) -> str:
     parts = urlsplit(text)
-    known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
+    known = (
+        parts.scheme in ("http", "https")
+        and parts.hostname
+        and parts.port != 0
+        and not parts.query + parts.fragment
+    )
     if not known or not re.fullmatch("[!-~]+", text):
         raise ValueError(f"{text!r} is not an address such as https://host/api/nuitkal_pack/")
     return text
@@ -147,7 +234,9 @@ def _base_url(text: str) -> str:
 
 def _token(text: str) -> str:
     if not re.fullmatch("[!-~]+", text.strip()):
-        raise ValueError("the token is empty or has characters that no token has")  # and is not shown
+        raise ValueError(
+            "the token is empty or has characters that no token has"
+        )  # and is not shown
     return text.strip()
 
 
@@ -158,14 +247,25 @@ def _server(arguments: argparse.Namespace) -> Server:
 def _tree(arguments: argparse.Namespace, *outputs: Path) -> Tree:
     folder: Path = arguments.folder
     top = os.path.realpath(folder)
-    inside = frozenset(unicodedata.normalize("NFC", Path(os.path.relpath(os.path.realpath(file), top)).as_posix()) for file in outputs)
-    terms = Terms(arguments.minimum, arguments.python, tuple(arguments.platform), tuple(arguments.revoke))
-    return read_tree(folder, arguments.app, arguments.version.text, arguments.exclude, inside, terms)
+    inside = frozenset(
+        unicodedata.normalize("NFC", Path(os.path.relpath(os.path.realpath(file), top)).as_posix())
+        for file in outputs
+    )
+    terms = Terms(
+        arguments.minimum, arguments.python, tuple(arguments.platform), tuple(arguments.revoke)
+    )
+    return read_tree(
+        folder, arguments.app, arguments.version.text, arguments.exclude, inside, terms
+    )
 
 
 def _pack(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
-    beside = output.with_suffix(".json") if output.suffix.lower() == ".zip" else output.with_name(output.name + ".json")
+    beside = (
+        output.with_suffix(".json")
+        if output.suffix.lower() == ".zip"
+        else output.with_name(output.name + ".json")
+    )
     if not output.parent.is_dir():
         raise PublishError(f"{output.parent} is not a folder; make it first")
     tree = _tree(arguments, output, beside)
@@ -179,7 +279,9 @@ def _pack(arguments: argparse.Namespace) -> None:
         write_package(tree, package, wanted)
         size = package.tell()
     packed = [entry.size for entry in tree.contents() if wanted is None or entry.sha256 in wanted]
-    print(f"packed {tree.manifest.version}: {len(packed)} files, {megabytes(sum(packed))}, in {output} ({megabytes(size)}) and {beside}")
+    print(
+        f"packed {tree.manifest.version}: {len(packed)} files, {megabytes(sum(packed))}, in {output} ({megabytes(size)}) and {beside}"
+    )
 
 
 @contextmanager
@@ -195,18 +297,28 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _upload(arguments: argparse.Namespace) -> None:
-    signer = _signer(_secret(arguments)) if arguments.key else None  # asks for the password before minutes of hashing
+    signer = (
+        _signer(_secret(arguments)) if arguments.key else None
+    )  # asks for the password before minutes of hashing
     tree = _tree(arguments)
-    fields = {"version": tree.manifest.version, "is_active": "no" if arguments.inactive else "yes", "changelog": arguments.changelog}
+    fields = {
+        "version": tree.manifest.version,
+        "is_active": "no" if arguments.inactive else "yes",
+        "changelog": arguments.changelog,
+    }
     print(upload(tree, _server(arguments), fields, signer))
 
 
 def _signer(secret: SecretKey) -> Signer:
-    return lambda content: sign(secret, content, trusted_comment(content, "update.json", int(time.time())))
+    return lambda content: sign(
+        secret, content, trusted_comment(content, "update.json", int(time.time()))
+    )
 
 
 def _secret(arguments: argparse.Namespace) -> SecretKey:
-    return load_secret_key(arguments.key, lambda: password_for(arguments.key, arguments.password_stdin))
+    return load_secret_key(
+        arguments.key, lambda: password_for(arguments.key, arguments.password_stdin)
+    )
 
 
 def _activate(arguments: argparse.Namespace) -> None:
@@ -214,8 +326,12 @@ def _activate(arguments: argparse.Namespace) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    release = _server(arguments).promote(arguments.version, arguments.channel, not arguments.inactive)
-    print(f"promoted {release.version.text} from {arguments.channel}; it is {'active' if release.is_active else 'not active'}")
+    release = _server(arguments).promote(
+        arguments.version, arguments.channel, not arguments.inactive
+    )
+    print(
+        f"promoted {release.version.text} from {arguments.channel}; it is {'active' if release.is_active else 'not active'}"
+    )
 
 
 def _resign(arguments: argparse.Namespace) -> None:
@@ -227,13 +343,17 @@ def _resign(arguments: argparse.Namespace) -> None:
 def _keygen(arguments: argparse.Namespace) -> None:
     refuse_existing(arguments.file)
     public = keygen(arguments.file, new_password(arguments.password_stdin))
-    print(f"wrote {arguments.file} (keep it secret, and keep a copy) and {public_path(arguments.file)}; clients trust the public key {public}")
+    print(
+        f"wrote {arguments.file} (keep it secret, and keep a copy) and {public_path(arguments.file)}; clients trust the public key {public}"
+    )
 
 
 def _sign(arguments: argparse.Namespace) -> None:
     file: Path = arguments.file
     content = file.read_bytes()
-    signature = sign(_secret(arguments), content, trusted_comment(content, file.name, int(time.time())))
+    signature = sign(
+        _secret(arguments), content, trusted_comment(content, file.name, int(time.time()))
+    )
     beside = file.with_name(file.name + ".minisig")
     with _replacing(beside) as out:
         out.write(signature.encode("utf-8"))

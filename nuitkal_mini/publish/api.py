@@ -4,6 +4,7 @@ What cannot do harm when it arrives twice is tried again: connection errors, 408
 and passing 5xx. The token goes out with changes only, and those follow no redirect: it never leaves the
 address that was given. What a server may name (a manifest's URL) is fetched without it, over http(s) only.
 """
+
 from __future__ import annotations
 
 import http.client
@@ -22,7 +23,9 @@ from ..semver import Version, parse
 from .tree import PublishError, Tree
 
 TIMEOUT_SECONDS = 30.0
-COMPOSE_SECONDS = 900.0  # the server composes and fsyncs the whole package before it answers an upload
+COMPOSE_SECONDS = (
+    900.0  # the server composes and fsyncs the whole package before it answers an upload
+)
 PAUSES = (0.5, 2.0, 5.0)  # seconds between the tries
 MAX_PAUSE = 60.0  # of a Retry-After
 _HASHES = 10_000  # asked for in one call: 670 kB, and nginx lets 1 MB pass
@@ -32,7 +35,9 @@ _PAGE = 100
 class ApiError(PublishError):
     """The server refused, or (`status` 0) did not answer; a later try may succeed when it is `passing`."""
 
-    def __init__(self, sentence: str, status: int = 0, code: str = "", retry_after: float = 0.0) -> None:
+    def __init__(
+        self, sentence: str, status: int = 0, code: str = "", retry_after: float = 0.0
+    ) -> None:
         super().__init__(sentence)
         self.status, self.code, self.retry_after = status, code, retry_after
         self.passing = status in (0, 408, 429, 500, 502, 503, 504)
@@ -69,7 +74,7 @@ class Server:
         hashes = sorted({entry.sha256 for entry in tree.contents()})
         missing: Set[str] = set()
         for start in range(0, len(hashes), _HASHES):
-            answer = self._call("POST", "missing/", {"hashes": hashes[start:start + _HASHES]})
+            answer = self._call("POST", "missing/", {"hashes": hashes[start : start + _HASHES]})
             missing.update(map(str, self._field(answer, "missing", list)))
         return missing
 
@@ -97,12 +102,16 @@ class Server:
 
     def activate(self, version: Version) -> str:
         """Make the release the one that `check/` offers; gives back the version as it was published."""
-        return str(self._field(self._call("POST", f"set_active/{_quoted(version)}/", {}), "version", str))
+        return str(
+            self._field(self._call("POST", f"set_active/{_quoted(version)}/", {}), "version", str)
+        )
 
     def promote(self, version: Version, channel: str, is_active: bool) -> Release:
         """Take the release over from another channel. Once: a second time would meet the first (409)."""
         body = _json_body({"from": channel, "is_active": is_active})
-        return self._release(_json(self._once("POST", urljoin(self.base, f"promote/{_quoted(version)}/"), body)))
+        return self._release(
+            _json(self._once("POST", urljoin(self.base, f"promote/{_quoted(version)}/"), body))
+        )
 
     def replace_signature(self, version: Version, signature: str) -> None:
         """Give the release a new signature of the same manifest."""
@@ -115,7 +124,11 @@ class Server:
         self._sleep(wait)
 
     def _call(self, method: str, path: str, document: Optional[Dict[str, Any]] = None) -> Any:
-        return _json(self._tried(method, urljoin(self.base, path), None if document is None else _json_body(document)))
+        return _json(
+            self._tried(
+                method, urljoin(self.base, path), None if document is None else _json_body(document)
+            )
+        )
 
     def _tried(self, method: str, url: str, body: Optional[Body] = None) -> bytes:
         for seconds in PAUSES:
@@ -130,10 +143,22 @@ class Server:
     def _once(self, method: str, url: str, body: Optional[Body]) -> bytes:
         if urlsplit(url).scheme not in ("http", "https"):
             raise PublishError(f"the server names {url!r}, which is neither http nor https")
-        headers = {"Accept": "application/json", "Accept-Language": "en", "User-Agent": "nuitkal_mini-publish"}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Language": "en",
+            "User-Agent": "nuitkal_mini-publish",
+        }
         if body is not None:
-            headers.update({"Authorization": f"Bearer {self._token}", "Content-Type": body.content_type, "Content-Length": str(body.size)})
-        request = urllib.request.Request(url, None if body is None else body.content, headers, method=method)
+            headers.update(
+                {
+                    "Authorization": f"Bearer {self._token}",
+                    "Content-Type": body.content_type,
+                    "Content-Length": str(body.size),
+                }
+            )
+        request = urllib.request.Request(
+            url, None if body is None else body.content, headers, method=method
+        )
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 return _read_all(response, url)
@@ -145,12 +170,19 @@ class Server:
     def _release(self, document: Any) -> Release:
         url = urljoin(self.base, self._field(document, "manifest_url", str))
         signature = str(document.get("signature") or "")
-        return Release(parse(self._field(document, "version", str)), self._field(document, "is_active", bool), url, signature)
+        return Release(
+            parse(self._field(document, "version", str)),
+            self._field(document, "is_active", bool),
+            url,
+            signature,
+        )
 
     def _field(self, document: Any, key: str, kind: type) -> Any:
         value = document.get(key) if isinstance(document, dict) else None
         if not isinstance(value, kind):
-            raise PublishError(f"{self.base} does not answer like a nuitkal_mini server ({key!r} is missing); {_BASE_HINT}")
+            raise PublishError(
+                f"{self.base} does not answer like a nuitkal_mini server ({key!r} is missing); {_BASE_HINT}"
+            )
         return value
 
 
@@ -159,10 +191,14 @@ _BASE_HINT = "is --server the API's base, such as https://host/api/nuitkal_pack/
 
 def _read_all(response: http.client.HTTPResponse, url: str) -> bytes:
     answer = bytearray()
-    for chunk in iter(lambda: response.read(2**16), b""):  # Python 3.8 would allocate all that one read may bring
+    for chunk in iter(
+        lambda: response.read(2**16), b""
+    ):  # Python 3.8 would allocate all that one read may bring
         answer += chunk
         if len(answer) > MAX_BYTES:
-            raise PublishError(f"{url} answered with more than 64 MiB; is it a nuitkal_mini server?")
+            raise PublishError(
+                f"{url} answered with more than 64 MiB; is it a nuitkal_mini server?"
+            )
     if response.length:  # reading by chunks, http.client does not mind
         raise http.client.IncompleteRead(bytes(answer), response.length)
     return bytes(answer)
@@ -200,22 +236,36 @@ def _refusal(response: urllib.error.HTTPError) -> ApiError:
     elif status in (404, 405) and code in ("", "not_found"):
         sentence += f"; {_BASE_HINT}"
     wait = response.headers.get("Retry-After") or ""
-    return ApiError(f"the server refused: {sentence}", status, code, float(wait) if wait.isdecimal() else 0.0)
+    return ApiError(
+        f"the server refused: {sentence}", status, code, float(wait) if wait.isdecimal() else 0.0
+    )
 
 
 def _no_answer(url: str, error: Exception) -> PublishError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    sentence = f"no answer from {urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}: {text}"
-    return PublishError(sentence) if isinstance(reason, ssl.SSLCertVerificationError) else ApiError(sentence)
+    sentence = (
+        f"no answer from {urlsplit(url).scheme}://{urlsplit(url).netloc.rpartition('@')[2]}: {text}"
+    )
+    return (
+        PublishError(sentence)
+        if isinstance(reason, ssl.SSLCertVerificationError)
+        else ApiError(sentence)
+    )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """GET may be sent elsewhere, never from https to http; what changes something is not."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Optional[urllib.request.Request]:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Optional[urllib.request.Request]:
         scheme = urlsplit(newurl).scheme
-        if req.get_method() != "GET" or scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
+        if (
+            req.get_method() != "GET"
+            or scheme not in ("http", "https")
+            or (req.type == "https" and scheme != "https")
+        ):
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

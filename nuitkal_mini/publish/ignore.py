@@ -5,6 +5,7 @@ without matches a name at any depth; `dir/` matches folders only; `!` takes back
 below an excluded folder, so nothing there can come back. Differences: upper and lower case differ on every
 system, and `[[:alpha:]]` classes are not known.
 """
+
 from __future__ import annotations
 
 import re
@@ -16,7 +17,9 @@ _SIGNIFICANT = re.compile(r"(?:\\.|[^ \\]| +(?=[^ ])|\\$)*", re.DOTALL)
 _TOKEN = re.compile(
     r"(?P<folders>(?:(?<=/)|^)\*\*+/)|(?P<below>(?:(?<=/)|^)\*\*+$)|(?P<stars>\*+)|(?P<one>\?)"
     r"|\[(?P<negated>[!^]?)(?P<members>(?:\\.|[^\\])(?:\\.|[^\]\\])*)\]"
-    r"|\\(?P<escaped>.)|(?P<plain>[^\\\[])", re.DOTALL)
+    r"|\\(?P<escaped>.)|(?P<plain>[^\\\[])",
+    re.DOTALL,
+)
 _RANGE = re.compile(r"\\?(.)(?:-\\?(.))?", re.DOTALL)
 
 
@@ -66,7 +69,7 @@ def _translate(pattern: str) -> Optional[str]:
     return regex
 
 
-def _token_regex(token: "re.Match[str]") -> str:
+def _token_regex(token: re.Match[str]) -> str:
     if token["folders"]:
         return "(?:.*/)?"
     if token["below"]:
@@ -83,7 +86,8 @@ def _token_regex(token: "re.Match[str]") -> str:
 def _set_regex(members: str, negated: bool) -> str:
     ranges = "".join(
         re.escape(low) + (f"-{re.escape(high)}" if high else "")
-        for low, high in _RANGE.findall(members) if low <= (high or low)  # z-a holds nothing
+        for low, high in _RANGE.findall(members)
+        if low <= (high or low)  # z-a holds nothing
     )
     if negated:
         return f"[^/{ranges}]"

@@ -4,6 +4,7 @@ A secret key is readable by its owner alone and never overwritten: whoever loses
 programs that trust only it. Passwords are typed without echo or come as one line of standard input, never as an
 argument, which every process of the machine could read.
 """
+
 from __future__ import annotations
 
 import os
@@ -13,8 +14,17 @@ from pathlib import Path
 from typing import Callable
 
 from ..manifest import ManifestError, loads
-from ..minisign import (PublicKey, ReleaseComment, SecretKey, WrongPassword, parse_secret_key, public_key, public_key_text,
-                        release_comment_text, secret_key_text)
+from ..minisign import (
+    PublicKey,
+    ReleaseComment,
+    SecretKey,
+    WrongPassword,
+    parse_secret_key,
+    public_key,
+    public_key_text,
+    release_comment_text,
+    secret_key_text,
+)
 from ..problem import Problem
 from ..semver import BadVersion
 
@@ -42,7 +52,10 @@ def refuse_existing(path: Path) -> None:
     """For before the password is asked, too."""
     for file in (path, public_path(path)):
         if os.path.lexists(file):
-            raise KeyFileError("{path} exists; a key is never overwritten: move it away, or choose another name", path=file)
+            raise KeyFileError(
+                "{path} exists; a key is never overwritten: move it away, or choose another name",
+                path=file,
+            )
 
 
 def public_path(path: Path) -> Path:
@@ -51,7 +64,13 @@ def public_path(path: Path) -> Path:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    with open(path, "x", encoding="utf-8", newline="\n", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+    with open(
+        path,
+        "x",
+        encoding="utf-8",
+        newline="\n",
+        opener=lambda name, flags: os.open(name, flags, mode),
+    ) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -97,12 +116,17 @@ def password_for(path: Path, from_stdin: bool) -> str:
     if from_stdin:
         return _stdin_password()
     if not sys.stdin.isatty():
-        raise KeyFileError("{path} has a password; run this on a terminal, or give it with --password-stdin", path=path)
+        raise KeyFileError(
+            "{path} has a password; run this on a terminal, or give it with --password-stdin",
+            path=path,
+        )
     return getpass(f"Password for {path}: ")
 
 
 def _stdin_password() -> str:
     password = sys.stdin.readline().rstrip("\r\n")
-    if not password:  # rather a broken pipe than a wish, and a key without password would look no different
+    if (
+        not password
+    ):  # rather a broken pipe than a wish, and a key without password would look no different
         raise KeyFileError("--password-stdin: standard input brought no password")
     return password

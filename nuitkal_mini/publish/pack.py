@@ -3,6 +3,7 @@
 Files are deflated in parallel threads (zlib releases the interpreter's lock), each into a small ZIP of its
 own, from which the package takes the compressed bytes over in the order of the paths.
 """
+
 from __future__ import annotations
 
 import io
@@ -17,7 +18,9 @@ from .progress import Progress
 from .tree import WORKERS, Tree, forget, workers
 
 _IN_MEMORY = 2**18  # larger results wait for their turn on disk
-_AHEAD = 8 * WORKERS  # results that wait while a large file holds up the line: at most 16 MB in memory
+_AHEAD = (
+    8 * WORKERS
+)  # results that wait while a large file holds up the line: at most 16 MB in memory
 Deflated = Tuple[FileEntry, Member, BinaryIO]
 
 
@@ -30,7 +33,11 @@ def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = 
         ArchiveError: a file changed since the tree was read.
     """
     entries = tree.manifest.files
-    chosen = [entry for entry in entries if entry.link is not None or wanted is None or entry.sha256 in wanted]
+    chosen = [
+        entry
+        for entry in entries
+        if entry.link is not None or wanted is None or entry.sha256 in wanted
+    ]
     writer = PackageWriter(out, b"" if len(chosen) == len(entries) else PARTIAL_COMMENT)
     with Progress("packing", sum(entry.size for entry in chosen)) as progress:
         try:
@@ -58,7 +65,9 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
                 yield ahead[0].result()
                 ahead.popleft()
         finally:
-            for unwanted in ahead:  # an error or Ctrl-C came first; the one that was waited for is among them
+            for (
+                unwanted
+            ) in ahead:  # an error or Ctrl-C came first; the one that was waited for is among them
                 unwanted.cancel()
                 unwanted.add_done_callback(_close)
 
@@ -66,7 +75,11 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
 def _deflate(tree: Tree, entry: FileEntry) -> Deflated:
     package = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))
     try:
-        with open(tree.sources[entry.path], "rb") if entry.link is None else io.BytesIO(entry.link.encode("utf-8")) as source:
+        with (
+            open(tree.sources[entry.path], "rb")
+            if entry.link is None
+            else io.BytesIO(entry.link.encode("utf-8"))
+        ) as source:
             return entry, PackageWriter(package).add(entry, source), package
     except BaseException:
         package.close()

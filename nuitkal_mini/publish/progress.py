@@ -1,4 +1,5 @@
 """How far a long step is: a bar on a terminal, a plain line now and then in a log."""
+
 from __future__ import annotations
 
 import sys
@@ -57,7 +58,9 @@ class Progress:
         text = f"{percent:3d} %  {self.done / 1e6:.1f} of {megabytes(self.total)}  {megabytes(int(speed))}/s  {_clock(left)} left"
         if self._bar:
             filled = "#" * (percent * _BAR_WIDTH // 100)
-            self._print(f"\r{self.label} [{filled:-<{_BAR_WIDTH}}] {text}".ljust(80))  # over what was there; old consoles know no escapes
+            self._print(
+                f"\r{self.label} [{filled:-<{_BAR_WIDTH}}] {text}".ljust(80)
+            )  # over what was there; old consoles know no escapes
         else:
             self._print(f"{self.label}: {text}\n")
 

@@ -4,6 +4,7 @@ Files are read once, in parallel threads (hashlib releases the interpreter's loc
 remembered in the user's cache folder under size, times and inode, as git's index does: publishing an
 unchanged tree again reads nothing but its folders.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -18,7 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..manifest import VERSION_FILE, FileEntry, Manifest, Terms, check_tree, dumps, link_entry, loads
+from ..manifest import (
+    VERSION_FILE,
+    FileEntry,
+    Manifest,
+    Terms,
+    check_tree,
+    dumps,
+    link_entry,
+    loads,
+)
 from . import ignore
 from .progress import Progress
 
@@ -26,7 +36,9 @@ IGNORE_FILE = ".nuitkalignore"
 LEFT_OUT = ("__pycache__/", ".update", ".backup", ".git", f"/{IGNORE_FILE}", f"/{VERSION_FILE}")
 WORKERS = min(8, os.cpu_count() or 1)
 _CHUNK = 2**20
-_RACY_NS = 2 * 10**9  # FAT counts time in 2 s: a file younger than that can change without showing it
+_RACY_NS = (
+    2 * 10**9
+)  # FAT counts time in 2 s: a file younger than that can change without showing it
 
 
 class PublishError(Exception):
@@ -57,8 +69,14 @@ class Tree(NamedTuple):
         return [entry for entry in self.manifest.files if entry.link is None]
 
 
-def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = (), outputs: FrozenSet[str] = frozenset(),
-              terms: Terms = Terms()) -> Tree:
+def read_tree(
+    folder: Path,
+    app: str,
+    version: str,
+    patterns: Sequence[str] = (),
+    outputs: FrozenSet[str] = frozenset(),
+    terms: Terms = Terms(),
+) -> Tree:
     """The folder as a release of `app`.
 
     `patterns` come after those of the folder's .nuitkalignore; `outputs` are paths in it that this very command writes.
@@ -73,11 +91,17 @@ def read_tree(folder: Path, app: str, version: str, patterns: Sequence[str] = ()
     rules = ignore.parse([*LEFT_OUT, *_ignore_lines(folder), *patterns])
     sources = sorted(source for source in _walk(folder, rules) if source.path not in outputs)
     if not sources:
-        raise PublishError(f"{folder} has nothing to publish: it is empty, or everything in it is excluded")
+        raise PublishError(
+            f"{folder} has nothing to publish: it is empty, or everything in it is excluded"
+        )
     check_tree(_entry(source, "") for source in sources)
     digests = _digests(folder, [source for source in sources if source.link is None])
     entries = tuple(_entry(source, digests.get(source.path, "")) for source in sources)
-    return Tree(folder, loads(dumps(release._replace(files=entries))), {source.path: source.file for source in sources})
+    return Tree(
+        folder,
+        loads(dumps(release._replace(files=entries))),
+        {source.path: source.file for source in sources},
+    )
 
 
 def _ignore_lines(folder: Path) -> List[str]:
@@ -107,13 +131,23 @@ def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[Source]:
             elif stat.S_ISREG(status.st_mode):
                 yield _source(path, file, status, None)
             else:
-                raise PublishError(f"{path!r} is a socket, a pipe or a device; remove it or exclude it")
+                raise PublishError(
+                    f"{path!r} is a socket, a pipe or a device; remove it or exclude it"
+                )
 
 
 def _source(path: str, file: str, status: os.stat_result, link: Optional[str]) -> Source:
     # ctime as well: tools that make builds reproducible set mtimes back. (Windows has the time of creation there.)
     key = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {path}"
-    return Source(path, file, status.st_size, status.st_mtime_ns, key, "755" if status.st_mode & stat.S_IXUSR else "644", link)
+    return Source(
+        path,
+        file,
+        status.st_size,
+        status.st_mtime_ns,
+        key,
+        "755" if status.st_mode & stat.S_IXUSR else "644",
+        link,
+    )
 
 
 def _target(file: str) -> str:
@@ -135,7 +169,11 @@ def _digests(folder: Path, sources: List[Source]) -> Dict[str, str]:
         settled_before = time.time_ns() - _RACY_NS
         hashed = pool.map(lambda source: _hash(source, progress.advance), unknown)
         digests = {**known, **{source.key: digest for source, digest in zip(unknown, hashed)}}
-    settled = {source.key: digests[source.key] for source in sources if source.key in known or source.mtime_ns < settled_before}
+    settled = {
+        source.key: digests[source.key]
+        for source in sources
+        if source.key in known or source.mtime_ns < settled_before
+    }
     if settled != known:
         _save_cache(folder, settled)
     return {source.path: digests[source.key] for source in sources}
@@ -159,7 +197,9 @@ def _hash(source: Source, advance: Callable[[int], None]) -> str:
             advance(len(chunk))
         after = os.fstat(file.fileno())
     if (after.st_size, after.st_mtime_ns) != (source.size, source.mtime_ns):
-        raise PublishError(f"{source.path!r} changed while it was being packed; run the command again")
+        raise PublishError(
+            f"{source.path!r} changed while it was being packed; run the command again"
+        )
     return digest.hexdigest()
 
 
@@ -180,7 +220,12 @@ def _load_cache(folder: Path) -> Dict[str, str]:
         document = json.loads(_cache_file(folder).read_bytes())
     except (OSError, ValueError):
         return {}  # none yet, or damaged: everything is hashed again
-    return document if isinstance(document, dict) and all(isinstance(digest, str) for digest in document.values()) else {}
+    return (
+        document
+        if isinstance(document, dict)
+        and all(isinstance(digest, str) for digest in document.values())
+        else {}
+    )
 
 
 def _save_cache(folder: Path, cache: Dict[str, str]) -> None:

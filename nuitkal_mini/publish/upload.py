@@ -3,6 +3,7 @@
 An upload may be sent again after a broken connection: the version's manifest on the server says whether an
 earlier try arrived after all.
 """
+
 from __future__ import annotations
 
 import secrets
@@ -22,7 +23,9 @@ Part = Union[bytes, BinaryIO]
 Signer = Callable[[bytes], str]  # a manifest -> its .minisig text
 
 
-def upload(tree: Tree, server: Server, fields: Dict[str, str], sign: Optional[Signer] = None) -> str:
+def upload(
+    tree: Tree, server: Server, fields: Dict[str, str], sign: Optional[Signer] = None
+) -> str:
     """Publish the tree with the form's other `fields`; gives back the line that says what happened.
 
     Raises:
@@ -48,13 +51,21 @@ def upload(tree: Tree, server: Server, fields: Dict[str, str], sign: Optional[Si
                 return _uploaded(tree, missing)
             if release is not None:  # somebody else was faster
                 return _already_there(tree, server, release, sign)
-            if seconds is None or not (error.passing or error.code == "incomplete"):  # incomplete: contents went away meanwhile
+            if seconds is None or not (
+                error.passing or error.code == "incomplete"
+            ):  # incomplete: contents went away meanwhile
                 raise
             server.pause(seconds, error)
     raise AssertionError("the last try returns or raises")
 
 
-def _send(tree: Tree, server: Server, missing: Set[str], fields: Dict[str, str], files: List[Tuple[str, str, Part]]) -> None:
+def _send(
+    tree: Tree,
+    server: Server,
+    missing: Set[str],
+    fields: Dict[str, str],
+    files: List[Tuple[str, str, Part]],
+) -> None:
     with TemporaryFile() as package:
         write_package(tree, package, missing)
         content_type, size, parts = form(fields, [*files, ("file", "update.zip", package)])
@@ -71,17 +82,23 @@ def _counted(chunks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 def _uploaded(tree: Tree, missing: Set[str]) -> str:
     contents = tree.contents()
     sent = [entry.size for entry in contents if entry.sha256 in missing]
-    return (f"uploaded {tree.manifest.version}: {len(sent)} of {len(contents)} files sent, "
-            f"{megabytes(sum(sent))} of {megabytes(sum(entry.size for entry in contents))}")
+    return (
+        f"uploaded {tree.manifest.version}: {len(sent)} of {len(contents)} files sent, "
+        f"{megabytes(sum(sent))} of {megabytes(sum(entry.size for entry in contents))}"
+    )
 
 
 def _check_same(tree: Tree, server: Server, release: Release) -> bytes:
     """The manifest of a release that must be what we publish."""
     manifest = server.manifest(release)
     theirs = loads(manifest)
-    if theirs._replace(app=theirs.app or tree.manifest.app, version="") != tree.manifest._replace(version=""):
+    if theirs._replace(app=theirs.app or tree.manifest.app, version="") != tree.manifest._replace(
+        version=""
+    ):
         version = release.version.text
-        raise PublishError(f"{version} is on the server with other content; a published version never changes, so choose a new version number")
+        raise PublishError(
+            f"{version} is on the server with other content; a published version never changes, so choose a new version number"
+        )
     return manifest
 
 
@@ -89,21 +106,31 @@ def _already_there(tree: Tree, server: Server, release: Release, sign: Optional[
     """Nothing to send for the same content. It is not activated: an old build job that runs again must not move the fleet back."""
     version, manifest = release.version.text, _check_same(tree, server, release)
     line = f"{version} is on the server with the same content; nothing to send"
-    if sign is not None and manifest == dumps(tree.manifest):  # never sign bytes that only the server vouches for
+    if sign is not None and manifest == dumps(
+        tree.manifest
+    ):  # never sign bytes that only the server vouches for
         server.replace_signature(release.version, sign(manifest))
         line += "; signed anew"
-    return line if release.is_active else f"{line}; it is not active (`activate {version}` makes it so)"
+    return (
+        line
+        if release.is_active
+        else f"{line}; it is not active (`activate {version}` makes it so)"
+    )
 
 
 def resign(server: Server, version: Version, trusted: PublicKey, sign: Signer) -> None:
     """Give a release a newer signature, if it has one by the same key: the server's word alone is not worth a signature."""
     release = server.find(version)
     if release is None or not release.signature:
-        raise PublishError(f"{version.text} is not on the server, or not signed; `upload --key` signs what a folder vouches for")
+        raise PublishError(
+            f"{version.text} is not on the server, or not signed; `upload --key` signs what a folder vouches for"
+        )
     manifest = server.manifest(release)
     verify([trusted], manifest, release.signature)
     if parse(loads(manifest).version) != version:
-        raise PublishError(f"the server shows the manifest of {loads(manifest).version!r} as that of {version.text}; nothing was signed")
+        raise PublishError(
+            f"the server shows the manifest of {loads(manifest).version!r} as that of {version.text}; nothing was signed"
+        )
     server.replace_signature(release.version, sign(manifest))
 
 
@@ -116,7 +143,11 @@ def form(fields: Dict[str, str], files: List[Tuple[str, str, Part]]) -> Tuple[st
         parts.append(f"{head}{value}\r\n".encode("utf-8", "replace"))
     for name, file_name, contents in files:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{file_name}"\r\n'
-        parts += [f"{head}Content-Type: application/octet-stream\r\n\r\n".encode(), contents, b"\r\n"]
+        parts += [
+            f"{head}Content-Type: application/octet-stream\r\n\r\n".encode(),
+            contents,
+            b"\r\n",
+        ]
     parts.append(f"--{boundary}--\r\n".encode())
     size = sum(len(part) if isinstance(part, bytes) else part.seek(0, 2) for part in parts)
     return f"multipart/form-data; boundary={boundary}", size, parts

@@ -2,6 +2,7 @@
 
 `create_app` makes the WSGI application for any server; `python -m nuitkal_mini.server` runs our own.
 """
+
 from __future__ import annotations
 
 import os
@@ -9,8 +10,13 @@ from pathlib import Path
 from typing import Callable, Iterable, Sequence, Union
 
 
-def create_app(data_dir: Union[str, os.PathLike[str]], public_url: str = "", max_upload: int = 0,
-               public_keys: Sequence[str] = (), admin: bool = True) -> Callable[..., Iterable[bytes]]:
+def create_app(
+    data_dir: Union[str, os.PathLike[str]],
+    public_url: str = "",
+    max_upload: int = 0,
+    public_keys: Sequence[str] = (),
+    admin: bool = True,
+) -> Callable[..., Iterable[bytes]]:
     """The WSGI application over a data folder, which is made when it is missing.
 
     Args:
@@ -24,4 +30,7 @@ def create_app(data_dir: Union[str, os.PathLike[str]], public_url: str = "", max
     from .application import Application
 
     keys = tuple(map(parse_public_key, public_keys))
-    return Application(Path(data_dir), Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys, admin))
+    return Application(
+        Path(data_dir),
+        Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys, admin),
+    )

@@ -1,4 +1,5 @@
 """`python -m nuitkal_mini.server`: serve a data folder, and what an operator does to it from a shell."""
+
 from __future__ import annotations
 
 import argparse
@@ -19,7 +20,7 @@ from . import auth
 from .api import MAX_UPLOAD, Settings
 from .application import Application
 from .database import Database
-from .httpd import Server
+from .http.server import Server
 from .releases import rfc3339
 from .store import open_database
 
@@ -44,30 +45,69 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nuitkal_mini.server", description="Serve releases to clients. Without a command: serve.")
+    parser = argparse.ArgumentParser(
+        prog="python -m nuitkal_mini.server",
+        description="Serve releases to clients. Without a command: serve.",
+    )
     parser.set_defaults(run=serve)
     _add_data(parser, Path("nuitkal_data"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_between(0, 65535), default=8000, help="0 takes a free one")
-    parser.add_argument("--public-url", type=_public_url, metavar="URL", help="what URLs begin with (default: the address of each request)")
-    parser.add_argument("--max-upload", type=_between(1, 2**50), default=MAX_UPLOAD, metavar="BYTES", help="default: 4 GiB")
+    parser.add_argument(
+        "--public-url",
+        type=_public_url,
+        metavar="URL",
+        help="what URLs begin with (default: the address of each request)",
+    )
+    parser.add_argument(
+        "--max-upload",
+        type=_between(1, 2**50),
+        default=MAX_UPLOAD,
+        metavar="BYTES",
+        help="default: 4 GiB",
+    )
     parser.add_argument("--certfile", help="serve HTTPS with this certificate chain (PEM)")
     parser.add_argument("--keyfile", help="its private key, when it is not in the same file")
-    parser.add_argument("--public-key", action="append", default=[], type=_public_key, metavar="MINISIGN_KEY",
-                        help="take only releases that this key has signed, or another one given in the same way")
-    parser.add_argument("--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
-                        help="believe its X-Forwarded-For and X-Forwarded-Proto; loopback is trusted anyway")
+    parser.add_argument(
+        "--public-key",
+        action="append",
+        default=[],
+        type=_public_key,
+        metavar="MINISIGN_KEY",
+        help="take only releases that this key has signed, or another one given in the same way",
+    )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        type=_network,
+        metavar="ADDRESS",
+        help="believe its X-Forwarded-For and X-Forwarded-Proto; loopback is trusted anyway",
+    )
     parser.add_argument("--no-admin", action="store_true", help="no admin site")
-    parser.add_argument("--admin-host", metavar="HOST", help="the admin site only under this name, or over this address of the machine")
+    parser.add_argument(
+        "--admin-host",
+        metavar="HOST",
+        help="the admin site only under this name, or over this address of the machine",
+    )
     commands = parser.add_subparsers(metavar="COMMAND")
     user = commands.add_parser("createsuperuser", help="make a user of the admin site")
     user.set_defaults(run=create_superuser)
     _add_data(user)
     user.add_argument("--username", required=True)
-    user.add_argument("--password-stdin", action="store_true", help="read the password from the first line of standard input")
-    verbs = commands.add_parser("token", help="make, list and revoke the tokens that publish").add_subparsers(metavar="VERB", required=True)
-    for verb, run, text in (("create", create_token, "print a new token"), ("list", list_tokens, "name, created, last used"),
-                            ("revoke", revoke_token, "end a token")):
+    user.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="read the password from the first line of standard input",
+    )
+    verbs = commands.add_parser(
+        "token", help="make, list and revoke the tokens that publish"
+    ).add_subparsers(metavar="VERB", required=True)
+    for verb, run, text in (
+        ("create", create_token, "print a new token"),
+        ("list", list_tokens, "name, created, last used"),
+        ("revoke", revoke_token, "end a token"),
+    ):
         command = verbs.add_parser(verb, help=text)
         command.set_defaults(run=run)
         _add_data(command)
@@ -78,8 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
     """A command's own default would overwrite what stands before the command."""
-    parser.add_argument("--data", type=Path, default=default, metavar="FOLDER",
-                        help="database and releases; made when missing (default: ./nuitkal_data)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=default,
+        metavar="FOLDER",
+        help="database and releases; made when missing (default: ./nuitkal_data)",
+    )
 
 
 def _between(lowest: int, highest: int) -> Callable[[str], int]:
@@ -87,13 +132,16 @@ def _between(lowest: int, highest: int) -> Callable[[str], int]:
         if not text.isdigit() or not lowest <= int(text) <= highest:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
         return int(text)
+
     return number
 
 
 def _public_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://updates.example.com")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address such as https://updates.example.com"
+        )
     return text.rstrip("/")
 
 
@@ -101,7 +149,9 @@ def _public_key(text: str) -> PublicKey:
     try:
         return parse_public_key(text)
     except SignatureError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a minisign public key: the line of 56 characters that begins with RW") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a minisign public key: the line of 56 characters that begins with RW"
+        ) from error
 
 
 def _network(text: str) -> str:
@@ -117,7 +167,16 @@ def _network(text: str) -> str:
 def serve(args: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or Ctrl-Break; then finish what is running."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    application = Application(args.data, Settings(args.public_url, args.max_upload, tuple(args.public_key), not args.no_admin, args.admin_host))
+    application = Application(
+        args.data,
+        Settings(
+            args.public_url,
+            args.max_upload,
+            tuple(args.public_key),
+            not args.no_admin,
+            args.admin_host,
+        ),
+    )
     try:
         server = _listen(application, args)
         welcome(application.store.database)
@@ -125,7 +184,9 @@ def serve(args: argparse.Namespace) -> None:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: server.shutdown(GRACE_SECONDS))
         host = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"Serving on {'https' if args.certfile else 'http'}://{host}:{server.port}/", flush=True)
+        print(
+            f"Serving on {'https' if args.certfile else 'http'}://{host}:{server.port}/", flush=True
+        )
         server.serve_forever()
     finally:
         application.close()
@@ -133,14 +194,26 @@ def serve(args: argparse.Namespace) -> None:
 
 def _listen(application: Application, args: argparse.Namespace) -> Server:
     try:
-        return Server(application, args.host, args.port, args.certfile, args.keyfile, args.trusted_proxy)
+        return Server(
+            application, args.host, args.port, args.certfile, args.keyfile, args.trusted_proxy
+        )
     except ssl.SSLError as error:
-        raise Problem("{file} and its key cannot be used for HTTPS: {reason}", file=args.certfile, reason=error.reason) from error
+        raise Problem(
+            "{file} and its key cannot be used for HTTPS: {reason}",
+            file=args.certfile,
+            reason=error.reason,
+        ) from error
     except (OSError, OverflowError) as error:
         if args.certfile and isinstance(error, FileNotFoundError):
-            raise Problem("the certificate {file} or its key is missing", file=args.certfile) from error
-        raise Problem("cannot listen on {host}, port {port}: {reason}; --host and --port choose another place", host=args.host, port=args.port,
-                      reason=getattr(error, "strerror", None) or error) from error
+            raise Problem(
+                "the certificate {file} or its key is missing", file=args.certfile
+            ) from error
+        raise Problem(
+            "cannot listen on {host}, port {port}: {reason}; --host and --port choose another place",
+            host=args.host,
+            port=args.port,
+            reason=getattr(error, "strerror", None) or error,
+        ) from error
 
 
 def welcome(database: Database) -> None:
@@ -148,7 +221,11 @@ def welcome(database: Database) -> None:
     made = auth.first_credentials(database, SHELL)
     if made:
         token = f"\n  token: {made.token}" if made.token else ""
-        print(f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}{token}", file=sys.stderr, flush=True)
+        print(
+            f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}{token}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def create_superuser(args: argparse.Namespace) -> None:
@@ -173,7 +250,11 @@ def list_tokens(args: argparse.Namespace) -> None:
     """A line for each token, without its secret."""
     with closing(open_database(args.data)) as database:
         for token in auth.list_tokens(database):
-            used = "never used" if token.last_used_at is None else f"last used {rfc3339(token.last_used_at)}"
+            used = (
+                "never used"
+                if token.last_used_at is None
+                else f"last used {rfc3339(token.last_used_at)}"
+            )
             print(f"{token.name}\tcreated {rfc3339(token.created_at)}\t{used}")
 
 

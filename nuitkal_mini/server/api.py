@@ -4,6 +4,7 @@ Whatever goes wrong is raised, and becomes `{"error": sentence, "code": word}` i
 for every client of a channel and address: rendered when somebody's commit made the last rendering stale, else
 answered from memory.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -20,19 +21,30 @@ from .messages import ACTIVATED, UPLOADED, language_of, say
 from .multipart import Form, Upload, content_length, parse_form
 from .refused import Refused, method_not_allowed, not_found
 from .releases import STABLE, Release, rfc3339
+from .responses import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
 from .store import Store, manifest_name, signature_name
-from .wsgi import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
 
 BASE = "/api/nuitkal_pack/"
 MAX_UPLOAD = 4 * 2**30
 MAX_JSON = 16 * 2**20  # MAX_FILES hashes of 64 digits, quoted and separated
 PAGE = 100  # releases that `versions/` shows unless asked for more
 MAX_PAGE = 1000
-MAX_RENDERED = 256  # kept renderings of check/: channels times addresses; a forged Host makes one each
+MAX_RENDERED = (
+    256  # kept renderings of check/: channels times addresses; a forged Host makes one each
+)
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_FLAGS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
 
 
 class Settings(NamedTuple):
@@ -40,7 +52,9 @@ class Settings(NamedTuple):
 
     public_url: Optional[str] = None  # without a final slash
     max_upload: int = MAX_UPLOAD
-    public_keys: Tuple[PublicKey, ...] = ()  # of which one must have signed what is uploaded or promoted; none: signed or not
+    public_keys: Tuple[
+        PublicKey, ...
+    ] = ()  # of which one must have signed what is uploaded or promoted; none: signed or not
     has_admin: bool = True
     admin_host: Optional[str] = None  # the one name or address under which the admin site is there
 
@@ -73,12 +87,12 @@ class Api:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._brake = auth.Brake()
+        self._brake = auth.RateLimiter()
         self._rendered: Dict[Tuple[str, str], Rendered] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to a request for `path`, which begins with BASE; raises what `diagnose` puts into words."""
-        parts = path[len(BASE):].split("/")
+        """The answer to a request for `path`, which begins with BASE; raises what `to_refusal` puts into words."""
+        parts = path[len(BASE) :].split("/")
         if len(parts) > 1 and not parts[-1]:
             parts.pop()
         channel = STABLE
@@ -91,7 +105,9 @@ class Api:
         method = environ["REQUEST_METHOD"]
         call = calls.get("GET" if method == "HEAD" else method)
         if call is None:
-            raise method_not_allowed(method, ", ".join("GET, HEAD" if name == "GET" else name for name in calls))
+            raise method_not_allowed(
+                method, ", ".join("GET, HEAD" if name == "GET" else name for name in calls)
+            )
         return call(self, Request(environ, language_of(environ), channel, parts[-1]))
 
     # --- calls for anyone
@@ -102,7 +118,13 @@ class Api:
         asked = parse_qs(request.environ.get("QUERY_STRING", "")).get("version")
         if asked:
             self._fleet.count(request.channel, asked[-1])
-        headers = (("ETag", rendered.etag), ("Cache-Control", "public, no-cache" if self._settings.public_url else "private, no-cache"))
+        headers = (
+            ("ETag", rendered.etag),
+            (
+                "Cache-Control",
+                "public, no-cache" if self._settings.public_url else "private, no-cache",
+            ),
+        )
         known = request.environ.get("HTTP_IF_NONE_MATCH", "")
         if rendered.etag in known or known == "*":
             return Answer(304, b"", headers)
@@ -115,7 +137,9 @@ class Api:
             with self._database.read() as db:
                 release = releases.active(db, channel)
             if release is None:
-                raise Refused("no_active_version", "channel {channel} has no active version", channel=channel)
+                raise Refused(
+                    "no_active_version", "channel {channel} has no active version", channel=channel
+                )
             body = json_bytes({**_show(release, base), "deltas": []})
             rendered = Rendered(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
             if len(self._rendered) >= MAX_RENDERED:
@@ -125,7 +149,10 @@ class Api:
 
     def versions(self, request: Request) -> Answer:
         query = parse_qs(request.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-        limit, offset = (_number(name, query.get(name, [str(default)])[-1]) for name, default in (("limit", PAGE), ("offset", 0)))
+        limit, offset = (
+            _number(name, query.get(name, [str(default)])[-1])
+            for name, default in (("limit", PAGE), ("offset", 0))
+        )
         with self._database.read() as db:
             count, page = releases.page(db, request.channel, min(limit, MAX_PAGE), offset)
         base = self._base(request.environ)
@@ -147,15 +174,23 @@ class Api:
         return _reply(201, {"message": say(UPLOADED, request.language), **_show(release, base)})
 
     def set_active(self, request: Request) -> Answer:
-        release = releases.activate(self._store, request.channel, request.version, self._token(request))
+        release = releases.activate(
+            self._store, request.channel, request.version, self._token(request)
+        )
         message = say(ACTIVATED, request.language, version=release.version)
         return _reply(200, {"message": message, "version": release.version})
 
     def missing(self, request: Request) -> Answer:
         self._token(request)
         hashes = _json_body(request.environ, {"hashes"}).get("hashes")
-        if not isinstance(hashes, list) or len(hashes) > MAX_FILES or not all(isinstance(item, str) and _SHA256.fullmatch(item) for item in hashes):
-            raise Refused("bad_field", "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex")
+        if (
+            not isinstance(hashes, list)
+            or len(hashes) > MAX_FILES
+            or not all(isinstance(item, str) and _SHA256.fullmatch(item) for item in hashes)
+        ):
+            raise Refused(
+                "bad_field", "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex"
+            )
         with self._database.read() as db:
             return _reply(200, {"missing": releases.missing(db, hashes)})
 
@@ -163,16 +198,26 @@ class Api:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, set(releases.Changes._fields))
         is_active = parse_flag("is_active", fields["is_active"]) if "is_active" in fields else None
-        changes = releases.Changes(_text(fields, "changelog"), is_active, _text(fields, "signature"))
-        return _reply(200, _show(releases.edit(self._store, request.channel, request.version, changes, who), base))
+        changes = releases.Changes(
+            _text(fields, "changelog"), is_active, _text(fields, "signature")
+        )
+        return _reply(
+            200,
+            _show(releases.edit(self._store, request.channel, request.version, changes, who), base),
+        )
 
     def promote(self, request: Request) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, {"from", "is_active"})
-        source, is_active = _text(fields, "from"), parse_flag("is_active", fields.get("is_active", True))
+        source, is_active = (
+            _text(fields, "from"),
+            parse_flag("is_active", fields.get("is_active", True)),
+        )
         if source is None:
             raise Refused("missing_field", "the field {name!r} is missing", name="from")
-        release = releases.promote(self._store, source, request.channel, request.version, is_active, who)
+        release = releases.promote(
+            self._store, source, request.channel, request.version, is_active, who
+        )
         return _reply(201, _show(release, base))
 
     def delete(self, request: Request) -> Answer:
@@ -187,7 +232,11 @@ class Api:
             if name is not None:
                 return f"token {name}"
             self._brake.failed(request.environ.get("REMOTE_ADDR", ""))
-        raise Refused("unauthorized", "this needs a valid token: Authorization: Bearer <token>", headers=(("WWW-Authenticate", "Bearer"),))
+        raise Refused(
+            "unauthorized",
+            "this needs a valid token: Authorization: Bearer <token>",
+            headers=(("WWW-Authenticate", "Bearer"),),
+        )
 
     def _base(self, environ: Environ) -> str:
         return self._settings.public_url or base_url(environ)
@@ -221,17 +270,29 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
     is_active = parse_flag("is_active", form.fields.get("is_active", "true"))
     package, manifest, signature = (_file(form, name) for name in ("file", "manifest", "signature"))
     if package is None or signature and not manifest:
-        raise Refused("missing_field", "the field {name!r} is missing", name="manifest" if package else "file")
+        raise Refused(
+            "missing_field", "the field {name!r} is missing", name="manifest" if package else "file"
+        )
     return releases.Offer(
-        channel, version, package.path, package.sha256, _read(manifest, MAX_BYTES), signature_text(signature),
-        form.fields.get("changelog", ""), is_active,
+        channel,
+        version,
+        package.path,
+        package.sha256,
+        _read(manifest, MAX_BYTES),
+        signature_text(signature),
+        form.fields.get("changelog", ""),
+        is_active,
     )
 
 
 def parse_channel(name: str) -> str:
     """The name of a channel, whether it has begun or not."""
     if not _CHANNEL.fullmatch(name):
-        raise Refused("no_such_channel", "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most 64", channel=name[:64])
+        raise Refused(
+            "no_such_channel",
+            "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most 64",
+            channel=name[:64],
+        )
     return name
 
 
@@ -243,7 +304,12 @@ def _file(form: Form, name: str) -> Optional[Upload]:
 
 def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
     if upload and upload.size > limit:
-        raise Refused("too_large", "the file {name!r} is larger than {limit} bytes", name=upload.filename, limit=limit)
+        raise Refused(
+            "too_large",
+            "the file {name!r} is larger than {limit} bytes",
+            name=upload.filename,
+            limit=limit,
+        )
     return upload.path.read_bytes() if upload else None
 
 
@@ -278,7 +344,9 @@ def parse_flag(name: str, value: object) -> bool:
     """A yes or no, of JSON or as forms spell it."""
     flag = _FLAGS.get(value.lower()) if isinstance(value, str) else value
     if not isinstance(flag, bool):
-        raise Refused("bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name)
+        raise Refused(
+            "bad_field", "{name!r} must be true, 1, yes, on or false, 0, no, off", name=name
+        )
     return flag
 
 
@@ -306,7 +374,9 @@ def _show(release: Release, base: str) -> Dict[str, Any]:
         "is_active": release.is_active,
         "upload_time": rfc3339(release.uploaded_at),
         "manifest_url": _media_url(base, manifest_name(release.package)),
-        "signature_url": None if release.signature is None else _media_url(base, signature_name(release.package)),
+        "signature_url": None
+        if release.signature is None
+        else _media_url(base, signature_name(release.package)),
         "signature": release.signature,
     }
 

@@ -1,20 +1,25 @@
 """The WSGI application: which part of the server answers which path, and what happens when it fails."""
+
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Iterable
 
 from . import api, media
+from .admin.page import BASE as ADMIN
 from .admin.site import Site
-from .admin.visit import BASE as ADMIN
 from .fleet import Fleet
 from .messages import language_of
-from .refused import diagnose, method_not_allowed, not_found
+from .refused import method_not_allowed, not_found, to_refusal
+from .responses import Environ, StartResponse, path_of, refusal, send
 from .store import Store
-from .wsgi import Environ, StartResponse, path_of, refusal, send
 
 MEDIA = "/media/"
-TYPES = {".zip": "application/zip", ".json": "application/json; charset=utf-8", ".minisig": "text/plain; charset=utf-8"}
+TYPES = {
+    ".zip": "application/zip",
+    ".json": "application/json; charset=utf-8",
+    ".minisig": "text/plain; charset=utf-8",
+}
 
 
 class Application:
@@ -31,16 +36,18 @@ class Application:
             path = path_of(environ)
             if path.startswith(api.BASE):
                 return send(self._api.answer(environ, path), environ, start_response)
-            is_front_door = path == "/" and "text/html" in environ.get("HTTP_ACCEPT", "")  # a browser's
+            is_front_door = path == "/" and "text/html" in environ.get(
+                "HTTP_ACCEPT", ""
+            )  # a browser's
             if self._admin and (is_front_door or (path + "/").startswith(ADMIN)):
                 return send(self._admin.answer(environ, path), environ, start_response)
             if path.startswith(MEDIA):
-                return self._media(path[len(MEDIA):], environ, start_response)
+                return self._media(path[len(MEDIA) :], environ, start_response)
             raise not_found()
         except ConnectionError:
             raise  # the client has gone: nobody to answer
         except Exception as error:
-            return send(refusal(diagnose(error), language_of(environ)), environ, start_response)
+            return send(refusal(to_refusal(error), language_of(environ)), environ, start_response)
 
     def close(self) -> None:
         self._fleet.close()

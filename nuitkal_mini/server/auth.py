@@ -3,6 +3,7 @@
 A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are people's, so
 they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names scheme and parameters.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -17,13 +18,17 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 from ..problem import Problem
 from .database import Database, now, write_log
 from .refused import Refused
-from .wsgi import parse_address
+from .responses import parse_address
 
 MAX_NAME = 64
-USED_EVERY = 60 * 10**6  # microseconds; a token's last use is not written more often, so that requests stay reads
+USED_EVERY = (
+    60 * 10**6
+)  # microseconds; a token's last use is not written more often, so that requests stay reads
 TRIES = 10  # wrong tokens or logins an address may send ...
 WINDOW_SECONDS = 60.0  # ... in this time
-MAX_ADDRESSES = 10_000  # remembered at once; who has that many can guess anyway, and still not 256 bits
+MAX_ADDRESSES = (
+    10_000  # remembered at once; who has that many can guess anyway, and still not 256 bits
+)
 
 _SCRYPT = "32768,8,1"  # n, r, p: 32 MiB and some 80 ms a try
 _PBKDF2 = "600000"  # rounds
@@ -70,9 +75,16 @@ def create_token(database: Database, name: str, who: str) -> str:
 def _insert_token(db: sqlite3.Connection, name: str, who: str) -> str:
     _check_name(name)
     if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
-        raise AuthProblem("there is a token {name!r} already; choose another name or revoke it first", name=name)
-    secret = "nk_" + secrets.token_urlsafe(32)  # never begins with a dash, which a command line would take for an option
-    db.execute("INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)", (name, secret_digest(secret), now()))
+        raise AuthProblem(
+            "there is a token {name!r} already; choose another name or revoke it first", name=name
+        )
+    secret = "nk_" + secrets.token_urlsafe(
+        32
+    )  # never begins with a dash, which a command line would take for an option
+    db.execute(
+        "INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)",
+        (name, secret_digest(secret), now()),
+    )
     write_log(db, who, "token_create", name)
     return secret
 
@@ -88,14 +100,21 @@ def revoke_token(database: Database, name: str, who: str) -> None:
 def list_tokens(database: Database) -> List[Token]:
     """All tokens by name."""
     with database.read() as db:
-        return [Token._make(row) for row in db.execute("SELECT name, created_at, last_used_at FROM tokens ORDER BY name").fetchall()]
+        return [
+            Token._make(row)
+            for row in db.execute(
+                "SELECT name, created_at, last_used_at FROM tokens ORDER BY name"
+            ).fetchall()
+        ]
 
 
 def token_name(database: Database, secret: str) -> Optional[str]:
     """The name of the token with this secret, whose last use is noted; None when there is none."""
     digest = secret_digest(secret)
     with database.read() as db:
-        row = db.execute("SELECT name, sha256, last_used_at FROM tokens WHERE sha256 = ?", (digest,)).fetchone()
+        row = db.execute(
+            "SELECT name, sha256, last_used_at FROM tokens WHERE sha256 = ?", (digest,)
+        ).fetchone()
     if row is None or not hmac.compare_digest(row[1], digest):
         return None
     if row[2] is None or now() - row[2] > USED_EVERY:
@@ -123,7 +142,9 @@ def create_user(database: Database, name: str, password: str, who: str) -> None:
 def _insert_user(db: sqlite3.Connection, name: str, stored: str, who: str) -> None:
     if db.execute("SELECT 1 FROM users WHERE name = ?", (name,)).fetchone():
         raise AuthProblem("there is a user {name!r} already; choose another name", name=name)
-    db.execute("INSERT INTO users (name, password, created_at) VALUES (?, ?, ?)", (name, stored, now()))
+    db.execute(
+        "INSERT INTO users (name, password, created_at) VALUES (?, ?, ?)", (name, stored, now())
+    )
     write_log(db, who, "user_create", name)
 
 
@@ -135,13 +156,17 @@ def first_credentials(database: Database, who: str) -> Optional[Credentials]:
         password = secrets.token_urlsafe(12)
         _insert_user(db, "admin", hash_password(password), who)
         has_token = db.execute("SELECT 1 FROM tokens").fetchone()
-        return Credentials("admin", password, None if has_token else _insert_token(db, "first", who))
+        return Credentials(
+            "admin", password, None if has_token else _insert_token(db, "first", who)
+        )
 
 
 def check_password(database: Database, name: str, password: str) -> bool:
     """Whether this user has this password; takes the same time for an unknown user."""
     with database.read() as db:
-        row = db.execute("SELECT password FROM users WHERE name = ? AND disabled_at IS NULL", (name,)).fetchone()
+        row = db.execute(
+            "SELECT password FROM users WHERE name = ? AND disabled_at IS NULL", (name,)
+        ).fetchone()
     with _STRETCHING:
         matches = password_matches(password, row[0] if row else _NOBODY)
     return matches and row is not None
@@ -150,8 +175,12 @@ def check_password(database: Database, name: str, password: str) -> bool:
 def list_users(database: Database) -> List[User]:
     """All users by name."""
     with database.read() as db:
-        return [User(name, created_at, disabled_at is None) for name, created_at, disabled_at in
-                db.execute("SELECT name, created_at, disabled_at FROM users ORDER BY name").fetchall()]
+        return [
+            User(name, created_at, disabled_at is None)
+            for name, created_at, disabled_at in db.execute(
+                "SELECT name, created_at, disabled_at FROM users ORDER BY name"
+            ).fetchall()
+        ]
 
 
 def set_password(database: Database, name: str, password: str, who: str) -> None:
@@ -183,13 +212,17 @@ def hash_password(password: str) -> str:
         raise AuthProblem("the password is empty")
     scheme, parameters = _scheme()
     salt = secrets.token_bytes(16)
-    return "$".join([scheme, parameters, salt.hex(), _stretch(scheme, parameters, salt, password).hex()])
+    return "$".join(
+        [scheme, parameters, salt.hex(), _stretch(scheme, parameters, salt, password).hex()]
+    )
 
 
 def password_matches(password: str, stored: str) -> bool:
     """Whether `stored` is of this password; compared in constant time."""
     scheme, parameters, salt, expected = stored.split("$")
-    return hmac.compare_digest(_stretch(scheme, parameters, bytes.fromhex(salt), password), bytes.fromhex(expected))
+    return hmac.compare_digest(
+        _stretch(scheme, parameters, bytes.fromhex(salt), password), bytes.fromhex(expected)
+    )
 
 
 def _scheme() -> Tuple[str, str]:
@@ -198,30 +231,41 @@ def _scheme() -> Tuple[str, str]:
 
 
 def _stretch(scheme: str, parameters: str, salt: bytes, password: str) -> bytes:
-    secret, numbers = password.encode("utf-8", "surrogatepass"), [int(number) for number in parameters.split(",")]
+    secret, numbers = (
+        password.encode("utf-8", "surrogatepass"),
+        [int(number) for number in parameters.split(",")],
+    )
     if scheme == "scrypt":
-        return hashlib.scrypt(secret, salt=salt, n=numbers[0], r=numbers[1], p=numbers[2], maxmem=2**26, dklen=32)
+        return hashlib.scrypt(
+            secret, salt=salt, n=numbers[0], r=numbers[1], p=numbers[2], maxmem=2**26, dklen=32
+        )
     return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
 
 
-_NOBODY = "$".join([*_scheme(), bytes(16).hex(), bytes(32).hex()])  # no password has this hash; checking against it takes as long as any check
+_NOBODY = "$".join(
+    [*_scheme(), bytes(16).hex(), bytes(32).hex()]
+)  # no password has this hash; checking against it takes as long as any check
 
 
 def _check_name(name: str) -> None:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
-        raise AuthProblem("a name has 1 to 64 printable characters, not {name!r}", name=name[:MAX_NAME])
+        raise AuthProblem(
+            "a name has 1 to 64 printable characters, not {name!r}", name=name[:MAX_NAME]
+        )
 
 
 # --- guessing -----------------------------------------------------------------------------------
 
 
-class Brake:
+class RateLimiter:
     """Slows guessing down: counts failures by address, in this process only. What succeeds never comes here."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._failures: Dict[str, List[float]] = {}  # the last failures' times, least recent address first
+        self._failures: Dict[
+            str, List[float]
+        ] = {}  # the last failures' times, least recent address first
 
     def failed(self, address: str) -> None:
         """Note a failure.
@@ -235,8 +279,12 @@ class Brake:
             self._failures[key] = recent
             if len(recent) >= TRIES:
                 wait = int(recent[0] + WINDOW_SECONDS - moment) + 1
-                raise Refused("too_many_attempts", "too many wrong attempts; try again in {seconds} seconds",
-                              headers=(("Retry-After", str(wait)),), seconds=wait)
+                raise Refused(
+                    "too_many_attempts",
+                    "too many wrong attempts; try again in {seconds} seconds",
+                    headers=(("Retry-After", str(wait)),),
+                    seconds=wait,
+                )
             recent.append(moment)
             if len(self._failures) > MAX_ADDRESSES:
                 del self._failures[next(iter(self._failures))]
@@ -245,4 +293,8 @@ class Brake:
 def _network(address: str) -> str:
     """Whoever has one IPv6 address has 2**64 of them."""
     parsed = parse_address(address)
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if isinstance(parsed, ipaddress.IPv6Address) else address
+    return (
+        str(ipaddress.ip_network((parsed, 64), strict=False))
+        if isinstance(parsed, ipaddress.IPv6Address)
+        else address
+    )

@@ -4,6 +4,7 @@ WAL, so that readers never wait for a writer. `write()` takes SQLite's write loc
 between processes, it is also what orders everything that several servers over one data folder do to its files.
 `MIGRATIONS` only ever grows: `PRAGMA user_version` says how many of its scripts a file has seen.
 """
+
 from __future__ import annotations
 
 import sqlite3
@@ -105,7 +106,9 @@ class Database:
         self._idle: List[sqlite3.Connection] = []
         self._watch: Optional[sqlite3.Connection] = None
         self._watch_lock = threading.Lock()
-        self._write_lock = threading.Lock()  # threads queue here; SQLite's own waiting polls and is unfair
+        self._write_lock = (
+            threading.Lock()
+        )  # threads queue here; SQLite's own waiting polls and is unfair
         self._migrate()
 
     @contextmanager
@@ -153,7 +156,9 @@ class Database:
             self._idle.pop().close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(str(self.path), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            str(self.path), timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             # sync at each commit, not only at checkpoints: a release that a client was told of, or whose files are deleted, is so after a power cut
@@ -171,13 +176,18 @@ class Database:
             with self.write() as db:
                 done = db.execute("PRAGMA user_version").fetchone()[0]
                 if done > len(MIGRATIONS):
-                    raise DatabaseProblem("{path} was written by a newer version of this program; install that one", path=str(self.path))
+                    raise DatabaseProblem(
+                        "{path} was written by a newer version of this program; install that one",
+                        path=str(self.path),
+                    )
                 for number, script in enumerate(MIGRATIONS[done:], done + 1):
                     for statement in _statements(script):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {number}")
         except sqlite3.Error as error:
-            raise DatabaseProblem("{path} cannot be used as a database: {reason}", path=str(self.path), reason=error) from error
+            raise DatabaseProblem(
+                "{path} cannot be used as a database: {reason}", path=str(self.path), reason=error
+            ) from error
         finally:
             self.close()  # a connection must not be carried over a fork, and servers fork after this
 
@@ -186,7 +196,9 @@ def precedence_key(canonical: str) -> str:
     """A text that sorts as the version does: each number led by its length, a release above its pre-releases."""
     core, dash, suffix = canonical.partition("-")
     numbers = "".join(f"{len(number):02}{number}" for number in (core.split(".") + ["0"])[:4])
-    identifiers = [f"0{len(part):02}{part}" if part.isdigit() else f"1{part}" for part in suffix.split(".")]
+    identifiers = [
+        f"0{len(part):02}{part}" if part.isdigit() else f"1{part}" for part in suffix.split(".")
+    ]
     return f"{numbers}-{' '.join(identifiers)}" if dash else f"{numbers}~"
 
 
@@ -197,7 +209,10 @@ def now() -> int:
 
 def write_log(db: sqlite3.Connection, who: str, action: str, detail: str) -> None:
     """Add a line to the log of who did what; part of the caller's transaction."""
-    db.execute("INSERT INTO log (at, who, action, detail) VALUES (?, ?, ?, ?)", (now(), who, action, detail))
+    db.execute(
+        "INSERT INTO log (at, who, action, detail) VALUES (?, ?, ?, ?)",
+        (now(), who, action, detail),
+    )
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

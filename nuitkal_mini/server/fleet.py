@@ -4,6 +4,7 @@ A check never waits for the disk: `count` adds to a dict, and the first count af
 (channel, day, version, count), nothing about who asked. Several servers over one data folder add up. Anybody can ask
 with any version, so how many different ones are kept is limited; those beyond count as one, under the empty name.
 """
+
 from __future__ import annotations
 
 import atexit
@@ -19,10 +20,12 @@ from .database import Database
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 60.0
-MAX_COUNTED = 2_000    # different (channel, day, version) in memory
-MAX_STRANGERS = 100   # versions a day and channel that this server never had; an own build or two is usual
-KEPT_DAYS = 400       # a year can be compared with the one before
-OTHER = ""            # the name of what was one too many
+MAX_COUNTED = 2_000  # different (channel, day, version) in memory
+MAX_STRANGERS = (
+    100  # versions a day and channel that this server never had; an own build or two is usual
+)
+KEPT_DAYS = 400  # a year can be compared with the one before
+OTHER = ""  # the name of what was one too many
 
 _Key = Tuple[str, str, str]  # channel, day, version
 
@@ -52,7 +55,9 @@ class Fleet:
         self._lock = threading.Lock()
         self._counts: Dict[_Key, int] = {}
         self._timer: Optional[threading.Timer] = None
-        atexit.register(self.close)  # a WSGI server ends its workers without a word to the application
+        atexit.register(
+            self.close
+        )  # a WSGI server ends its workers without a word to the application
 
     def count(self, channel: str, version: str) -> None:
         """Note that an installed version asked; what is no version is not counted."""
@@ -81,7 +86,11 @@ class Fleet:
                 with self._database.write() as db:
                     _add(db, counts)
             except sqlite3.Error as error:
-                logger.error("the counts of %d versions that asked for updates are lost: %s", len(counts), error)
+                logger.error(
+                    "the counts of %d versions that asked for updates are lost: %s",
+                    len(counts),
+                    error,
+                )
 
     def close(self) -> None:
         """Write the last counts."""
@@ -96,20 +105,28 @@ def utc_day(days_ago: int = 0) -> str:
 
 def daily(db: sqlite3.Connection, channel: str, days: int) -> List[Daily]:
     """What asked on each of the last days, today included, by day and version."""
-    rows = db.execute("SELECT day, version, count FROM fleet WHERE channel = ? AND day > ? ORDER BY day, version", (channel, utc_day(days)))
+    rows = db.execute(
+        "SELECT day, version, count FROM fleet WHERE channel = ? AND day > ? ORDER BY day, version",
+        (channel, utc_day(days)),
+    )
     return [Daily._make(row) for row in rows.fetchall()]
 
 
 def shares(db: sqlite3.Connection, channel: str, version: str) -> List[Share]:
     """One version's share of each day that is kept, by day; SQLite adds up, as a year of sixty versions a day takes 60 ms to read."""
-    rows = db.execute("SELECT day, sum(count * (version = ?)), sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY day ORDER BY day",
-                      (version, channel, utc_day(KEPT_DAYS)))
+    rows = db.execute(
+        "SELECT day, sum(count * (version = ?)), sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY day ORDER BY day",
+        (version, channel, utc_day(KEPT_DAYS)),
+    )
     return [Share._make(row) for row in rows.fetchall()]
 
 
 def seen(db: sqlite3.Connection, channel: str, days: int) -> Dict[str, int]:
     """Canonical version -> how often it asked in the last days."""
-    rows = db.execute("SELECT version, sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY version", (channel, utc_day(days)))
+    rows = db.execute(
+        "SELECT version, sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY version",
+        (channel, utc_day(days)),
+    )
     return dict(rows.fetchall())
 
 
@@ -118,13 +135,23 @@ def _add(db: sqlite3.Connection, counts: Dict[_Key, int]) -> None:
     db.execute("DELETE FROM fleet WHERE day < ?", (utc_day(KEPT_DAYS),))
     for (channel, day, version), count in counts.items():
         key = (channel, day, version if _has_room(db, channel, day, version) else OTHER)
-        db.execute("INSERT OR IGNORE INTO fleet (channel, day, version, count) VALUES (?, ?, ?, 0)", key)
-        db.execute("UPDATE fleet SET count = count + ? WHERE channel = ? AND day = ? AND version = ?", (count, *key))
+        db.execute(
+            "INSERT OR IGNORE INTO fleet (channel, day, version, count) VALUES (?, ?, ?, 0)", key
+        )
+        db.execute(
+            "UPDATE fleet SET count = count + ? WHERE channel = ? AND day = ? AND version = ?",
+            (count, *key),
+        )
 
 
 def _has_room(db: sqlite3.Connection, channel: str, day: str, version: str) -> bool:
-    if db.execute("SELECT 1 FROM releases WHERE channel = ? AND canonical = ?", (channel, version)).fetchone():
+    if db.execute(
+        "SELECT 1 FROM releases WHERE channel = ? AND canonical = ?", (channel, version)
+    ).fetchone():
         return True
-    strangers = db.execute("SELECT version FROM fleet WHERE channel = ? AND day = ? AND NOT EXISTS "
-                           "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = fleet.version)", (channel, day)).fetchall()
+    strangers = db.execute(
+        "SELECT version FROM fleet WHERE channel = ? AND day = ? AND NOT EXISTS "
+        "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = fleet.version)",
+        (channel, day),
+    ).fetchall()
     return len(strangers) < MAX_STRANGERS or (version,) in strangers

@@ -5,6 +5,7 @@ GET and HEAD for it: one range of bytes (several at once get the whole file, as 
 If-Range, ETag, If-None-Match, If-Modified-Since; gzip for `.json`, from memory. What is decided is decided in
 `_decide`, without a file.
 """
+
 from __future__ import annotations
 
 import gzip
@@ -17,16 +18,20 @@ from pathlib import Path
 from typing import BinaryIO, Iterable, List, NamedTuple, Optional, Tuple
 
 from .refused import Refused
-from .wsgi import Environ, StartResponse
+from .responses import Environ, StartResponse
 
 BLOCK_BYTES = 256 * 1024
-MAX_GZIP_BYTES = 8 * 1024 * 1024       # the manifest of 50,000 files; compressing it takes a quarter of a second
-GZIP_CACHE_BYTES = 16 * 1024 * 1024    # compressed manifests kept in memory: hundreds of usual size
-IMMUTABLE = "public, max-age=31536000, immutable"    # a version never comes back with other bytes
+MAX_GZIP_BYTES = (
+    8 * 1024 * 1024
+)  # the manifest of 50,000 files; compressing it takes a quarter of a second
+GZIP_CACHE_BYTES = 16 * 1024 * 1024  # compressed manifests kept in memory: hundreds of usual size
+IMMUTABLE = "public, max-age=31536000, immutable"  # a version never comes back with other bytes
 
 # What a name may consist of; neither `..`, `:`, `\`, `%`, `~`, NUL nor a dot at either end can be written with it.
 _COMPONENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?\Z")
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE)    # on Windows, in any folder
+_DEVICE = re.compile(
+    r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)", re.IGNORECASE
+)  # on Windows, in any folder
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*\Z", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
 
@@ -42,7 +47,7 @@ def resolve(root: Path, url_path: str) -> Optional[Path]:
     try:
         path = root.joinpath(url_path).resolve(strict=True)
         return path if root.resolve() in path.parents and path.is_file() else None
-    except (OSError, RuntimeError):    # missing, too long, or (up to Python 3.12) links in a circle
+    except (OSError, RuntimeError):  # missing, too long, or (up to Python 3.12) links in a circle
         return None
 
 
@@ -50,7 +55,7 @@ class _Entity(NamedTuple):
     """What is to be had under the URL: the file as it lies there, or gzipped."""
 
     etag: str
-    modified: int    # seconds
+    modified: int  # seconds
     size: int
     gzipped: Optional[bytes] = None
 
@@ -61,7 +66,13 @@ class _Answer(NamedTuple):
     length: int = 0
 
 
-def respond(environ: Environ, start_response: StartResponse, file: Path, content_type: str, cache_control: str = IMMUTABLE) -> Iterable[bytes]:
+def respond(
+    environ: Environ,
+    start_response: StartResponse,
+    file: Path,
+    content_type: str,
+    cache_control: str = IMMUTABLE,
+) -> Iterable[bytes]:
     """The WSGI answer to a GET or HEAD of `file`; `cache_control="no-cache"` for what may be replaced.
 
     Raises FileNotFoundError when the file is gone, Refused `range_not_satisfiable` with its Content-Range.
@@ -70,7 +81,11 @@ def respond(environ: Environ, start_response: StartResponse, file: Path, content
     try:
         entity = _entity(environ, stream, file)
         answer = _decide(environ, entity)
-        headers = [("ETag", entity.etag), ("Last-Modified", formatdate(entity.modified, usegmt=True)), ("Cache-Control", cache_control)]
+        headers = [
+            ("ETag", entity.etag),
+            ("Last-Modified", formatdate(entity.modified, usegmt=True)),
+            ("Cache-Control", cache_control),
+        ]
         if file.suffix == ".json":
             headers.append(("Vary", "Accept-Encoding"))
         if not answer.status.startswith("304"):
@@ -88,7 +103,12 @@ def _entity(environ: Environ, stream: BinaryIO, file: Path) -> _Entity:
     # Strong, because media are renamed into place whole. Without the inode: it survives a restored backup or a second server.
     etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
     modified = int(found.st_mtime)
-    if file.suffix == ".json" and found.st_size <= MAX_GZIP_BYTES and "HTTP_RANGE" not in environ and _takes_gzip(environ):
+    if (
+        file.suffix == ".json"
+        and found.st_size <= MAX_GZIP_BYTES
+        and "HTTP_RANGE" not in environ
+        and _takes_gzip(environ)
+    ):
         gzipped = _gzipped(str(file), etag, stream)
         return _Entity(f'"{etag}-gzip"', modified, len(gzipped), gzipped)
     return _Entity(f'"{etag}"', modified, found.st_size)
@@ -107,16 +127,20 @@ def _decide(environ: Environ, entity: _Entity) -> _Answer:
     else:
         start, stop = int(first), min(int(last) + 1, entity.size) if last else entity.size
     if (first and last and int(last) < int(first)) or not (first or last):
-        return _Answer("200 OK", 0, entity.size)    # no range at all: to be ignored
+        return _Answer("200 OK", 0, entity.size)  # no range at all: to be ignored
     if start >= stop:
-        raise Refused("range_not_satisfiable", "the file has only {size} bytes",
-                      headers=(("Content-Range", f"bytes */{entity.size}"),), size=entity.size)
+        raise Refused(
+            "range_not_satisfiable",
+            "the file has only {size} bytes",
+            headers=(("Content-Range", f"bytes */{entity.size}"),),
+            size=entity.size,
+        )
     return _Answer("206 Partial Content", start, stop - start)
 
 
 def _is_known(environ: Environ, entity: _Entity) -> bool:
     known = environ.get("HTTP_IF_NONE_MATCH")
-    if known is not None:    # then the date does not count
+    if known is not None:  # then the date does not count
         return bool(known.strip() == "*" or entity.etag in _TAG.findall(known))
     since = _seconds(environ.get("HTTP_IF_MODIFIED_SINCE", ""))
     return since is not None and entity.modified <= since
@@ -143,7 +167,7 @@ def _takes_gzip(environ: Environ) -> bool:
     return False
 
 
-_cache: OrderedDict[Tuple[str, str], bytes] = OrderedDict()    # the one used last stands last
+_cache: OrderedDict[Tuple[str, str], bytes] = OrderedDict()  # the one used last stands last
 _cache_lock = threading.Lock()
 
 
@@ -161,10 +185,21 @@ def _gzipped(name: str, etag: str, stream: BinaryIO) -> bytes:
 
 
 def _content_headers(entity: _Entity, answer: _Answer, content_type: str) -> List[Tuple[str, str]]:
-    headers = [("Content-Type", content_type), ("Content-Length", str(answer.length)), ("X-Content-Type-Options", "nosniff")]
-    headers.append(("Accept-Ranges", "bytes") if entity.gzipped is None else ("Content-Encoding", "gzip"))
+    headers = [
+        ("Content-Type", content_type),
+        ("Content-Length", str(answer.length)),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    headers.append(
+        ("Accept-Ranges", "bytes") if entity.gzipped is None else ("Content-Encoding", "gzip")
+    )
     if answer.status.startswith("206"):
-        headers.append(("Content-Range", f"bytes {answer.start}-{answer.start + answer.length - 1}/{entity.size}"))
+        headers.append(
+            (
+                "Content-Range",
+                f"bytes {answer.start}-{answer.start + answer.length - 1}/{entity.size}",
+            )
+        )
     return headers
 
 

@@ -3,6 +3,7 @@
 The English template is the key, as gettext's message ids are; a test finds every template that can reach a person
 through the server and asserts that it stands here.
 """
+
 from __future__ import annotations
 
 import re
@@ -42,7 +43,6 @@ def say_problem(problem: Problem, language: str) -> str:
 TEXTS = {
     UPLOADED: "版本上传成功",
     ACTIVATED: "版本 {version} 已设为激活版本",
-
     # requests
     "there is nothing at this address": "此地址不存在",
     "the method {method} is not possible here; possible: {allowed}": "此处不支持 {method} 方法；可用方法：{allowed}",
@@ -66,13 +66,10 @@ TEXTS = {
     "the server failed; its log says why": "服务器出错，原因见服务器日志",
     "the server's database does not answer; try again later": "服务器的数据库没有响应，请稍后重试",
     "the server's disk is full; nothing was stored": "服务器磁盘已满，没有保存任何内容",
-
     # the admin site
-    "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url":
-        "此表单来自其他网站，或者代理更改了 Host 头；请让代理原样转发，或设置 --public-url",
+    "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url": "此表单来自其他网站，或者代理更改了 Host 头；请让代理原样转发，或设置 --public-url",
     "this form is of an earlier login; load the page again": "此表单属于之前的登录，请重新加载页面",
     "there is no action {action!r} here": "此处没有操作 {action!r}",
-
     # fields
     "the field {name!r} is missing": "缺少字段 {name!r}",
     "there is no field {name!r} here": "此处没有字段 {name!r}",
@@ -101,26 +98,22 @@ TEXTS = {
     "this is not JSON in UTF-8": "这不是 UTF-8 编码的 JSON",
     "this is not a JSON object": "这不是 JSON 对象",
     "this JSON has too many values": "此 JSON 的值太多",
-
     # releases
     "channel {channel} has no active version": "通道 {channel} 没有激活的版本",
     "there is no version {version} in channel {channel}": "通道 {channel} 中没有版本 {version}",
     "version {version} exists already; publish a new version": "版本 {version} 已存在，请发布新版本",
     "version {version} exists already; activate it, or publish a new one": "版本 {version} 已存在，请激活它或发布新版本",
     "version {version} is active; activate another one first": "版本 {version} 正处于激活状态，请先激活其他版本",
-    "version {version} was deleted and can only come back with the same files; publish them as a new version":
-        "版本 {version} 已被删除，只能以相同的文件恢复；请作为新版本发布",
+    "version {version} was deleted and can only come back with the same files; publish them as a new version": "版本 {version} 已被删除，只能以相同的文件恢复；请作为新版本发布",
     "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}": "通道 {channel} 属于应用 {known!r}，而清单属于 {app!r}",
     "the manifest is of version {other}, the upload of {version}": "清单的版本是 {other}，上传的版本是 {version}",
     "the ZIP file holds no files": "ZIP 文件中没有文件",
     "the ZIP file holds only a part of its release; send its manifest too": "ZIP 文件只包含版本的一部分，请同时发送其清单",
-    "the server's copy of some files is damaged or gone; upload again and it will ask for them":
-        "服务器上某些文件的副本已损坏或丢失；请重新上传，服务器会要求发送这些文件",
+    "the server's copy of some files is damaged or gone; upload again and it will ask for them": "服务器上某些文件的副本已损坏或丢失；请重新上传，服务器会要求发送这些文件",
     "{count} files have contents that are neither in the ZIP file nor on the server: {paths}": "{count} 个文件的内容既不在 ZIP 文件中，也不在服务器上：{paths}",
     "{path!r} in the ZIP file is not what the manifest says": "ZIP 文件中的 {path!r} 与清单不符",
     "{path!r} is in the ZIP file and not in the manifest": "{path!r} 在 ZIP 文件中，但不在清单中",
     "{version!r} is not a version such as 1.2.3, v1.2 or 1.2.3-rc.1": "{version!r} 不是有效的版本号，例如 1.2.3、v1.2 或 1.2.3-rc.1",
-
     # signatures
     "this server takes signed releases only; send the manifest and its signature": "此服务器只接受已签名的版本，请发送清单及其签名",
     "the signature is for {other} {other_version}, the manifest for {app} {version}": "签名针对 {other} {other_version}，而清单属于 {app} {version}",
@@ -129,9 +122,7 @@ TEXTS = {
     "the signature by the key {key} is right, the one of its trusted comment is wrong": "密钥 {key} 的签名正确，但其可信注释的签名有误",
     "this is not a minisign signature: two comments, each with a line of base64 below": "这不是 minisign 签名：应为两行注释，每行注释下有一行 base64",
     "the trusted comment is longer than 8,192 characters or has control characters in it": "可信注释超过 8,192 个字符，或含有控制字符",
-    "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs":
-        "可信注释 {comment!r} 中没有各出现一次、以制表符分隔的 timestamp:N、app:A 和 version:V",
-
+    "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs": "可信注释 {comment!r} 中没有各出现一次、以制表符分隔的 timestamp:N、app:A 和 version:V",
     # manifests
     "the app's name must be at most 64 printable characters, not {app!r}": "应用名必须是最多 64 个可打印字符，而不是 {app!r}",
     "the manifest is larger than 64 MiB": "清单超过 64 MiB",
@@ -146,7 +137,6 @@ TEXTS = {
     "the manifest's minimum, requires or revoked is not what it should be": "清单的 minimum、requires 或 revoked 有误",
     "the release has more than 20,000 links": "版本中的链接超过 20,000 个",
     "the release has more than 200,000 folders": "版本中的文件夹超过 200,000 个",
-
     # paths
     "the link {path!r} has an empty, absolute or too long target": "链接 {path!r} 的目标为空、是绝对路径或过长",
     "the link {path!r} leads out of the release": "链接 {path!r} 指向版本之外",
@@ -155,8 +145,7 @@ TEXTS = {
     "{path!r} and {other!r} are one file on Windows and macOS": "{path!r} 和 {other!r} 在 Windows 和 macOS 上是同一个文件",
     "{path!r} and {other!r} are one folder on Windows and macOS": "{path!r} 和 {other!r} 在 Windows 和 macOS 上是同一个文件夹",
     "{path!r} belongs to the updater; leave it out of the release": "{path!r} 属于更新程序，请不要放入版本",
-    "{path!r} has a character that Windows forbids in names (< > : \" | ? * \\, or a dot or space at the end)":
-        "{path!r} 含有 Windows 文件名不允许的字符（< > : \" | ? * \\，或以点、空格结尾）",
+    '{path!r} has a character that Windows forbids in names (< > : " | ? * \\, or a dot or space at the end)': '{path!r} 含有 Windows 文件名不允许的字符（< > : " | ? * \\，或以点、空格结尾）',
     "{path!r} has a component longer than 255 bytes": "{path!r} 中有一段超过 255 字节",
     "{path!r} has a control or invisible character": "{path!r} 含有控制字符或不可见字符",
     "{path!r} has an empty, '.' or '..' component and could leave its folder": "{path!r} 含有空的、'.' 或 '..' 路径段，可能离开其文件夹",
@@ -167,7 +156,6 @@ TEXTS = {
     "{path!r} is not UTF-8; pack the files with UTF-8 names": "{path!r} 不是 UTF-8；请用 UTF-8 文件名打包",
     "{path!r} is not in Unicode's normal form C": "{path!r} 不是 Unicode 规范形式 C",
     "{path!r} is not valid Unicode; rename it": "{path!r} 不是有效的 Unicode，请重命名",
-
     # ZIP files
     "something stands before the first entry of the ZIP file": "ZIP 文件的第一个条目之前有多余内容",
     "the ZIP file claims {size} bytes in {compressed}: a bomb, or false sizes": "ZIP 文件声称 {compressed} 字节中有 {size} 字节：是压缩炸弹，或大小有误",
@@ -177,8 +165,7 @@ TEXTS = {
     "the ZIP file's ZIP64 end record is not where it should be": "ZIP 文件的 ZIP64 结尾记录不在应在的位置",
     "the ZIP file's central directory has more in it than it says": "ZIP 文件的中央目录内容多于其声明",
     "the ZIP file's central directory is damaged or has fewer entries than it says": "ZIP 文件的中央目录已损坏，或条目少于其声明",
-    "the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB":
-        "ZIP 文件结尾记录的数量、大小或偏移有误，或在 64 MiB 中超过 200,000 个条目",
+    "the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB": "ZIP 文件结尾记录的数量、大小或偏移有误，或在 64 MiB 中超过 200,000 个条目",
     "the ZIP file's two end records contradict each other": "ZIP 文件的两个结尾记录互相矛盾",
     "the contents of {path!r} are damaged": "{path!r} 的内容已损坏",
     "the contents of {path!r} do not have the size and checksum that the ZIP file says": "{path!r} 的内容与 ZIP 文件所说的大小和校验和不符",
@@ -190,12 +177,10 @@ TEXTS = {
     "{path!r} claims {size} bytes in {compressed}: a bomb, or a false size": "{path!r} 声称 {compressed} 字节中有 {size} 字节：是压缩炸弹，或大小有误",
     "{path!r} has a local header that contradicts the ZIP file's directory": "{path!r} 的本地头与 ZIP 文件的目录矛盾",
     "{path!r} is a device, a socket or another special file": "{path!r} 是设备、套接字或其他特殊文件",
-    "{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read":
-        "{path!r} 已加密或使用压缩方法 {method}；只支持存储和 deflate 条目",
+    "{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read": "{path!r} 已加密或使用压缩方法 {method}；只支持存储和 deflate 条目",
     "{path!r} is not where the ZIP file's directory says": "{path!r} 不在 ZIP 文件目录所说的位置",
     "{path!r} lacks its ZIP64 size or offset": "{path!r} 缺少其 ZIP64 大小或偏移",
     "{path!r} overlaps what comes after it": "{path!r} 与其后的内容重叠",
-
     # tokens and users
     "a name has 1 to 64 printable characters, not {name!r}": "名称必须是 1 到 64 个可打印字符，而不是 {name!r}",
     "the password is empty": "密码为空",

@@ -1,4 +1,5 @@
 """How the server says no: a code of the contract, its HTTP status, and one sentence."""
+
 from __future__ import annotations
 
 import errno
@@ -17,14 +18,36 @@ logger = logging.getLogger(__name__)
 Headers = Tuple[Tuple[str, str], ...]
 
 STATUS = {
-    "unauthorized": 401, "forbidden": 403, "bad_signature": 403, "not_found": 404, "no_active_version": 404, "no_such_version": 404,
-    "no_such_channel": 404, "method_not_allowed": 405, "version_exists": 409, "version_is_active": 409,
-    "length_required": 411, "too_large": 413, "uri_too_long": 414, "range_not_satisfiable": 416, "too_many_attempts": 429, "header_too_large": 431,
-    "internal_error": 500, "unavailable": 503, "http_version_not_supported": 505, "disk_full": 507,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "bad_signature": 403,
+    "not_found": 404,
+    "no_active_version": 404,
+    "no_such_version": 404,
+    "no_such_channel": 404,
+    "method_not_allowed": 405,
+    "version_exists": 409,
+    "version_is_active": 409,
+    "length_required": 411,
+    "too_large": 413,
+    "uri_too_long": 414,
+    "range_not_satisfiable": 416,
+    "too_many_attempts": 429,
+    "header_too_large": 431,
+    "internal_error": 500,
+    "unavailable": 503,
+    "http_version_not_supported": 505,
+    "disk_full": 507,
 }  # of every other code it is 400: the request's own fault
 
-CODES: Tuple[Tuple[Type[Problem], str], ...] = (  # the first that fits: UnsafePath is a ManifestError too
-    (BadVersion, "bad_version"), (UnsafePath, "unsafe_path"), (ArchiveError, "bad_zip"), (SignatureError, "bad_signature"), (Problem, "bad_field"),
+CODES: Tuple[
+    Tuple[Type[Problem], str], ...
+] = (  # the first that fits: UnsafePath is a ManifestError too
+    (BadVersion, "bad_version"),
+    (UnsafePath, "unsafe_path"),
+    (ArchiveError, "bad_zip"),
+    (SignatureError, "bad_signature"),
+    (Problem, "bad_field"),
 )
 
 
@@ -48,8 +71,13 @@ def not_found() -> Refused:
 
 def method_not_allowed(method: str, allowed: str) -> Refused:
     """`allowed` is what goes into the Allow header."""
-    return Refused("method_not_allowed", "the method {method} is not possible here; possible: {allowed}",
-                   headers=(("Allow", allowed),), method=method, allowed=allowed)
+    return Refused(
+        "method_not_allowed",
+        "the method {method} is not possible here; possible: {allowed}",
+        headers=(("Allow", allowed),),
+        method=method,
+        allowed=allowed,
+    )
 
 
 def no_such_action(action: str) -> Refused:
@@ -62,12 +90,17 @@ def disk_full() -> Refused:
     return Refused("disk_full", "the server's disk is full; nothing was stored")
 
 
-def diagnose(error: Exception) -> Refused:
+def to_refusal(error: Exception) -> Refused:
     """An exception in the contract's words; what nobody foresaw goes into the server's log and is spoken of in general."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, Problem):
-        return Refused(next(code for kind, code in CODES if isinstance(error, kind)), error.template, (), **error.values)
+        return Refused(
+            next(code for kind, code in CODES if isinstance(error, kind)),
+            error.template,
+            (),
+            **error.values,
+        )
     if _is_disk_full(error):
         return disk_full()
     if isinstance(error, sqlite3.Error):

@@ -4,6 +4,7 @@ Each verb is one function that the API and the admin site both call: it checks, 
 transaction, and leaves a line in the log. At most one release of a channel is active: a partial unique index makes
 two impossible. What is refused raises `Refused`, or a format's own Problem, with nothing changed.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -16,8 +17,8 @@ from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 from ..manifest import Manifest, loads
 from ..semver import BadVersion, Version, parse
+from .complete_package import CompletePackage, accept_whole_zip, check_signature, take_with_manifest
 from .database import now, write_log
-from .intake import Intake, check_signature, take_whole, take_with_manifest
 from .refused import Refused
 from .store import PACKS, Store, manifest_name, settle, signature_name
 
@@ -71,12 +72,12 @@ class Changes(NamedTuple):
     signature: Optional[str] = None
 
 
-class _Draft(NamedTuple):
+class _PendingRelease(NamedTuple):
     """A release that is ready to be published."""
 
     channel: str
     version: str
-    intake: Intake
+    intake: CompletePackage
     signature: Optional[str]
     changelog: str
     is_active: bool
@@ -99,19 +100,29 @@ def create(store: Store, folder: Path, offer: Offer, who: str) -> Release:
     version = earlier.version if earlier else offer.version.text
     if offer.manifest is None:
         check_signature(store, None, b"", app, version)
-        intake = take_whole(offer.package, offer.package_hash, app, version)
+        intake = accept_whole_zip(offer.package, offer.package_hash, app, version)
     else:
         manifest = loads(offer.manifest)
         if parse(manifest.version) != offer.version:
-            raise Refused("manifest_mismatch", "the manifest is of version {other}, the upload of {version}",
-                          other=manifest.version, version=offer.version.text)
+            raise Refused(
+                "manifest_mismatch",
+                "the manifest is of version {other}, the upload of {version}",
+                other=manifest.version,
+                version=offer.version.text,
+            )
         check_signature(store, offer.signature, offer.manifest, manifest.app, manifest.version)
-        intake = take_with_manifest(store, folder, offer.package, offer.package_hash, manifest, offer.manifest)
-    draft = _Draft(offer.channel, version, intake, offer.signature, offer.changelog, offer.is_active)
+        intake = take_with_manifest(
+            store, folder, offer.package, offer.package_hash, manifest, offer.manifest
+        )
+    draft = _PendingRelease(
+        offer.channel, version, intake, offer.signature, offer.changelog, offer.is_active
+    )
     return _publish(store, folder, draft, who, "upload", "")
 
 
-def promote(store: Store, source: str, target: str, version: str, is_active: bool, who: str) -> Release:
+def promote(
+    store: Store, source: str, target: str, version: str, is_active: bool, who: str
+) -> Release:
     """Put a channel's release into another channel as it is; its files become hard links.
 
     Raises:
@@ -130,8 +141,12 @@ def promote(store: Store, source: str, target: str, version: str, is_active: boo
         except OSError:  # a file system without hard links
             store.need(release.file_size)
             shutil.copyfile(store.media / release.package, package)
-        intake = Intake(loads(manifest_bytes), manifest_bytes, package, release.file_hash, release.file_size)
-        draft = _Draft(target, release.version, intake, release.signature, release.changelog, is_active)
+        intake = CompletePackage(
+            loads(manifest_bytes), manifest_bytes, package, release.file_hash, release.file_size
+        )
+        draft = _PendingRelease(
+            target, release.version, intake, release.signature, release.changelog, is_active
+        )
         return _publish(store, folder, draft, who, "promote", f" from {source}")
 
 
@@ -151,15 +166,31 @@ def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -
     with store.scratch() as folder, store.write() as db:
         release = find(db, channel, version)
         if changes.changelog is not None:
-            db.execute("UPDATE releases SET changelog = ? WHERE id = ?", (changes.changelog, release.id))
+            db.execute(
+                "UPDATE releases SET changelog = ? WHERE id = ?", (changes.changelog, release.id)
+            )
             write_log(db, who, "edit", f"{channel} {release.version}: changelog")
         if changes.is_active is not None:
             _set_active(db, release, changes.is_active, who)
         if changes.signature is not None:
-            check_signature(store, changes.signature, read_manifest(store, release), release.app, release.version)
-            db.execute("UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id))
+            check_signature(
+                store,
+                changes.signature,
+                read_manifest(store, release),
+                release.app,
+                release.version,
+            )
+            db.execute(
+                "UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id)
+            )
             write_log(db, who, "edit", f"{channel} {release.version}: signature")
-            store.place({signature_name(release.package): settle(folder / "signature", changes.signature.encode("utf-8"))})
+            store.place(
+                {
+                    signature_name(release.package): settle(
+                        folder / "signature", changes.signature.encode("utf-8")
+                    )
+                }
+            )
         return find(db, channel, version)
 
 
@@ -172,7 +203,11 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
     with store.database.write() as db:
         release = find(db, channel, version)
         if release.is_active:
-            raise Refused("version_is_active", "version {version} is active; activate another one first", version=release.version)
+            raise Refused(
+                "version_is_active",
+                "version {version} is active; activate another one first",
+                version=release.version,
+            )
         db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
         write_log(db, who, "delete", f"{channel} {release.version}")
@@ -189,11 +224,21 @@ def find(db: sqlite3.Connection, channel: str, version: str) -> Release:
         Refused: no_such_version.
     """
     try:
-        release = _row(db, "channel = ? AND canonical = ? AND deleted_at IS NULL", channel, parse(version).canonical)
+        release = _row(
+            db,
+            "channel = ? AND canonical = ? AND deleted_at IS NULL",
+            channel,
+            parse(version).canonical,
+        )
     except BadVersion:
         release = None
     if release is None:
-        raise Refused("no_such_version", "there is no version {version} in channel {channel}", version=version[:64], channel=channel)
+        raise Refused(
+            "no_such_version",
+            "there is no version {version} in channel {channel}",
+            version=version[:64],
+            channel=channel,
+        )
     return release
 
 
@@ -202,8 +247,15 @@ def active(db: sqlite3.Connection, channel: str) -> Optional[Release]:
     return _row(db, "channel = ? AND is_active", channel)
 
 
-def page(db: sqlite3.Connection, channel: str, limit: int, offset: int, order: str = "uploaded_at", descending: bool = True,
-         words: str = "") -> Tuple[int, List[Release]]:
+def page(
+    db: sqlite3.Connection,
+    channel: str,
+    limit: int,
+    offset: int,
+    order: str = "uploaded_at",
+    descending: bool = True,
+    words: str = "",
+) -> Tuple[int, List[Release]]:
     """How many releases of the channel have the words in version or changelog, and some of them, by one of ORDERS."""
     found = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
     values = [channel]
@@ -212,25 +264,35 @@ def page(db: sqlite3.Connection, channel: str, limit: int, offset: int, order: s
         values += [words, words]
     direction = f"{ORDERS[ORDERS.index(order)]} {'DESC' if descending else 'ASC'}"
     count = db.execute(f"SELECT count(*) {found}", values).fetchone()[0]
-    rows = db.execute(f"SELECT {_COLUMNS} {found} ORDER BY {direction} LIMIT ? OFFSET ?", (*values, limit, offset))
+    rows = db.execute(
+        f"SELECT {_COLUMNS} {found} ORDER BY {direction} LIMIT ? OFFSET ?", (*values, limit, offset)
+    )
     return count, [_release(row) for row in rows.fetchall()]
 
 
 def before(db: sqlite3.Connection, release: Release) -> Optional[Release]:
     """The channel's release of the next lower version."""
-    return _row(db, "channel = ? AND precedence < precedence_key(?) AND deleted_at IS NULL ORDER BY precedence DESC LIMIT 1",
-                release.channel, release.canonical)
+    return _row(
+        db,
+        "channel = ? AND precedence < precedence_key(?) AND deleted_at IS NULL ORDER BY precedence DESC LIMIT 1",
+        release.channel,
+        release.canonical,
+    )
 
 
 def channels(db: sqlite3.Connection) -> List[str]:
     """The channels that have begun, by name."""
-    return [name for name, in db.execute("SELECT name FROM channels ORDER BY name").fetchall()]
+    return [name for (name,) in db.execute("SELECT name FROM channels ORDER BY name").fetchall()]
 
 
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
     """Those contents that no package of any channel holds, in the order they were asked for, each once."""
     held = "SELECT 1 FROM contents WHERE sha256 = ? LIMIT 1"
-    return [sha256 for sha256 in dict.fromkeys(hashes) if db.execute(held, (bytes.fromhex(sha256),)).fetchone() is None]
+    return [
+        sha256
+        for sha256 in dict.fromkeys(hashes)
+        if db.execute(held, (bytes.fromhex(sha256),)).fetchone() is None
+    ]
 
 
 def read_manifest(store: Store, release: Release) -> bytes:
@@ -240,13 +302,17 @@ def read_manifest(store: Store, release: Release) -> bytes:
 
 def rfc3339(moment: int) -> str:
     """A time of the database as the contract shows it."""
-    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=moment)).strftime(
+        "%Y-%m-%dT%H:%M:%S.%fZ"
+    )
 
 
 # --- publishing ---------------------------------------------------------------------------------
 
 
-def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, origin: str) -> Release:
+def _publish(
+    store: Store, folder: Path, draft: _PendingRelease, who: str, action: str, origin: str
+) -> Release:
     """Row, contents, active mark, log and files, in one transaction."""
     files = [settle(draft.intake.package), settle(folder / "manifest", draft.intake.manifest_bytes)]
     if draft.signature is not None:
@@ -262,27 +328,44 @@ def _publish(store: Store, folder: Path, draft: _Draft, who: str, action: str, o
     return release._replace(is_active=draft.is_active)
 
 
-def _write_row(db: sqlite3.Connection, draft: _Draft) -> Release:
+def _write_row(db: sqlite3.Connection, draft: _PendingRelease) -> Release:
     """The row of a new release, or of a deleted one that comes back; not active yet."""
     intake, version = draft.intake, parse(draft.version)
     manifest_hash = hashlib.sha256(intake.manifest_bytes).hexdigest()
     earlier = _refuse_live(db, draft.channel, version)
     if earlier and earlier.manifest_hash != manifest_hash:
-        raise Refused("version_exists", "version {version} was deleted and can only come back with the same files; publish them as a new version",
-                      version=earlier.version)
+        raise Refused(
+            "version_exists",
+            "version {version} was deleted and can only come back with the same files; publish them as a new version",
+            version=earlier.version,
+        )
     _agree_on_app(db, draft.channel, intake.manifest.app)
     last = db.execute("SELECT max(uploaded_at) FROM releases").fetchone()[0] or 0
     moment = max(now(), last + 1)  # the clock may have been set back
     release = Release(
-        id=earlier.id if earlier else db.execute("SELECT coalesce(max(id), 0) + 1 FROM releases").fetchone()[0],
-        channel=draft.channel, app=intake.manifest.app, version=version.text, canonical=version.canonical,
-        package=_package_name(draft.channel, version.text, moment), file_hash=intake.file_hash, file_size=intake.file_size,
-        manifest_hash=manifest_hash, signature=draft.signature, changelog=draft.changelog, is_active=False,
-        uploaded_at=moment, deleted_at=None, file_count=len(intake.manifest.files),
+        id=earlier.id
+        if earlier
+        else db.execute("SELECT coalesce(max(id), 0) + 1 FROM releases").fetchone()[0],
+        channel=draft.channel,
+        app=intake.manifest.app,
+        version=version.text,
+        canonical=version.canonical,
+        package=_package_name(draft.channel, version.text, moment),
+        file_hash=intake.file_hash,
+        file_size=intake.file_size,
+        manifest_hash=manifest_hash,
+        signature=draft.signature,
+        changelog=draft.changelog,
+        is_active=False,
+        uploaded_at=moment,
+        deleted_at=None,
+        file_count=len(intake.manifest.files),
         tree_size=sum(entry.size for entry in intake.manifest.files),
     )
-    db.execute(f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES ({', '.join('?' * len(release))}, precedence_key(?))",
-               (*release, release.canonical))
+    db.execute(
+        f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES ({', '.join('?' * len(release))}, precedence_key(?))",
+        (*release, release.canonical),
+    )
     return release
 
 
@@ -290,38 +373,61 @@ def _write_contents(db: sqlite3.Connection, release: Release, manifest: Manifest
     for entry in manifest.files:
         if entry.link is None:
             sha256 = bytes.fromhex(entry.sha256)
-            known = db.execute("SELECT first_seen FROM contents WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone()
-            db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)",
-                       (sha256, release.id, entry.path, known[0] if known else release.uploaded_at))
+            known = db.execute(
+                "SELECT first_seen FROM contents WHERE sha256 = ? LIMIT 1", (sha256,)
+            ).fetchone()
+            db.execute(
+                "INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)",
+                (sha256, release.id, entry.path, known[0] if known else release.uploaded_at),
+            )
 
 
 def _set_active(db: sqlite3.Connection, release: Release, active: bool, who: str) -> None:
     """Clear, then set: moving the mark in one UPDATE would violate the index on its way."""
     if release.is_active != active:
-        db.execute("UPDATE releases SET is_active = 0 WHERE channel = ? AND is_active", (release.channel,))
+        db.execute(
+            "UPDATE releases SET is_active = 0 WHERE channel = ? AND is_active", (release.channel,)
+        )
         db.execute("UPDATE releases SET is_active = ? WHERE id = ?", (active, release.id))
-        write_log(db, who, "activate" if active else "deactivate", f"{release.channel} {release.version}")
+        write_log(
+            db, who, "activate" if active else "deactivate", f"{release.channel} {release.version}"
+        )
 
 
 def _check_changelog(text: str) -> None:
     if len(text.encode("utf-8")) > MAX_CHANGELOG_BYTES:
-        raise Refused("too_large", "the field {name!r} is longer than {limit} bytes", name="changelog", limit=MAX_CHANGELOG_BYTES)
+        raise Refused(
+            "too_large",
+            "the field {name!r} is longer than {limit} bytes",
+            name="changelog",
+            limit=MAX_CHANGELOG_BYTES,
+        )
 
 
 def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Optional[Release]:
     """Refuse a version that the channel has; the row it left when it was deleted."""
     earlier = _row(db, "channel = ? AND canonical = ?", channel, version.canonical)
     if earlier and earlier.deleted_at is None:
-        raise Refused("version_exists", "version {version} exists already; activate it, or publish a new one", version=earlier.version)
+        raise Refused(
+            "version_exists",
+            "version {version} exists already; activate it, or publish a new one",
+            version=earlier.version,
+        )
     return earlier
 
 
 def _refuse_same_name(db: sqlite3.Connection, store: Store, release: Release) -> None:
     """1.0-RC and 1.0-rc are two versions, and one file where the file system folds case."""
-    same = db.execute("SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at IS NULL",
-                      (release.package, release.id)).fetchone()
+    same = db.execute(
+        "SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at IS NULL",
+        (release.package, release.id),
+    ).fetchone()
     if same and (store.media / release.package).exists():
-        raise Refused("version_exists", "version {version} exists already; publish a new version", version=same[0])
+        raise Refused(
+            "version_exists",
+            "version {version} exists already; publish a new version",
+            version=same[0],
+        )
 
 
 def _app_of(db: sqlite3.Connection, channel: str) -> str:
@@ -333,8 +439,13 @@ def _agree_on_app(db: sqlite3.Connection, channel: str, app: str) -> None:
     """A channel is made by its first release and keeps the first app that is named."""
     known = _app_of(db, channel)
     if app and known and app != known:
-        raise Refused("manifest_mismatch", "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}",
-                      channel=channel, known=known, app=app)
+        raise Refused(
+            "manifest_mismatch",
+            "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}",
+            channel=channel,
+            known=known,
+            app=app,
+        )
     db.execute("INSERT OR IGNORE INTO channels (name, app) VALUES (?, '')", (channel,))
     db.execute("UPDATE channels SET app = ? WHERE name = ? AND app = ''", (app, channel))
 

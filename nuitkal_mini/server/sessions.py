@@ -5,6 +5,7 @@ It ends after 12 hours of rest, after 7 days, at logout, and with its user's pas
 always makes a new one, so nobody can prepare a session for somebody else. The CSRF token of a session's forms is
 derived from the cookie's bits: it needs no place of its own, and what knows one session's says nothing about another's.
 """
+
 from __future__ import annotations
 
 import base64
@@ -18,7 +19,9 @@ from .database import Database, now, write_log
 
 IDLE_SECONDS = 12 * 3600
 LIFE_SECONDS = 7 * 24 * 3600
-USED_EVERY_SECONDS = 60  # the last use is not written more often, so that looking at pages stays reading
+USED_EVERY_SECONDS = (
+    60  # the last use is not written more often, so that looking at pages stays reading
+)
 
 
 class Session(NamedTuple):
@@ -34,7 +37,10 @@ def begin(database: Database, user: str, address: str) -> str:
     moment = now()
     with database.write() as db:
         db.execute("DELETE FROM sessions WHERE used_at < ? OR created_at < ?", _oldest(moment))
-        db.execute("INSERT INTO sessions (sha256, user, created_at, used_at) VALUES (?, ?, ?, ?)", (secret_digest(bits), user, moment, moment))
+        db.execute(
+            "INSERT INTO sessions (sha256, user, created_at, used_at) VALUES (?, ?, ?, ?)",
+            (secret_digest(bits), user, moment, moment),
+        )
         write_log(db, f"user {user}", "login", address)
     return bits
 
@@ -43,8 +49,10 @@ def find(database: Database, bits: str) -> Optional[Session]:
     """The session of a cookie; None when there is none or it has ended."""
     moment, digest = now(), secret_digest(bits)
     with database.read() as db:
-        row = db.execute("SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at >= ?",
-                         (digest, *_oldest(moment))).fetchone()
+        row = db.execute(
+            "SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at >= ?",
+            (digest, *_oldest(moment)),
+        ).fetchone()
     if row is None:
         return None
     if moment - row[1] > USED_EVERY_SECONDS * 10**6:

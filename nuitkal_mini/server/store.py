@@ -5,6 +5,7 @@ whose write lock holds between processes. So, seen under that lock, a file that 
 left, and can be swept however many servers run. Each server keeps its unfinished files in a folder of its own
 below `incoming/`, held locked while it lives; the folder of one that is gone is swept at the next start.
 """
+
 from __future__ import annotations
 
 import logging
@@ -116,22 +117,39 @@ class Store:
     def forget_contents(self, package: Path) -> None:
         """Take a package's contents for missing: it proved damaged or gone."""
         with self.database.write() as db:
-            db.execute("DELETE FROM contents WHERE release IN (SELECT id FROM releases WHERE package = ?)",
-                       (package.relative_to(self.media).as_posix(),))
+            db.execute(
+                "DELETE FROM contents WHERE release IN (SELECT id FROM releases WHERE package = ?)",
+                (package.relative_to(self.media).as_posix(),),
+            )
 
     def _sweep_media(self, db: sqlite3.Connection) -> None:
         """Delete what nobody owns, put the right signature back; a lost release is reported, and its contents count as missing."""
         owned = _owned(db)
-        found = {path.relative_to(self.media).as_posix() for path in (self.media / PACKS).rglob("update_*")}
+        found = {
+            path.relative_to(self.media).as_posix()
+            for path in (self.media / PACKS).rglob("update_*")
+        }
         for name in found - owned:
             logger.warning("deleting %s, which an interrupted upload or deletion left", name)
             _unlink(self.media / name)
-        for release, package, signature in db.execute("SELECT id, package, signature FROM releases WHERE deleted_at IS NULL").fetchall():
+        for release, package, signature in db.execute(
+            "SELECT id, package, signature FROM releases WHERE deleted_at IS NULL"
+        ).fetchall():
             if not {package, manifest_name(package)} <= found:
-                logger.error("the files of %s are gone: delete this version and upload it again", package)
+                logger.error(
+                    "the files of %s are gone: delete this version and upload it again", package
+                )
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
-            elif signature is not None and not _holds(self.media / signature_name(package), signature.encode("utf-8")):
-                self.place({signature_name(package): settle(self.incoming / "signature", signature.encode("utf-8"))})
+            elif signature is not None and not _holds(
+                self.media / signature_name(package), signature.encode("utf-8")
+            ):
+                self.place(
+                    {
+                        signature_name(package): settle(
+                            self.incoming / "signature", signature.encode("utf-8")
+                        )
+                    }
+                )
 
 
 def settle(path: Path, content: Optional[bytes] = None) -> Path:
@@ -159,12 +177,16 @@ def open_database(root: Path) -> Database:
 
 
 def _unusable(root: Path, error: OSError) -> StoreProblem:
-    return StoreProblem("the data folder {path} cannot be used: {reason}", path=str(root), reason=error.strerror or error)
+    return StoreProblem(
+        "the data folder {path} cannot be used: {reason}",
+        path=str(root),
+        reason=error.strerror or error,
+    )
 
 
 def manifest_name(package: str) -> str:
     """The name of the manifest beside a package."""
-    return package[:-len(".zip")] + ".json"
+    return package[: -len(".zip")] + ".json"
 
 
 def signature_name(package: str) -> str:
@@ -174,7 +196,9 @@ def signature_name(package: str) -> str:
 
 def _owned(db: sqlite3.Connection) -> Set[str]:
     names = set()
-    for package, signed in db.execute("SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"):
+    for package, signed in db.execute(
+        "SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"
+    ):
         names.update([package, manifest_name(package)] + [signature_name(package)] * signed)
     return names
 
@@ -184,7 +208,9 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _sweep_homes(homes: Path) -> None:
-    for home in {path.with_suffix("") for path in homes.iterdir()}:  # of a server, or of its lock alone
+    for home in {
+        path.with_suffix("") for path in homes.iterdir()
+    }:  # of a server, or of its lock alone
         try:
             with open(_lock_path(home), "ab") as lock:
                 _lock(lock)

@@ -1,4 +1,5 @@
 """A real HTTP server on a free port that misbehaves as a test tells it to."""
+
 from __future__ import annotations
 
 import contextlib
@@ -19,9 +20,11 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     """One request; an answer function gets it and calls `reply`, or writes to `wfile` what it likes."""
 
     protocol_version = "HTTP/1.1"
-    server: "Origin"
+    server: Origin
 
-    def reply(self, status: int = 200, body: bytes = b"", *, length: Optional[int] = None, **headers: str) -> None:
+    def reply(
+        self, status: int = 200, body: bytes = b"", *, length: Optional[int] = None, **headers: str
+    ) -> None:
         """Header names with underscores; `length` -1 leaves Content-Length out, another value lies in it."""
         self.send_response(status)
         for name, value in headers.items():
@@ -37,13 +40,21 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         first, last = 0, len(content) - 1
         asked = self.headers.get("Range", "")
         if asked and self.headers.get("If-Range", etag) == etag:
-            start, _, end = asked[len("bytes="):].partition("-")
-            first, last = (int(start), int(end or last)) if start else (max(0, len(content) - int(end)), last)
+            start, _, end = asked[len("bytes=") :].partition("-")
+            first, last = (
+                (int(start), int(end or last)) if start else (max(0, len(content) - int(end)), last)
+            )
             if first > last or first >= len(content):
                 return self.reply(416, Content_Range=f"bytes */{len(content)}")
             last = min(last, len(content) - 1)
-            body = content[first:last + 1]
-            self.reply(206, body[:cut], length=len(body), ETag=etag, Content_Range=f"bytes {first}-{last}/{len(content)}")
+            body = content[first : last + 1]
+            self.reply(
+                206,
+                body[:cut],
+                length=len(body),
+                ETag=etag,
+                Content_Range=f"bytes {first}-{last}/{len(content)}",
+            )
         else:
             self.reply(200, content[:cut], length=len(content), ETag=etag)
 
@@ -62,12 +73,16 @@ class Exchange(http.server.BaseHTTPRequestHandler):
 class Origin(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, answer: Callable[[Exchange], None], context: Optional[ssl.SSLContext]) -> None:
+    def __init__(
+        self, answer: Callable[[Exchange], None], context: Optional[ssl.SSLContext]
+    ) -> None:
         super().__init__(("127.0.0.1", 0), Exchange)
         self.answer = answer
         self.asked: List[Asked] = []
         if context is not None:
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.socket = context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.url = f"{'http' if context is None else 'https'}://127.0.0.1:{self.server_port}/"
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()
@@ -89,9 +104,13 @@ def serve() -> Iterator[Serve]:
     """`serve(answer)` starts a server; `answer` gets each `Exchange`. A list of answers is used one by one, the last for good."""
     running: List[Origin] = []
 
-    def start(*answers: Callable[[Exchange], None], context: Optional[ssl.SSLContext] = None) -> Origin:
+    def start(
+        *answers: Callable[[Exchange], None], context: Optional[ssl.SSLContext] = None
+    ) -> Origin:
         left = list(answers)
-        running.append(Origin(lambda exchange: (left.pop(0) if len(left) > 1 else left[0])(exchange), context))
+        running.append(
+            Origin(lambda exchange: (left.pop(0) if len(left) > 1 else left[0])(exchange), context)
+        )
         return running[-1]
 
     yield start

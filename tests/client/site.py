@@ -1,4 +1,5 @@
 """A static site as a server exports it: `check`, manifests, packages, signatures; a test may tamper with every byte."""
+
 from __future__ import annotations
 
 import hashlib
@@ -36,17 +37,35 @@ class Site:
         self.origin = serve(self._answer)
         self.url = self.origin.url + "check"
 
-    def publish(self, version: str, tree: Tree, *, app: str = "app", secret: Optional[SecretKey] = None, signed_at: Optional[float] = None,
-                terms: Terms = Terms(), order: Optional[List[str]] = None, basic: bool = False) -> None:
+    def publish(
+        self,
+        version: str,
+        tree: Tree,
+        *,
+        app: str = "app",
+        secret: Optional[SecretKey] = None,
+        signed_at: Optional[float] = None,
+        terms: Terms = Terms(),
+        order: Optional[List[str]] = None,
+        basic: bool = False,
+    ) -> None:
         """Make a release the active one; `basic` as a server does that knows no manifests."""
         package = package_of(tree, order)
         text = dumps(manifest_of(tree, app, version)._replace(terms=terms))
         self.files[f"{version}.zip"], self.files[f"{version}.json"] = package, text
-        self.check = {"version": version, "download_url": f"{version}.zip", "file_hash": hashlib.sha256(package).hexdigest()}
+        self.check = {
+            "version": version,
+            "download_url": f"{version}.zip",
+            "file_hash": hashlib.sha256(package).hexdigest(),
+        }
         if not basic:
-            self.check.update(manifest_url=f"{version}.json", file_size=len(package), signature=None, deltas=[])
+            self.check.update(
+                manifest_url=f"{version}.json", file_size=len(package), signature=None, deltas=[]
+            )
         if secret is not None:
-            comment = ReleaseComment(int(time.time() if signed_at is None else signed_at), app, version)
+            comment = ReleaseComment(
+                int(time.time() if signed_at is None else signed_at), app, version
+            )
             self.check["signature"] = sign(secret, text, release_comment_text(comment))
 
     def requests(self) -> List[str]:
@@ -60,6 +79,8 @@ class Site:
         if path == "check":
             exchange.reply(200, json.dumps(self.check).encode(), Content_Type="application/json")
         elif path in self.files:
-            exchange.reply_file(self.files[path], etag='"%s"' % hashlib.sha256(self.files[path]).hexdigest())
+            exchange.reply_file(
+                self.files[path], etag='"%s"' % hashlib.sha256(self.files[path]).hexdigest()
+            )
         else:
             exchange.reply(404, b'{"error": "no such file", "code": "not_found"}')

@@ -7,6 +7,7 @@ itself is killed at each of its operations, and so on, until no new state turns 
 The power cut keeps what was fsynced. Of the operations since, any subset may survive, an operation whose folder or file
 was lost is lost with it, and a rename between two folders may have arrived without having left. It never loses a file.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,12 +20,12 @@ import stat
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from nuitkal_mini.client.arrange import Changes
 from nuitkal_mini.client.disk import Disk
 from nuitkal_mini.client.errors import InstallError, RollbackError
 from nuitkal_mini.client.install import STAGING, Installation
 from nuitkal_mini.client.staging import Package, Staging
 from nuitkal_mini.client.state import State, parse_state
+from nuitkal_mini.client.swap_plan import Changes
 from nuitkal_mini.manifest import dumps
 
 from ..trees import Tree, manifest_of, read_tree
@@ -35,6 +36,7 @@ FIRST, SECOND, THIRD, FOURTH = ("%d" % number * 16 for number in range(1, 5))  #
 
 
 # --- a folder as a value ----------------------------------------------------------------------------
+
 
 class Node(NamedTuple):
     """`kind` is dir, file or link (`content` is its target then); the names of one file or link share a `number`."""
@@ -64,7 +66,15 @@ def image_of(folder: str) -> Image:
             if stat.S_ISLNK(found.st_mode):
                 nodes.append(Node(name, "link", os.fsencode(os.readlink(entry.path)), 0, number))
             else:
-                nodes.append(Node(name, "file", Path(entry.path).read_bytes(), stat.S_IMODE(found.st_mode), number))
+                nodes.append(
+                    Node(
+                        name,
+                        "file",
+                        Path(entry.path).read_bytes(),
+                        stat.S_IMODE(found.st_mode),
+                        number,
+                    )
+                )
 
     visit("")
     return tuple(nodes)
@@ -92,24 +102,40 @@ def lay_down(image: Image, folder: str) -> None:
 
 # --- one transaction --------------------------------------------------------------------------------
 
+
 class Shop:
     """A transport whose server has one package."""
 
     def __init__(self, package: bytes) -> None:
         self._package = package
 
-    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int, int], None], *, max_bytes: int) -> None:
+    def download(
+        self,
+        url: str,
+        path: Path,
+        size: Optional[int],
+        progress: Callable[[int, int], None],
+        *,
+        max_bytes: int,
+    ) -> None:
         path.write_bytes(self._package)
 
 
 def update(place: Installation, tree: Tree, version: str, identifier: str) -> None:
     """What `ClientUpdater` does between the manifest and the end."""
     manifest, package = manifest_of(tree, version=version), package_of(tree)
-    staging = Staging(place, Shop(package), Package("http://shop/", hashlib.sha256(package).hexdigest(), 0), lambda *_: None)  # type: ignore[arg-type]
+    staging = Staging(
+        place,
+        Shop(package),
+        Package("http://shop/", hashlib.sha256(package).hexdigest(), 0),
+        lambda *_: None,
+    )  # type: ignore[arg-type]
     number = {entry.path: index for index, entry in enumerate(manifest.files)}
 
     def arranged() -> Changes:
-        return place.arrange(manifest.files, identifier, lambda entry: f"{STAGING}/{number[entry.path]}")
+        return place.arrange(
+            manifest.files, identifier, lambda entry: f"{STAGING}/{number[entry.path]}"
+        )
 
     staging.open(dumps(manifest))
     staging.fill(manifest, [(move.source, move.entry) for move in arranged().into])
@@ -149,8 +175,13 @@ class Sweep:
 
     def place(self, disk: Optional[Disk] = None) -> Installation:
         scenario = self.scenario
-        return Installation(self.folder, "local_version.json", disk=disk or Unsynced(), launcher=scenario.launcher,
-                            preserve=tuple(scenario.preserve))
+        return Installation(
+            self.folder,
+            "local_version.json",
+            disk=disk or Unsynced(),
+            launcher=scenario.launcher,
+            preserve=tuple(scenario.preserve),
+        )
 
     def act(self, disk: Disk, identifier: str = THIRD) -> None:
         self.scenario.act(self.place(disk), identifier)
@@ -161,7 +192,12 @@ class Sweep:
         """`old` or `new`, or what is broken, after a start has recovered the image; before the commit, undoing must be possible too."""
         if image not in self._verdicts:
             verdict = self._start(image)
-            marked = tuple(node._replace(path=".update/journal.undo") if node.path == ".update/journal.json" else node for node in image)
+            marked = tuple(
+                node._replace(path=".update/journal.undo")
+                if node.path == ".update/journal.json"
+                else node
+                for node in image
+            )
             if verdict in ("old", "new") and marked != image and not self._is_committed(image):
                 undone = self._start(marked)
                 verdict = verdict if undone == "old" else f"broken: undone, it is {undone}"
@@ -181,7 +217,11 @@ class Sweep:
 
     def _is_committed(self, image: Image) -> bool:
         ids = [b'"id": "%s"' % identifier.encode() for identifier in (THIRD, FOURTH)]
-        return any(node.path == "local_version.json" and identifier in node.content for node in image for identifier in ids)
+        return any(
+            node.path == "local_version.json" and identifier in node.content
+            for node in image
+            for identifier in ids
+        )
 
     def deaths(self, image: Image) -> List[Image]:
         """The states in which the recovery from the image can die."""
@@ -200,11 +240,22 @@ class Sweep:
             return "broken: a journal is left"
         if verdict.startswith("broken"):
             return verdict
-        left = set(os.listdir(os.path.join(self.folder, ".update"))) - {"lock", "state.json", *((["staging", "download"]) if not is_new else [])}
-        backups = os.listdir(os.path.join(self.folder, ".backup")) if os.path.isdir(os.path.join(self.folder, ".backup")) else []
+        left = set(os.listdir(os.path.join(self.folder, ".update"))) - {
+            "lock",
+            "state.json",
+            *((["staging", "download"]) if not is_new else []),
+        }
+        backups = (
+            os.listdir(os.path.join(self.folder, ".backup"))
+            if os.path.isdir(os.path.join(self.folder, ".backup"))
+            else []
+        )
         if left or [name for name in backups if state is None or name != state.backup]:
             return f"broken: left over {left} {backups}"
-        if state is not None and Installation(os.path.join(self.folder, ".update"), "state.json").state() != state:
+        if (
+            state is not None
+            and Installation(os.path.join(self.folder, ".update"), "state.json").state() != state
+        ):
             return "broken: the copy of the state is not the state"
         if not is_new:
             self._reach_new()
@@ -214,7 +265,10 @@ class Sweep:
         """Whether the tree is that of the version that the version file names."""
         scenario, state = self.scenario, self.place().state()
         is_new = state is not None and state.id in (THIRD, FOURTH)
-        found, wanted = self.tree(), named(scenario.after, state.id) if state and is_new else scenario.before
+        found, wanted = (
+            self.tree(),
+            named(scenario.after, state.id) if state and is_new else scenario.before,
+        )
         if found != wanted or (state and state.version) != scenario.versions[is_new]:
             return f"broken: {'new' if is_new else 'old'} version with {sorted(difference(found, wanted))}"
         if is_new and self.stale_bytecode():
@@ -233,15 +287,28 @@ class Sweep:
     def tree(self) -> Tree:
         """All but the updater's own, and cached bytecode that is not shipped."""
         shipped = {*self.scenario.before, *self.scenario.after}
-        return {path: item for path, item in read_tree(Path(self.folder), OURS).items() if "__pycache__" not in path or path in shipped}
+        return {
+            path: item
+            for path, item in read_tree(Path(self.folder), OURS).items()
+            if "__pycache__" not in path or path in shipped
+        }
 
     def stale_bytecode(self) -> List[str]:
         """Cached bytecode of a module that came or went with the transaction."""
         scenario, found = self.scenario, read_tree(Path(self.folder), OURS)
-        changed = {path[:-len(".py")] for path in {*scenario.before, *scenario.after}
-                   if path.endswith(".py") and scenario.before.get(path, scenario.after.get(path)) != scenario.after.get(path)}
-        return [path for path in found if "__pycache__/" in path and path not in scenario.after
-                and path.replace("__pycache__/", "").split(".")[0] in changed]
+        changed = {
+            path[: -len(".py")]
+            for path in {*scenario.before, *scenario.after}
+            if path.endswith(".py")
+            and scenario.before.get(path, scenario.after.get(path)) != scenario.after.get(path)
+        }
+        return [
+            path
+            for path in found
+            if "__pycache__/" in path
+            and path not in scenario.after
+            and path.replace("__pycache__/", "").split(".")[0] in changed
+        ]
 
     # the ways to break it
 
@@ -280,7 +347,9 @@ class Sweep:
             self.act(recorder)
         return tuple(recorder.ops)
 
-    def power_cuts(self, log: Tuple[Op, ...], first: int = 0, step: int = 1, draws: int = 6) -> Iterator[Image]:
+    def power_cuts(
+        self, log: Tuple[Op, ...], first: int = 0, step: int = 1, draws: int = 6
+    ) -> Iterator[Image]:
         """What a power cut can leave, before each operation from `first` on and at the end."""
         seen: Set[Image] = set()
         for count in range(first, len(log) + 1, step):
@@ -296,10 +365,15 @@ def named(tree: Tree, identifier: str) -> Tree:
 
 
 def difference(found: Tree, wanted: Tree) -> List[Tuple[str, Any, Any]]:
-    return [(path, found.get(path), wanted.get(path)) for path in {*found, *wanted} if found.get(path) != wanted.get(path)]
+    return [
+        (path, found.get(path), wanted.get(path))
+        for path in {*found, *wanted}
+        if found.get(path) != wanted.get(path)
+    ]
 
 
 # --- disks ------------------------------------------------------------------------------------------
+
 
 class Unsynced(Disk):
     """A disk without the slow part: in these tests nothing but the model cuts the power."""
@@ -327,8 +401,14 @@ class Watch(Unsynced):
         self.images.append(image_of(self._folder))
         if operation == "chmod":
             name = os.path.relpath(path, self._folder)
-            self.images.append(tuple(node._replace(content=node.content[:len(node.content) // 2]) if node.path == name else node
-                                     for node in self.images[-1]))
+            self.images.append(
+                tuple(
+                    node._replace(content=node.content[: len(node.content) // 2])
+                    if node.path == name
+                    else node
+                    for node in self.images[-1]
+                )
+            )
         return super().perform(operation, path, call, *args)
 
 
@@ -349,7 +429,9 @@ class Dying(Disk):
 class Failing(Unsynced):
     """From operation `at` on, whatever is done to that operation's path, or to `everything`, fails for `seconds`; 0 is once."""
 
-    def __init__(self, at: int, error: Callable[[str], OSError], seconds: float, everything: bool = False) -> None:
+    def __init__(
+        self, at: int, error: Callable[[str], OSError], seconds: float, everything: bool = False
+    ) -> None:
         super().__init__()
         self._at, self._error, self._seconds, self._everything = at, error, seconds, everything
         self._end: Optional[float] = None
@@ -359,13 +441,21 @@ class Failing(Unsynced):
         if self._at == 0:
             self.path, self.operation, self._end = path, operation, self.clock + self._seconds
         self._at -= 1
-        is_same = path == self.path and (operation == "fsync") == (self.operation == "fsync")  # who holds a file open does not hinder that
-        if self._at == -1 or self._end is not None and self.clock < self._end and (is_same or self._everything):
+        is_same = path == self.path and (operation == "fsync") == (
+            self.operation == "fsync"
+        )  # who holds a file open does not hinder that
+        if (
+            self._at == -1
+            or self._end is not None
+            and self.clock < self._end
+            and (is_same or self._everything)
+        ):
             raise self._error(path)
         return super().perform(operation, path, call, *args)
 
 
 # --- the power cut ----------------------------------------------------------------------------------
+
 
 class Op(NamedTuple):
     """An operation with names relative to the folder; `target` is that of a rename, a link or a symlink."""
@@ -398,7 +488,9 @@ class Recorder(Unsynced):
         elif operation == "chmod":
             self.ops.append(Op(operation, name, data=b"%o" % args[1]))
         else:
-            self.ops.append(Op(operation, name, data=bytes(args[0]) if operation == "write" and args else b""))
+            self.ops.append(
+                Op(operation, name, data=bytes(args[0]) if operation == "write" and args else b"")
+            )
         return result
 
     def _name(self, path: str) -> str:
@@ -435,7 +527,11 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
     def is_kept(index: int, name: str) -> bool:
         """Whether the folder of the name was fsynced since, or has durably gone itself."""
         folder = os.path.dirname(name)
-        return synced.get(folder, -1) > index or removed.get(folder, -1) > index and is_kept(removed[folder], folder)
+        return (
+            synced.get(folder, -1) > index
+            or removed.get(folder, -1) > index
+            and is_kept(removed[folder], folder)
+        )
 
     found: List[Tuple[str, ...]] = []
     for index, op in enumerate(ops):
@@ -448,9 +544,15 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
             found.append((DONE,) if synced.get(op.path, -1) > index else (DONE, LOST))
         elif op.kind == "rename" and os.path.dirname(op.path) != os.path.dirname(op.target):
             arrived, left = is_kept(index, op.target), is_kept(index, op.path)
-            found.append((DONE, BOTH, LOST) if not arrived else (DONE, BOTH) if not left else (DONE,))
+            found.append(
+                (DONE, BOTH, LOST) if not arrived else (DONE, BOTH) if not left else (DONE,)
+            )
         else:
-            found.append((DONE,) if is_kept(index, op.target if op.kind in ("rename", "link") else op.path) else (DONE, LOST))
+            found.append(
+                (DONE,)
+                if is_kept(index, op.target if op.kind in ("rename", "link") else op.path)
+                else (DONE, LOST)
+            )
     return found
 
 
@@ -464,8 +566,8 @@ def survivors(start: Image, log: Tuple[Op, ...], draws: int) -> Iterator[Image]:
     undecided = [index for index, choice in enumerate(choices) if len(choice) > 1]
     for index in undecided:
         for choice in choices[index]:
-            yield replay(start, ops, best[:index] + [choice] + best[index + 1:])
-            yield replay(start, ops, worst[:index] + [choice] + worst[index + 1:])
+            yield replay(start, ops, best[:index] + [choice] + best[index + 1 :])
+            yield replay(start, ops, worst[:index] + [choice] + worst[index + 1 :])
     chance = random.Random(len(log))
     for _ in range(draws if len(undecided) > 2 else 0):
         yield replay(start, ops, [chance.choice(choice) for choice in choices])
@@ -474,7 +576,9 @@ def survivors(start: Image, log: Tuple[Op, ...], draws: int) -> Iterator[Image]:
 def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
     """The image after the operations that survived."""
     files = {node.number: node for node in start}
-    names: Dict[str, Optional[int]] = {node.path: node.number if node.kind != "dir" else None for node in start}
+    names: Dict[str, Optional[int]] = {
+        node.path: node.number if node.kind != "dir" else None for node in start
+    }
     truth = dict(names)  # had nothing been lost
     for number, (op, fate) in enumerate(zip(ops, chosen), 10**6):
         if op.kind == "chmod":
@@ -482,21 +586,32 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
             if fate != LOST and file is not None and file == truth.get(op.path):
                 files[file] = files[file]._replace(mode=int(op.data, 8))
             continue
-        content = {HALF: op.data[:len(op.data) // 2], EMPTY: b""}.get(fate, op.data)
-        files[number] = Node("", "link", os.fsencode(op.target)) if op.kind == "symlink" else Node("", "file", content, int(op.target, 8) if op.kind == "file" else 0)
-        if fate != LOST and names.get(op.path) == truth.get(op.path):  # else it was done to a file that has not come there
+        content = {HALF: op.data[: len(op.data) // 2], EMPTY: b""}.get(fate, op.data)
+        files[number] = (
+            Node("", "link", os.fsencode(op.target))
+            if op.kind == "symlink"
+            else Node("", "file", content, int(op.target, 8) if op.kind == "file" else 0)
+        )
+        if fate != LOST and names.get(op.path) == truth.get(
+            op.path
+        ):  # else it was done to a file that has not come there
             _survive(op, fate == BOTH, number, names)
         _survive(op, False, number, truth)
     numbers: Dict[int, int] = {}
     nodes: List[Node] = []
     for path in sorted(names, key=lambda path: path.split("/")):
         file = names[path]
-        nodes.append(Node(path, "dir") if file is None else files[file]._replace(path=path, number=numbers.setdefault(file, len(numbers) + 1)))
+        nodes.append(
+            Node(path, "dir")
+            if file is None
+            else files[file]._replace(path=path, number=numbers.setdefault(file, len(numbers) + 1))
+        )
     return tuple(nodes)
 
 
 def _survive(op: Op, stays: bool, number: int, names: Dict[str, Optional[int]]) -> None:
     """Do the operation, unless what it needs was lost. A folder has no number; what is renamed may stay under its old name, too."""
+
     def is_folder(path: str) -> bool:
         return not path or names.get(path, 0) is None
 
@@ -507,11 +622,22 @@ def _survive(op: Op, stays: bool, number: int, names: Dict[str, Optional[int]]) 
         names[op.path] = number
     elif op.kind == "mkdir":
         names.setdefault(op.path, None)
-    elif op.kind == "rmdir" and is_folder(op.path) and not any(name.startswith(op.path + "/") for name in names):
+    elif (
+        (
+            op.kind == "rmdir"
+            and is_folder(op.path)
+            and not any(name.startswith(op.path + "/") for name in names)
+        )
+        or op.kind == "unlink"
+        and not is_folder(op.path)
+    ):
         names.pop(op.path, None)
-    elif op.kind == "unlink" and not is_folder(op.path):
-        names.pop(op.path, None)
-    elif op.kind in ("rename", "link") and names.get(op.path) is not None and not is_folder(target) and names.get(target) != names[op.path]:
+    elif (
+        op.kind in ("rename", "link")
+        and names.get(op.path) is not None
+        and not is_folder(target)
+        and names.get(target) != names[op.path]
+    ):
         names[target] = names[op.path]
         if op.kind == "rename" and not stays:
             del names[op.path]

@@ -33,12 +33,16 @@ class Busy(Disk):
 
 
 @pytest.mark.parametrize("winerror", [5, 32, 33])
-def test_a_file_that_is_held_open_for_a_while_is_tried_again_with_growing_pauses(tmp_path: Path, winerror: int) -> None:
+def test_a_file_that_is_held_open_for_a_while_is_tried_again_with_growing_pauses(
+    tmp_path: Path, winerror: int
+) -> None:
     disk = Busy(3, winerror)
     (tmp_path / "a").touch()
     disk.rename(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").exists()
-    assert disk.pauses == sorted(disk.pauses) and 3 <= sum(disk.pauses) < 4.1 and len(disk.pauses) < 10
+    assert (
+        disk.pauses == sorted(disk.pauses) and 3 <= sum(disk.pauses) < 4.1 and len(disk.pauses) < 10
+    )
 
 
 def test_patience_is_one_budget_for_all_files(tmp_path: Path) -> None:
@@ -61,7 +65,9 @@ def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
     class Full(Disk):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
             if operation == "write":
-                raise OSError(errno.ENOSPC, "No space left on device")  # as write() and fsync() say it
+                raise OSError(
+                    errno.ENOSPC, "No space left on device"
+                )  # as write() and fsync() say it
             return super().perform(operation, path, call, *args)
 
     with pytest.raises(OSError) as caught:
@@ -103,7 +109,10 @@ def test_contents_are_durable_before_a_write_returns(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"xy"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a file system that refuses fsync for folders is at hand only there")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="a file system that refuses fsync for folders is at hand only there",
+)
 def test_a_file_system_that_cannot_sync_folders_is_no_failure() -> None:
     descriptor = os.open("/proc", os.O_RDONLY)
     with pytest.raises(OSError):
@@ -126,14 +135,19 @@ def test_removing_a_folder_does_not_follow_links(tmp_path: Path) -> None:
 
 # --- locks ------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
+def holder(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts another process that takes a lock (`update`, `run` or `swap`) and keeps it until it is killed."""
-    children: List["subprocess.Popen[bytes]"] = []
+    children: List[subprocess.Popen[bytes]] = []
     code = "import sys, time; from nuitkal_mini.client.disk import Lock; held = getattr(Lock(sys.argv[1]), sys.argv[2])(0); print(bool(held), flush=True); time.sleep(60)"
 
-    def hold(kind: str) -> "subprocess.Popen[bytes]":
-        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), kind], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    def hold(kind: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), kind],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
         children.append(child)
         assert child.stdout is not None and child.stdout.readline().strip() == b"True"
         return child
@@ -144,10 +158,22 @@ def holder(tmp_path: Path) -> Iterator[Callable[[str], "subprocess.Popen[bytes]"
         child.communicate()
 
 
-@pytest.mark.parametrize("mine, others, is_free", [
-    ("update", "update", False), ("run", "run", True), ("swap", "run", False), ("run", "swap", False), ("swap", "swap", False),
-    ("update", "run", True), ("update", "swap", True), ("run", "update", True)])
-def test_who_may_work_beside_whom(tmp_path: Path, holder: Callable[[str], Any], mine: str, others: str, is_free: bool) -> None:
+@pytest.mark.parametrize(
+    "mine, others, is_free",
+    [
+        ("update", "update", False),
+        ("run", "run", True),
+        ("swap", "run", False),
+        ("run", "swap", False),
+        ("swap", "swap", False),
+        ("update", "run", True),
+        ("update", "swap", True),
+        ("run", "update", True),
+    ],
+)
+def test_who_may_work_beside_whom(
+    tmp_path: Path, holder: Callable[[str], Any], mine: str, others: str, is_free: bool
+) -> None:
     child = holder(others)
     held = getattr(Lock(str(tmp_path)), mine)(0)
     assert (held is not None) == is_free
@@ -161,7 +187,9 @@ def test_who_may_work_beside_whom(tmp_path: Path, holder: Callable[[str], Any], 
     assert set(os.listdir(tmp_path)) <= {"lock"}
 
 
-def test_a_lock_is_waited_for_as_long_as_asked(tmp_path: Path, holder: Callable[[str], Any]) -> None:
+def test_a_lock_is_waited_for_as_long_as_asked(
+    tmp_path: Path, holder: Callable[[str], Any]
+) -> None:
     holder("update")
     started = time.monotonic()
     assert Lock(str(tmp_path)).update(0.3) is None
@@ -170,10 +198,16 @@ def test_a_lock_is_waited_for_as_long_as_asked(tmp_path: Path, holder: Callable[
 
 @pytest.mark.skipif(os.name != "posix", reason="the job of a Windows launcher ends with it")
 def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) -> None:
-    code = ("import subprocess, sys; from nuitkal_mini.client.disk import Lock; held = Lock(sys.argv[1]).run(0)\n"
-            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=held.descriptors, stdout=subprocess.DEVNULL)\n"
-            "print(child.pid, flush=True); child.wait()")
-    launcher = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    code = (
+        "import subprocess, sys; from nuitkal_mini.client.disk import Lock; held = Lock(sys.argv[1]).run(0)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=held.descriptors, stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True); child.wait()"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
     assert launcher.stdout is not None
     program = int(launcher.stdout.readline())
     launcher.kill()
@@ -187,6 +221,7 @@ def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) ->
 
 # --- whose folder -----------------------------------------------------------------------------------
 
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
 def test_a_folder_that_is_a_link_or_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
@@ -197,7 +232,9 @@ def test_a_folder_that_is_a_link_or_no_folder_is_refused(tmp_path: Path) -> None
             check_owned(str(tmp_path / name))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away"
+)
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, -1)
     with pytest.raises(InstallError, match="belongs to another user"):

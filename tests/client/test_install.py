@@ -1,4 +1,5 @@
 """One transaction at a time, on a real disk: what DESIGN's rules say of installing, rolling back and recovering."""
+
 from __future__ import annotations
 
 import errno
@@ -26,7 +27,9 @@ from .sweep import FIRST, FOURTH, OURS, SECOND, THIRD, Unsynced, update
 ONE: Tree = {"main.py": (b"1", "644"), "lib/a.py": (b"a", "644")}
 TWO: Tree = here({"main.py": (b"2", "644"), "lib/b.py": (b"b", "755")})
 TREES = trees().map(here)
-posix_only = pytest.mark.skipif(os.name != "posix", reason="Windows has no modes, and links only for developers")
+posix_only = pytest.mark.skipif(
+    os.name != "posix", reason="Windows has no modes, and links only for developers"
+)
 
 
 @pytest.fixture
@@ -45,20 +48,27 @@ def put(place: Installation, tree: Tree) -> None:
 
 def interrupted(place: Installation, tree: Tree, before: str) -> None:
     """An update to the tree that dies at the first `before` operation on the app or the version file."""
+
     class Dies(BaseException):
         pass
 
     class Dying(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
-            if operation == before and args == (place.at(".update/next.json"), place.at("local_version.json")):
+            if operation == before and args == (
+                place.at(".update/next.json"),
+                place.at("local_version.json"),
+            ):
                 raise Dies
             return super().perform(operation, path, call, *args)
 
     with pytest.raises(Dies):
-        update(Installation(place.folder, "local_version.json", disk=Dying()), tree, "9.0.0", FOURTH)
+        update(
+            Installation(place.folder, "local_version.json", disk=Dying()), tree, "9.0.0", FOURTH
+        )
 
 
 # --- there and back ---------------------------------------------------------------------------------
+
 
 def are_legal_beside(release: Tree, mine: Tree) -> bool:
     try:
@@ -70,13 +80,23 @@ def are_legal_beside(release: Tree, mine: Tree) -> bool:
 
 @given(one=TREES, two=TREES, three=TREES, mine=TREES)
 @settings(max_examples=100, deadline=None)
-def test_any_tree_becomes_any_other_and_goes_back_exactly(one: Tree, two: Tree, three: Tree, mine: Tree) -> None:
-    mine = {path: item for path, item in mine.items() if all(are_legal_beside(tree, {path: item}) for tree in (one, two, three))}
+def test_any_tree_becomes_any_other_and_goes_back_exactly(
+    one: Tree, two: Tree, three: Tree, mine: Tree
+) -> None:
+    mine = {
+        path: item
+        for path, item in mine.items()
+        if all(are_legal_beside(tree, {path: item}) for tree in (one, two, three))
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.mkdir(os.path.join(folder, ".update"))
         place = Installation(folder, "local_version.json", disk=Unsynced())
         put(place, mine)
-        for version, tree, identifier in [("1", one, FIRST), ("2", two, SECOND), ("3", three, THIRD)]:
+        for version, tree, identifier in [
+            ("1", one, FIRST),
+            ("2", two, SECOND),
+            ("3", three, THIRD),
+        ]:
             update(place, tree, version, identifier)
             assert found(place) == {**tree, **mine}
         assert place.rollback(FOURTH, "a test").version == "2"
@@ -101,14 +121,22 @@ def test_modes_are_those_of_the_release_whatever_the_umask(place: Installation, 
 
 def test_installed_files_are_as_old_as_the_install(place: Installation, tmp_path: Path) -> None:
     (tmp_path / "mark").touch()
-    update(place, ONE, "1", FIRST)  # a package's own time could make Python believe bytecode of before
+    update(
+        place, ONE, "1", FIRST
+    )  # a package's own time could make Python believe bytecode of before
     assert os.stat(place.at("main.py")).st_mtime >= (tmp_path / "mark").stat().st_mtime
 
 
 def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(place: Installation) -> None:
     def run() -> str:
         code = "import sys; sys.dont_write_bytecode, sys.pycache_prefix = False, None; sys.path.insert(0, ''); import m; print(m.x)"
-        return subprocess.run([sys.executable, "-c", code], cwd=place.folder, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+        return (
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=place.folder, stdout=subprocess.PIPE, check=True
+            )
+            .stdout.decode()
+            .strip()
+        )
 
     update(place, {"m.py": (b"x = 1\n", "644")}, "1", FIRST)
     os.utime(place.at("m.py"), (1, 1))
@@ -120,23 +148,33 @@ def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(place: Ins
 
 # --- the user's files -------------------------------------------------------------------------------
 
-def test_a_file_of_the_user_where_a_new_one_comes_is_kept_beside_and_comes_back(place: Installation) -> None:
+
+def test_a_file_of_the_user_where_a_new_one_comes_is_kept_beside_and_comes_back(
+    place: Installation,
+) -> None:
     put(place, {"lib": (b"mine", "644"), "main.py": (b"mine too", "644")})
     update(place, ONE, "1", FIRST)
-    kept: Tree = {f"lib.user-{FIRST}": (b"mine", "644"), f"main.py.user-{FIRST}": (b"mine too", "644")}
+    kept: Tree = {
+        f"lib.user-{FIRST}": (b"mine", "644"),
+        f"main.py.user-{FIRST}": (b"mine too", "644"),
+    }
     assert found(place) == {**ONE, **kept}
     update(place, TWO, "2", SECOND)
     assert found(place) == {**TWO, **kept}
 
 
-def test_a_file_that_the_user_has_edited_survives_its_removal_from_the_release(place: Installation) -> None:
+def test_a_file_that_the_user_has_edited_survives_its_removal_from_the_release(
+    place: Installation,
+) -> None:
     update(place, ONE, "1", FIRST)
     put(place, {"lib/a.py": (b"edited", "644")})
     update(place, TWO, "2", SECOND)
     assert found(place) == {**TWO, "lib/a.py": (b"edited", "644")}
 
 
-def test_a_folder_that_must_become_a_file_fails_before_anything_while_it_holds_a_users_file(place: Installation) -> None:
+def test_a_folder_that_must_become_a_file_fails_before_anything_while_it_holds_a_users_file(
+    place: Installation,
+) -> None:
     update(place, ONE, "1", FIRST)
     put(place, {"lib/mine": (b"mine", "644")})
     with pytest.raises(InstallError, match="mine in it is not the program's"):
@@ -146,7 +184,13 @@ def test_a_folder_that_must_become_a_file_fails_before_anything_while_it_holds_a
 
 def test_cached_bytecode_keeps_no_folder_that_the_release_has_left(place: Installation) -> None:
     update(place, ONE, "1", FIRST)
-    put(place, {"lib/__pycache__/a.cpython-311.pyc": (b"a", "644"), "lib/__pycache__/a.cpython-311.pyc.4711": (b"a", "644")})
+    put(
+        place,
+        {
+            "lib/__pycache__/a.cpython-311.pyc": (b"a", "644"),
+            "lib/__pycache__/a.cpython-311.pyc.4711": (b"a", "644"),
+        },
+    )
     update(place, {"lib": (b"a file", "644")}, "2", SECOND)
     assert found(place) == {"lib": (b"a file", "644")}
     update(place, ONE, "3", THIRD)
@@ -156,17 +200,27 @@ def test_cached_bytecode_keeps_no_folder_that_the_release_has_left(place: Instal
 
 
 @posix_only
-@pytest.mark.parametrize("into", [TWO, {"main.py": (b"2", "644"), "lib/c": (b"c", "644")}], ids=["its file goes", "a file comes"])
-def test_a_link_of_the_user_in_place_of_a_folder_leads_nobody_outside(tmp_path: Path, into: Tree) -> None:
+@pytest.mark.parametrize(
+    "into",
+    [TWO, {"main.py": (b"2", "644"), "lib/c": (b"c", "644")}],
+    ids=["its file goes", "a file comes"],
+)
+def test_a_link_of_the_user_in_place_of_a_folder_leads_nobody_outside(
+    tmp_path: Path, into: Tree
+) -> None:
     folder, outside = tmp_path / "client", tmp_path / "outside"
     (folder / ".update").mkdir(parents=True)
     place = Installation(str(folder), "local_version.json", disk=Unsynced())
     update(place, ONE, "1", FIRST)
     (folder / "lib").rename(outside)
     (folder / "lib").symlink_to(outside)
-    with pytest.raises(InstallError, match="is a link or special file where the program has a folder"):
+    with pytest.raises(
+        InstallError, match="is a link or special file where the program has a folder"
+    ):
         update(place, into, "2", SECOND)
-    update(place, {"main.py": (b"2", "644")}, "2", SECOND)  # what was in it is no longer the program's
+    update(
+        place, {"main.py": (b"2", "644")}, "2", SECOND
+    )  # what was in it is no longer the program's
     assert read_tree(outside) == {"a.py": (b"a", "644")}
 
 
@@ -177,13 +231,18 @@ def test_a_special_file_in_the_way_is_named(place: Installation) -> None:
         update(place, ONE, "1", FIRST)
 
 
-def test_an_edited_file_that_only_changes_its_case_is_kept_if_it_is_preserved(tmp_path: Path) -> None:
+def test_an_edited_file_that_only_changes_its_case_is_kept_if_it_is_preserved(
+    tmp_path: Path,
+) -> None:
     (tmp_path / ".update").mkdir()
     place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["*.ini"])
     update(place, {"Settings.ini": (b"1", "644")}, "1", FIRST)
     put(place, {"Settings.ini": (b"edited", "644")})
     update(place, {"settings.ini": (b"2", "644")}, "2", SECOND)
-    assert found(place) == {"settings.ini": (b"2", "644"), f"Settings.ini.user-{SECOND}": (b"edited", "644")}
+    assert found(place) == {
+        "settings.ini": (b"2", "644"),
+        f"Settings.ini.user-{SECOND}": (b"edited", "644"),
+    }
 
 
 def test_a_shipped_setting_never_overwrites_what_lies_beside(tmp_path: Path) -> None:
@@ -191,13 +250,21 @@ def test_a_shipped_setting_never_overwrites_what_lies_beside(tmp_path: Path) -> 
     place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["s"])
     put(place, {"s": (b"edited", "644"), "s.new": (b"mine", "644")})
     update(place, {"s": (b"1", "644")}, "1", FIRST)
-    assert found(place) == {"s": (b"edited", "644"), "s.new": (b"mine", "644"), f"s.new-{FIRST}": (b"1", "644")}
+    assert found(place) == {
+        "s": (b"edited", "644"),
+        "s.new": (b"mine", "644"),
+        f"s.new-{FIRST}": (b"1", "644"),
+    }
     update(place, {"s": (b"2", "644"), "s.new": (b"the release has one too", "644")}, "2", SECOND)
-    assert found(place)["s.new"] == (b"the release has one too", "644") and found(place)[f"s.new.user-{SECOND}"] == (b"mine", "644")
+    assert found(place)["s.new"] == (b"the release has one too", "644") and found(place)[
+        f"s.new.user-{SECOND}"
+    ] == (b"mine", "644")
     assert found(place)[f"s.new-{SECOND}"] == (b"2", "644")
 
 
-def test_a_user_file_whose_name_cannot_be_made_longer_stops_the_update_and_not_the_program(place: Installation) -> None:
+def test_a_user_file_whose_name_cannot_be_made_longer_stops_the_update_and_not_the_program(
+    place: Installation,
+) -> None:
     name = "n" * 250
     put(place, {name: (b"mine", "644")})
     with pytest.raises(InstallError, match="longer than 255 bytes; nothing was installed"):
@@ -214,18 +281,27 @@ def test_a_users_link_to_bytes_that_are_no_unicode_is_kept(place: Installation) 
 
 # --- what is in the way -----------------------------------------------------------------------------
 
+
 @pytest.fixture
 def mounted(place: Installation) -> Iterator[Installation]:
     """`lib` of ONE on a file system of its own."""
     update(place, {"main.py": (b"1", "644")}, "1", FIRST)
     os.mkdir(place.at("lib"))
-    if os.name != "posix" or subprocess.call(["mount", "-t", "tmpfs", "tmpfs", place.at("lib")], stderr=subprocess.DEVNULL) != 0:
+    if (
+        os.name != "posix"
+        or subprocess.call(
+            ["mount", "-t", "tmpfs", "tmpfs", place.at("lib")], stderr=subprocess.DEVNULL
+        )
+        != 0
+    ):
         pytest.skip("nothing can be mounted here")
     yield place
     subprocess.check_call(["umount", place.at("lib")])
 
 
-def test_another_file_system_in_the_way_is_said_before_anything_happens(mounted: Installation) -> None:
+def test_another_file_system_in_the_way_is_said_before_anything_happens(
+    mounted: Installation,
+) -> None:
     with pytest.raises(InstallError, match="lib lies on another file system"):
         update(mounted, ONE, "2", SECOND)
     assert found(mounted) == {"main.py": (b"1", "644")} and not mounted.pending()
@@ -250,7 +326,9 @@ def test_a_folder_of_the_updater_that_leads_elsewhere_is_refused(tmp_path: Path,
     assert os.listdir(outside) == []
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away"
+)
 def test_a_backup_of_another_user_is_neither_used_nor_filled(place: Installation) -> None:
     update(place, ONE, "1", FIRST)
     update(place, TWO, "2", SECOND)
@@ -265,6 +343,7 @@ def test_a_backup_of_another_user_is_neither_used_nor_filled(place: Installation
 
 
 # --- rollback ---------------------------------------------------------------------------------------
+
 
 def test_a_damaged_backup_is_not_rolled_back_to(place: Installation) -> None:
     update(place, ONE, "1", FIRST)
@@ -309,6 +388,7 @@ def test_without_hard_links_a_launcher_is_replaced_all_the_same(tmp_path: Path) 
 
 # --- recovery ---------------------------------------------------------------------------------------
 
+
 def test_recovery_goes_on_only_with_what_it_finds_by_hash(place: Installation) -> None:
     update(place, ONE, "1", FIRST)
     interrupted(place, TWO, "rename")
@@ -323,7 +403,9 @@ def test_recovery_never_goes_forward_behind_an_abort_mark(place: Installation) -
     interrupted(place, TWO, "rename")
     os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
     place.recover()
-    assert found(place) == ONE and place.state() == State("1", FIRST, manifest=place.state().manifest)  # type: ignore[union-attr]
+    assert found(place) == ONE and place.state() == State(
+        "1", FIRST, manifest=place.state().manifest
+    )  # type: ignore[union-attr]
 
 
 def test_a_commit_counts_though_the_journal_is_still_there(place: Installation) -> None:
@@ -340,7 +422,9 @@ def test_a_commit_whose_answer_is_lost_is_a_commit(place: Installation) -> None:
         def rename(self, source: str, target: str) -> None:
             super().rename(source, target)
             if target == place.at("local_version.json") != source:
-                raise OSError(errno.ENOENT, "No such file or directory", source)  # NFS: the first answer was lost, the second is about a repetition
+                raise OSError(
+                    errno.ENOENT, "No such file or directory", source
+                )  # NFS: the first answer was lost, the second is about a repetition
 
     update(place, ONE, "1", FIRST)
     update(Installation(place.folder, "local_version.json", disk=Network()), TWO, "2", SECOND)
@@ -355,13 +439,29 @@ def test_undoing_keeps_what_somebody_has_put_in_the_way(place: Installation) -> 
     os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
     put(place, {"f/mine": (b"mine", "644"), "g": (b"mine", "644")})
     place.recover()
-    assert found(place) == {"f": (b"f", "644"), "g/x": (b"x", "644"), "h": (b"h", "644"),
-                            f"f.user-{FOURTH}/mine": (b"mine", "644"), f"g.user-{FOURTH}": (b"mine", "644")}
+    assert found(place) == {
+        "f": (b"f", "644"),
+        "g/x": (b"x", "644"),
+        "h": (b"h", "644"),
+        f"f.user-{FOURTH}/mine": (b"mine", "644"),
+        f"g.user-{FOURTH}": (b"mine", "644"),
+    }
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "lib/../../outside", ".update/../../outside", "local_version.json/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../outside",
+        "lib/../../outside",
+        ".update/../../outside",
+        "local_version.json/x",
+    ],
+)
 @pytest.mark.parametrize("where", ["out", "into", "stale", "drop", "make", "id"])
-def test_a_journal_that_leads_outside_is_not_believed(place: Installation, path: str, where: str) -> None:
+def test_a_journal_that_leads_outside_is_not_believed(
+    place: Installation, path: str, where: str
+) -> None:
     update(place, ONE, "1", FIRST)
     interrupted(place, TWO, "rename")
     journal = json.loads(Path(place.at(".update/journal.json")).read_bytes())
@@ -370,7 +470,9 @@ def test_a_journal_that_leads_outside_is_not_believed(place: Installation, path:
         journal["id"] = path
     else:
         items = {"out": out, "into": into, "stale": stale, "drop": drop, "make": make}[where]
-        items.append([path, "main.py", ["x", 0, "", "644", None]] if where in ("out", "into") else path)
+        items.append(
+            [path, "main.py", ["x", 0, "", "644", None]] if where in ("out", "into") else path
+        )
     Path(place.at(".update/journal.json")).write_text(json.dumps(journal))
     if where in ("stale", "drop") and path == "local_version.json/x":
         return  # such a thing could be deleted only if it were there
@@ -380,8 +482,17 @@ def test_a_journal_that_leads_outside_is_not_believed(place: Installation, path:
     assert place.pending() and found(place) == before
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4)
-                    | st.dictionaries(st.sampled_from(["id", "state", "before", "launcher", "changes", "version", "trust"]), inner, max_size=6))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "state", "before", "launcher", "changes", "version", "trust"]),
+            inner,
+            max_size=6,
+        )
+    ),
+)
 
 
 @given(value=JSON)
@@ -429,46 +540,68 @@ def test_a_busy_file_costs_ten_seconds_of_a_transaction_in_all(place: Installati
 
     update(place, ONE, "1", FIRST)
     disk = Busy()
-    with pytest.raises(InstallError, match="main.py: in use; (the installed version stays|nothing was installed)"):
+    with pytest.raises(
+        InstallError, match="main.py: in use; (the installed version stays|nothing was installed)"
+    ):
         update(Installation(place.folder, "local_version.json", disk=disk), TWO, "2", SECOND)
     assert 9 < disk.clock < 11 and found(place) == ONE
 
 
-def test_the_sentence_of_a_rename_that_fails_names_the_programs_file_and_not_only_its_number_in_staging(place: Installation) -> None:
+def test_the_sentence_of_a_rename_that_fails_names_the_programs_file_and_not_only_its_number_in_staging(
+    place: Installation,
+) -> None:
     class Held(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
             if operation == "rename" and args[-1] == place.at("main.py") and "staging" in path:
-                raise PermissionError(errno.EACCES, "in use", args[0], None, args[1])  # as os.replace says it
+                raise PermissionError(
+                    errno.EACCES, "in use", args[0], None, args[1]
+                )  # as os.replace says it
             return super().perform(operation, path, call, *args)
 
     update(place, ONE, "1", FIRST)
-    with pytest.raises(InstallError, match="staging.* -> .*main.py: in use; the installed version stays"):
+    with pytest.raises(
+        InstallError, match="staging.* -> .*main.py: in use; the installed version stays"
+    ):
         update(Installation(place.folder, "local_version.json", disk=Held()), TWO, "2", SECOND)
     assert found(place) == ONE
 
 
 @posix_only
-def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_counts_as_damaged(place: Installation) -> None:
+def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_counts_as_damaged(
+    place: Installation,
+) -> None:
     class NoModes(Unsynced):
         """exFAT, NTFS, a share of Windows': chmod succeeds and does nothing."""
 
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
-            return call(path, 0o755) if operation == "chmod" else super().perform(operation, path, call, *args)
+            return (
+                call(path, 0o755)
+                if operation == "chmod"
+                else super().perform(operation, path, call, *args)
+            )
 
     def contents() -> Dict[str, object]:
         return {path: item[0] for path, item in found(place).items()}
 
     drive = Installation(place.folder, "local_version.json", disk=NoModes())
     update(drive, ONE, "1", FIRST)
-    assert contents() == {path: item[0] for path, item in ONE.items()} and not drive.damaged(drive.installed())
+    assert contents() == {path: item[0] for path, item in ONE.items()} and not drive.damaged(
+        drive.installed()
+    )
     update(drive, TWO, "2", SECOND)
-    assert contents() == {path: item[0] for path, item in TWO.items()} and not drive.damaged(drive.installed())
-    assert drive.rollback(THIRD, "asked for").version == "1" and not drive.damaged(drive.installed())
+    assert contents() == {path: item[0] for path, item in TWO.items()} and not drive.damaged(
+        drive.installed()
+    )
+    assert drive.rollback(THIRD, "asked for").version == "1" and not drive.damaged(
+        drive.installed()
+    )
     Path(place.at("main.py")).write_bytes(b"x")
     assert [entry.path for entry in drive.damaged(drive.installed())] == ["main.py"]
 
 
-def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(place: Installation) -> None:
+def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(
+    place: Installation,
+) -> None:
     class Occupied(Unsynced):
         def rmdir(self, path: str) -> None:
             if path == place.at("lib"):
@@ -476,7 +609,12 @@ def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(place:
             super().rmdir(path)
 
     update(place, ONE, "1", FIRST)
-    update(Installation(place.folder, "local_version.json", disk=Occupied()), {"main.py": (b"2", "644")}, "2", SECOND)
+    update(
+        Installation(place.folder, "local_version.json", disk=Occupied()),
+        {"main.py": (b"2", "644")},
+        "2",
+        SECOND,
+    )
     assert os.listdir(place.at("lib")) == []
 
 

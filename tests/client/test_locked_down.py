@@ -1,4 +1,5 @@
 """Machines where little is allowed: the real command line, in a process that has been given such a machine."""
+
 from __future__ import annotations
 
 import contextlib
@@ -24,8 +25,16 @@ from .test_transport import certificate
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shells, users and limits of POSIX")
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = b"import os, sys\nprint('version', 1, *sys.argv[1:])\nsys.exit(7)\n"
-ONE: Tree = {"main.py": (PROGRAM, "644"), "tool": (b"#!/bin/sh\n", "755"), "lib/data": (b"a", "644")}
-TWO: Tree = {"main.py": (PROGRAM.replace(b"1,", b"2,"), "644"), "tool": (b"#!/bin/sh\n# 2\n", "755"), "lib/data": (os.urandom(300_000), "644")}
+ONE: Tree = {
+    "main.py": (PROGRAM, "644"),
+    "tool": (b"#!/bin/sh\n", "755"),
+    "lib/data": (b"a", "644"),
+}
+TWO: Tree = {
+    "main.py": (PROGRAM.replace(b"1,", b"2,"), "644"),
+    "tool": (b"#!/bin/sh\n# 2\n", "755"),
+    "lib/data": (os.urandom(300_000), "644"),
+}
 
 
 @pytest.fixture
@@ -33,13 +42,46 @@ def site(serve: Serve) -> Site:
     return Site(serve)
 
 
-def client(site: Site, folder: Path, verb: str = "run", *, shell: str = "", flags: Sequence[str] = (), options: Sequence[str] = (),
-           env: Optional[Dict[str, str]] = None, before: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+def client(
+    site: Site,
+    folder: Path,
+    verb: str = "run",
+    *,
+    shell: str = "",
+    flags: Sequence[str] = (),
+    options: Sequence[str] = (),
+    env: Optional[Dict[str, str]] = None,
+    before: Sequence[str] = (),
+) -> subprocess.CompletedProcess[str]:
     """The command line; `shell` is run before it in the same process, `before` stands before Python."""
-    command = [*before, sys.executable, *flags, "-m", "nuitkal_mini.client", verb, "--url", site.url, "--dir", str(folder), *options]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} if env is None else env
-    return subprocess.run(["/bin/sh", "-c", f'{shell}\nexec "$@"', "sh", *command], cwd=str(REPOSITORY), env=environ, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=60)
+    command = [
+        *before,
+        sys.executable,
+        *flags,
+        "-m",
+        "nuitkal_mini.client",
+        verb,
+        "--url",
+        site.url,
+        "--dir",
+        str(folder),
+        *options,
+    ]
+    environ = (
+        {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        if env is None
+        else env
+    )
+    return subprocess.run(
+        ["/bin/sh", "-c", f'{shell}\nexec "$@"', "sh", *command],
+        cwd=str(REPOSITORY),
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=60,
+    )
 
 
 def lives(site: Site, folder: Path, **options: Any) -> None:
@@ -62,7 +104,11 @@ def without_root() -> List[str]:
     """What makes root obey permissions; nothing for a user, who does anyway."""
     if os.geteuid() != 0:
         return []
-    return [need_tool("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
+    return [
+        need_tool("setpriv"),
+        "--bounding-set=-dac_override,-dac_read_search,-fowner",
+        "--inh-caps=-all",
+    ]
 
 
 @contextlib.contextmanager
@@ -76,50 +122,84 @@ def mode(folder: Path, bits: int) -> Iterator[None]:
 
 # --- environment and limits -------------------------------------------------------------------------
 
-@pytest.mark.parametrize("shell", [
-    pytest.param("unset HOME TMPDIR TEMP TMP USER LANG", id="no HOME, no TMPDIR"),
-    pytest.param("export HOME=/nowhere TMPDIR=/nowhere TMP=/nowhere TEMP=/nowhere", id="HOME and TMPDIR that are not there"),
-    pytest.param("umask 077", id="umask 077"),
-    pytest.param("umask 0", id="umask 0"),
-    pytest.param("ulimit -n 64", id="64 descriptors"),
-    pytest.param("ulimit -v 262144", id="256 MB of memory"),
-    pytest.param("exec 0<&- 2>&-", id="no stdin, no stderr"),
-    pytest.param("export LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0", id="ASCII only"),
-])
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param("unset HOME TMPDIR TEMP TMP USER LANG", id="no HOME, no TMPDIR"),
+        pytest.param(
+            "export HOME=/nowhere TMPDIR=/nowhere TMP=/nowhere TEMP=/nowhere",
+            id="HOME and TMPDIR that are not there",
+        ),
+        pytest.param("umask 077", id="umask 077"),
+        pytest.param("umask 0", id="umask 0"),
+        pytest.param("ulimit -n 64", id="64 descriptors"),
+        pytest.param("ulimit -v 262144", id="256 MB of memory"),
+        pytest.param("exec 0<&- 2>&-", id="no stdin, no stderr"),
+        pytest.param("export LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0", id="ASCII only"),
+    ],
+)
 def test_it_lives_with(site: Site, tmp_path: Path, shell: str) -> None:
     lives(site, tmp_path / "app", shell=shell)
 
 
-def test_it_lives_without_any_environment_and_with_nothing_of_python_but_the_library(site: Site, tmp_path: Path) -> None:
+def test_it_lives_without_any_environment_and_with_nothing_of_python_but_the_library(
+    site: Site, tmp_path: Path
+) -> None:
     """`-S -E`, and no PATH; `-I` leaves out the working directory, so that it is for the one file: see test_vendor."""
     lives(site, tmp_path / "app", flags=["-S", "-E", "-W", "error"], env={})
 
 
 def test_with_umask_0_nobody_else_may_write_what_runs(site: Site, tmp_path: Path) -> None:
     lives(site, tmp_path / "app", shell="umask 0")
-    loose = [path for path in (tmp_path / "app").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    loose = [
+        path
+        for path in (tmp_path / "app").rglob("*")
+        if not path.is_symlink() and path.stat().st_mode & 0o022
+    ]
     assert loose == []
 
 
-def test_with_a_home_and_a_temporary_folder_that_may_not_even_be_listed(site: Site, tmp_path: Path) -> None:
+def test_with_a_home_and_a_temporary_folder_that_may_not_even_be_listed(
+    site: Site, tmp_path: Path
+) -> None:
     """Which covers a temporary folder mounted noexec: nothing is put there, so nothing is run from it."""
     (tmp_path / "locked").mkdir()
     with mode(tmp_path / "locked", 0o000):
-        lives(site, tmp_path / "app", before=without_root(), shell=f"export HOME={tmp_path}/locked TMPDIR={tmp_path}/locked")
+        lives(
+            site,
+            tmp_path / "app",
+            before=without_root(),
+            shell=f"export HOME={tmp_path}/locked TMPDIR={tmp_path}/locked",
+        )
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "0<&- 1>&-", "0<&- 1>&- 2>&-"])
-def test_what_the_program_prints_into_a_closed_output_goes_nowhere(site: Site, tmp_path: Path, closed: str) -> None:
+def test_what_the_program_prints_into_a_closed_output_goes_nowhere(
+    site: Site, tmp_path: Path, closed: str
+) -> None:
     """The lock would be descriptor 1 else, and the program would write into it."""
     for number, tree in ((1, ONE), (2, TWO)):
-        tree = {**tree, "main.sh": (b"#!/bin/sh\necho into the lock\necho to stderr >&2\nexit 7\n", "644")}
+        tree = {
+            **tree,
+            "main.sh": (b"#!/bin/sh\necho into the lock\necho to stderr >&2\nexit 7\n", "644"),
+        }
         site.publish(f"1.0.{number}", tree)
-        assert client(site, tmp_path / "app", shell=f"exec {closed}", options=["--main", "main.sh", "--log-file", str(tmp_path / "log")]).returncode == 7
+        assert (
+            client(
+                site,
+                tmp_path / "app",
+                shell=f"exec {closed}",
+                options=["--main", "main.sh", "--log-file", str(tmp_path / "log")],
+            ).returncode
+            == 7
+        )
     assert (tmp_path / "app" / ".update" / "lock").read_bytes() == b""
     assert "into the lock" not in (tmp_path / "log").read_text()
 
 
 # --- places -----------------------------------------------------------------------------------------
+
 
 def deep(tmp_path: Path) -> Path:
     """A folder whose path has 240 characters."""
@@ -129,13 +209,16 @@ def deep(tmp_path: Path) -> Path:
     return tmp_path.joinpath(*parts, *(["r" * (rest - 1)] if rest > 1 else []))
 
 
-@pytest.mark.parametrize("place", [
-    pytest.param(lambda tmp: tmp / "My Program, version 1 (x86)", id="spaces"),
-    pytest.param(lambda tmp: tmp / "我的程序" / "é", id="Chinese"),
-    pytest.param(lambda tmp: tmp / "🙂🚀", id="emoji"),
-    pytest.param(lambda tmp: tmp / "it's \"100%\" $HOME & ;", id="a shell's characters"),
-    pytest.param(deep, id="240 characters deep"),
-])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(lambda tmp: tmp / "My Program, version 1 (x86)", id="spaces"),
+        pytest.param(lambda tmp: tmp / "我的程序" / "é", id="Chinese"),
+        pytest.param(lambda tmp: tmp / "🙂🚀", id="emoji"),
+        pytest.param(lambda tmp: tmp / 'it\'s "100%" $HOME & ;', id="a shell's characters"),
+        pytest.param(deep, id="240 characters deep"),
+    ],
+)
 def test_it_lives_on_a_path_with(site: Site, tmp_path: Path, place: Callable[[Path], Path]) -> None:
     lives(site, place(tmp_path))
 
@@ -155,25 +238,35 @@ def test_it_lives_on_another_file_system_than_everything_else(site: Site, tmp_pa
         lives(site, Path(folder) / "app")
 
 
-def test_it_lives_where_parent_folders_may_be_passed_and_not_read(site: Site, tmp_path: Path) -> None:
+def test_it_lives_where_parent_folders_may_be_passed_and_not_read(
+    site: Site, tmp_path: Path
+) -> None:
     app = tmp_path / "closed" / "deeper" / "app"
     app.mkdir(parents=True)
     with mode(tmp_path / "closed", 0o111), mode(tmp_path / "closed" / "deeper", 0o111):
         lives(site, app, before=without_root())
 
 
-def test_in_a_folder_that_is_read_only_what_is_installed_starts_and_an_update_says_why_not(site: Site, tmp_path: Path) -> None:
+def test_in_a_folder_that_is_read_only_what_is_installed_starts_and_an_update_says_why_not(
+    site: Site, tmp_path: Path
+) -> None:
     app = tmp_path / "app"
     first_installed(site, app)
     with mode(app, 0o555), mode(app / ".update", 0o555), mode(app / "lib", 0o555):
         run, update = (client(site, app, verb, before=without_root()) for verb in ("run", "update"))
     assert (run.returncode, run.stdout) == (7, "version 1\n")
-    assert update.returncode == 1 and "Permission denied" in update.stderr.splitlines()[-1] and "Traceback" not in update.stderr
+    assert (
+        update.returncode == 1
+        and "Permission denied" in update.stderr.splitlines()[-1]
+        and "Traceback" not in update.stderr
+    )
     lives(site, app)
 
 
 @pytest.mark.parametrize("folder", ["", "lib"])
-def test_a_folder_that_may_not_be_changed_is_named_before_anything_is_fetched(site: Site, tmp_path: Path, folder: str) -> None:
+def test_a_folder_that_may_not_be_changed_is_named_before_anything_is_fetched(
+    site: Site, tmp_path: Path, folder: str
+) -> None:
     first_installed(site, tmp_path / "app")
     site.requests()
     with mode(tmp_path / "app" / folder, 0o555):
@@ -185,6 +278,7 @@ def test_a_folder_that_may_not_be_changed_is_named_before_anything_is_fetched(si
 
 # --- networks ---------------------------------------------------------------------------------------
 
+
 def test_without_any_network_what_is_installed_starts_at_once(site: Site, tmp_path: Path) -> None:
     first_installed(site, tmp_path / "app")
     apart = [need_tool("unshare"), "-n"] if os.geteuid() == 0 else [need_tool("unshare"), "-rn"]
@@ -194,14 +288,22 @@ def test_without_any_network_what_is_installed_starts_at_once(site: Site, tmp_pa
     done = client(site, tmp_path / "app", before=apart)
     assert (done.returncode, done.stdout) == (7, "version 1\n") and time.monotonic() - began < 4
     update = client(site, tmp_path / "app", "check", before=apart)
-    assert update.returncode == 1 and len(update.stderr.strip().splitlines()[-1]) > 20 and "Traceback" not in update.stderr
+    assert (
+        update.returncode == 1
+        and len(update.stderr.strip().splitlines()[-1]) > 20
+        and "Traceback" not in update.stderr
+    )
 
 
 @pytest.mark.slow
-def test_a_name_service_that_hangs_holds_a_start_up_for_its_five_seconds_only(site: Site, tmp_path: Path) -> None:
+def test_a_name_service_that_hangs_holds_a_start_up_for_its_five_seconds_only(
+    site: Site, tmp_path: Path
+) -> None:
     first_installed(site, tmp_path / "app")
     (tmp_path / "usercustomize").mkdir()
-    (tmp_path / "usercustomize" / "sitecustomize.py").write_text("import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(100)\n")
+    (tmp_path / "usercustomize" / "sitecustomize.py").write_text(
+        "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(100)\n"
+    )
     site.url = "http://updates.example/check"
     began = time.monotonic()
     done = client(site, tmp_path / "app", shell=f"export PYTHONPATH={tmp_path}/usercustomize")
@@ -210,7 +312,9 @@ def test_a_name_service_that_hangs_holds_a_start_up_for_its_five_seconds_only(si
 
 
 def login_page(exchange: Exchange) -> None:
-    exchange.reply(200, b"<!DOCTYPE html><title>Welcome to our hotel</title>", Content_Type="text/html")
+    exchange.reply(
+        200, b"<!DOCTYPE html><title>Welcome to our hotel</title>", Content_Type="text/html"
+    )
 
 
 def to_the_login_page(exchange: Exchange) -> None:
@@ -220,7 +324,9 @@ def to_the_login_page(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("portal", [login_page, to_the_login_page])
-def test_a_captive_portal_is_named_and_what_is_installed_starts(site: Site, tmp_path: Path, portal: Callable[[Exchange], None]) -> None:
+def test_a_captive_portal_is_named_and_what_is_installed_starts(
+    site: Site, tmp_path: Path, portal: Callable[[Exchange], None]
+) -> None:
     first_installed(site, tmp_path / "app")
     site.origin.answer = portal
     check, run = (client(site, tmp_path / "app", verb) for verb in ("check", "run"))
@@ -230,11 +336,12 @@ def test_a_captive_portal_is_named_and_what_is_installed_starts(site: Site, tmp_
 
 def proxy_for(site: Site, serve: Serve, password: bool) -> str:
     """A proxy that alone knows where the site is; the URL for `http_proxy`."""
+
     def answer(exchange: Exchange) -> None:
         if password and exchange.headers.get("Proxy-Authorization") != "Basic dXNlcjpwQHNz":
             return exchange.reply(407, b"", Proxy_Authenticate="Basic")
         assert exchange.path.startswith("http://updates.example/")
-        exchange.path = exchange.path[len("http://updates.example"):]
+        exchange.path = exchange.path[len("http://updates.example") :]
         site._answer(exchange)
 
     url = serve(answer).url
@@ -248,10 +355,17 @@ def test_it_lives_behind_a_proxy(site: Site, serve: Serve, tmp_path: Path, passw
     lives(site, tmp_path / "app", shell=f"export http_proxy={proxy}")
 
 
-def test_a_proxy_without_its_password_is_a_sentence_that_says_how(site: Site, serve: Serve, tmp_path: Path) -> None:
+def test_a_proxy_without_its_password_is_a_sentence_that_says_how(
+    site: Site, serve: Serve, tmp_path: Path
+) -> None:
     proxy = proxy_for(site, serve, password=True)
     site.url = "http://updates.example/check"
-    done = client(site, tmp_path / "app", "update", shell=f"export http_proxy={proxy.replace('user:p%40ss@', '')}")
+    done = client(
+        site,
+        tmp_path / "app",
+        "update",
+        shell=f"export http_proxy={proxy.replace('user:p%40ss@', '')}",
+    )
     assert done.returncode == 1 and "http_proxy=http://user:password@" in done.stderr
 
 
@@ -263,7 +377,9 @@ def authority(tmp_path: Path) -> ssl.SSLContext:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("knows", ["ca_file", "the system"])
-def test_it_lives_behind_a_proxy_that_reads_tls(serve: Serve, authority: ssl.SSLContext, tmp_path: Path, knows: str) -> None:
+def test_it_lives_behind_a_proxy_that_reads_tls(
+    serve: Serve, authority: ssl.SSLContext, tmp_path: Path, knows: str
+) -> None:
     site = Site(lambda answer: serve(answer, context=authority))
     site.publish("1.0.1", ONE)
     stranger = client(site, tmp_path / "app", "update")
@@ -275,9 +391,19 @@ def test_it_lives_behind_a_proxy_that_reads_tls(serve: Serve, authority: ssl.SSL
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dates, word", [("20000101000000Z 20010101000000Z", "out of date"), ("20480101000000Z 20491231000000Z", "not yet valid")])
-def test_a_clock_that_is_years_off_is_named(serve: Serve, tmp_path: Path, dates: str, word: str) -> None:
+@pytest.mark.parametrize(
+    "dates, word",
+    [
+        ("20000101000000Z 20010101000000Z", "out of date"),
+        ("20480101000000Z 20491231000000Z", "not yet valid"),
+    ],
+)
+def test_a_clock_that_is_years_off_is_named(
+    serve: Serve, tmp_path: Path, dates: str, word: str
+) -> None:
     site = Site(lambda answer: serve(answer, context=certificate(tmp_path, dates=dates)))
     site.publish("1.0.1", ONE)
-    done = client(site, tmp_path / "app", "update", options=["--ca-file", str(tmp_path / "cert.pem")])
+    done = client(
+        site, tmp_path / "app", "update", options=["--ca-file", str(tmp_path / "cert.pem")]
+    )
     assert done.returncode == 1 and word in done.stderr and "clock" in done.stderr

@@ -1,4 +1,5 @@
 """From a manifest to verified files; how the bytes travel is test_updater's matter."""
+
 from __future__ import annotations
 
 import hashlib
@@ -28,7 +29,15 @@ class CountingShop(Shop):
         super().__init__(package)
         self.asked = 0
 
-    def download(self, url: str, path: Path, size: Optional[int], progress: Callable[[int, int], None], *, max_bytes: int) -> None:
+    def download(
+        self,
+        url: str,
+        path: Path,
+        size: Optional[int],
+        progress: Callable[[int, int], None],
+        *,
+        max_bytes: int,
+    ) -> None:
         self.asked += 1
         super().download(url, path, size, progress, max_bytes=max_bytes)
 
@@ -39,11 +48,19 @@ def place(tmp_path: Path) -> Installation:
     return Installation(str(tmp_path), "local_version.json", disk=Unsynced())
 
 
-def stage(place: Installation, tree: Tree, shop: Shop, sha256: str = "", manifest: Optional[Manifest] = None) -> None:
+def stage(
+    place: Installation,
+    tree: Tree,
+    shop: Shop,
+    sha256: str = "",
+    manifest: Optional[Manifest] = None,
+) -> None:
     manifest = manifest or manifest_of(tree)
     staging = Staging(place, shop, Package("http://shop/p.zip", sha256, 0), lambda *_: None)  # type: ignore[arg-type]
     staging.open(dumps(manifest))
-    staging.fill(manifest, [(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest.files)])
+    staging.fill(
+        manifest, [(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest.files)]
+    )
 
 
 def staged(place: Installation) -> List[str]:
@@ -53,7 +70,10 @@ def staged(place: Installation) -> List[str]:
 def test_everything_wanted_is_staged_under_its_number(place: Installation) -> None:
     stage(place, TREE, Shop(package_of(TREE)))
     assert staged(place) == ALL and not os.path.exists(place.at(".update/download"))
-    assert all(place.holds(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest_of(TREE).files))
+    assert all(
+        place.holds(f"{STAGING}/{index}", entry)
+        for index, entry in enumerate(manifest_of(TREE).files)
+    )
 
 
 def test_what_is_staged_already_is_not_fetched_again_but_made_durable(place: Installation) -> None:
@@ -120,17 +140,39 @@ def test_contents_in_the_backup_are_copied(place: Installation) -> None:
     assert staged(place) == ALL
 
 
-@pytest.mark.parametrize("package, sentence", [
-    pytest.param({"a": (b"FIRST", "644"), "b": (b"second", "755"), "c": "a"}, "a: SHA-256 is .*, the manifest says", id="other contents"),
-    pytest.param({"a": (b"first and more", "644"), "b": (b"second", "755"), "c": "a"}, "a: SHA-256 is", id="longer"),
-    pytest.param({"b": (b"second", "755"), "c": "a"}, "lacks a; nothing", id="a file is missing"),
-    pytest.param({"a": "b", "b": (b"second", "755"), "c": "a"}, "lacks a; nothing", id="a link in its place"),
-])
-def test_a_package_that_is_not_the_manifests_is_refused_and_a_mended_one_is_taken(place: Installation, package: Tree, sentence: str) -> None:
+@pytest.mark.parametrize(
+    "package, sentence",
+    [
+        pytest.param(
+            {"a": (b"FIRST", "644"), "b": (b"second", "755"), "c": "a"},
+            "a: SHA-256 is .*, the manifest says",
+            id="other contents",
+        ),
+        pytest.param(
+            {"a": (b"first and more", "644"), "b": (b"second", "755"), "c": "a"},
+            "a: SHA-256 is",
+            id="longer",
+        ),
+        pytest.param(
+            {"b": (b"second", "755"), "c": "a"}, "lacks a; nothing", id="a file is missing"
+        ),
+        pytest.param(
+            {"a": "b", "b": (b"second", "755"), "c": "a"},
+            "lacks a; nothing",
+            id="a link in its place",
+        ),
+    ],
+)
+def test_a_package_that_is_not_the_manifests_is_refused_and_a_mended_one_is_taken(
+    place: Installation, package: Tree, sentence: str
+) -> None:
     with pytest.raises(VerificationError, match=sentence):
         stage(place, TREE, Shop(package_of(package)))
     stage(place, TREE, Shop(package_of(TREE)))
-    assert all(place.holds(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest_of(TREE).files))
+    assert all(
+        place.holds(f"{STAGING}/{index}", entry)
+        for index, entry in enumerate(manifest_of(TREE).files)
+    )
 
 
 def test_a_package_with_another_hash_is_not_opened(place: Installation) -> None:
@@ -139,9 +181,13 @@ def test_a_package_with_another_hash_is_not_opened(place: Installation) -> None:
     stage(place, TREE, Shop(package_of(TREE)), sha256=hashlib.sha256(package_of(TREE)).hexdigest())
 
 
-def test_a_release_larger_than_the_disk_is_refused_before_it_is_fetched(place: Installation) -> None:
+def test_a_release_larger_than_the_disk_is_refused_before_it_is_fetched(
+    place: Installation,
+) -> None:
     shop = CountingShop(b"")
     manifest = Manifest("app", "1.0.0", (FileEntry("huge", 2**40, "0" * 64, "644"),))
-    with pytest.raises(InstallError, match="of free space, the update needs 2199024.* MB; make room"):
+    with pytest.raises(
+        InstallError, match="of free space, the update needs 2199024.* MB; make room"
+    ):
         stage(place, {}, shop, manifest=manifest)
     assert shop.asked == 0

@@ -17,11 +17,36 @@ from ..trees import manifest_of, trees
 TEXT = st.text(max_size=8)
 VERSIONS = st.sampled_from(["1.0.0", "v2", "2025.01.05", "1.0.0-beta.1+build"])
 MARKS = st.builds(Mark, TEXT, VERSIONS, TEXT, st.integers(0, 2**40), st.just("") | VERSIONS)
-TRUSTS = st.builds(Trust, TEXT, st.lists(TEXT).map(tuple), st.lists(MARKS, max_size=3).map(tuple), st.lists(TEXT).map(tuple))
-STATES = st.builds(State, VERSIONS, TEXT, TEXT, TEXT, TEXT, st.just(()) | st.tuples(VERSIONS, TEXT), st.integers(-1, 3), TEXT, TRUSTS)
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXT | VERSIONS,
-                    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(
-                        st.sampled_from(["version", "trust", "marks", "bad", "trial", "keys", "app", "id"]), inner, max_size=8))
+TRUSTS = st.builds(
+    Trust,
+    TEXT,
+    st.lists(TEXT).map(tuple),
+    st.lists(MARKS, max_size=3).map(tuple),
+    st.lists(TEXT).map(tuple),
+)
+STATES = st.builds(
+    State,
+    VERSIONS,
+    TEXT,
+    TEXT,
+    TEXT,
+    TEXT,
+    st.just(()) | st.tuples(VERSIONS, TEXT),
+    st.integers(-1, 3),
+    TEXT,
+    TRUSTS,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | VERSIONS,
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["version", "trust", "marks", "bad", "trial", "keys", "app", "id"]),
+            inner,
+            max_size=8,
+        )
+    ),
+)
 
 
 @given(state=STATES)
@@ -60,7 +85,9 @@ def test_any_json_is_a_state_or_a_sentence(value: object) -> None:
     state.trust.highest(), state.trust.minimum(), state.trust.newest()  # what a start asks it works
 
 
-@pytest.mark.parametrize("text", [b"", b"\0" * 100, b"{", b"[]", b'{"version": 1}', b'{"version": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"", b"\0" * 100, b"{", b"[]", b'{"version": 1}', b'{"version": "x"}', b"\xff"]
+)
 def test_an_unreadable_version_file_is_restored_from_its_copy(tmp_path: Path, text: bytes) -> None:
     (tmp_path / ".update").mkdir()
     (tmp_path / ".update" / "state.json").write_bytes(dump_state(State("1.0.0")))

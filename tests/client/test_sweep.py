@@ -2,6 +2,7 @@
 
 The plain run does this to the small scenarios; `-m slow` to all of them. See sweep.py for how, scenarios.py for what.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -27,10 +28,17 @@ from .scenarios import MINE, NEW, OLD, SCENARIOS
 from .site import Site
 from .sweep import OURS, Dying, Failing, Image, Node, Scenario, Sweep, image_of, lay_down
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="images need hard links and links; Windows has its own sweep")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="images need hard links and links; Windows has its own sweep"
+)
 
 SMALL = ("update in a subfolder", "launcher rolls back")
-SWEPT = [pytest.param(scenario, id=scenario.name, marks=() if scenario.name in SMALL else pytest.mark.slow) for scenario in SCENARIOS]
+SWEPT = [
+    pytest.param(
+        scenario, id=scenario.name, marks=() if scenario.name in SMALL else pytest.mark.slow
+    )
+    for scenario in SCENARIOS
+]
 tally: Counter[str] = Counter()
 
 
@@ -42,14 +50,24 @@ def summary(request: pytest.FixtureRequest) -> Iterator[None]:
     logging.disable(logging.NOTSET)
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        print("\n%d kill points, %d lost-write states, %d failing calls, %d broken trees (%.0f s)" % (
-            tally["kills"], tally["cuts"], tally["failures"], tally["broken"], time.monotonic() - started))
+        print(
+            "\n%d kill points, %d lost-write states, %d failing calls, %d broken trees (%.0f s)"
+            % (
+                tally["kills"],
+                tally["cuts"],
+                tally["failures"],
+                tally["broken"],
+                time.monotonic() - started,
+            )
+        )
 
 
 @pytest.fixture(scope="module")
 def scratch() -> Iterator[str]:
     """In memory where the system has that: these tests make a hundred thousand files."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as folder:
         yield folder
 
 
@@ -62,7 +80,9 @@ def sweep(request: pytest.FixtureRequest, scratch: str) -> Iterator[Sweep]:
     tally["cuts"] += sweep.cuts
 
 
-def assert_whole(sweep: Sweep, images: Iterator[Image], allowed: Tuple[str, ...] = ("old", "new")) -> Counter[str]:
+def assert_whole(
+    sweep: Sweep, images: Iterator[Image], allowed: Tuple[str, ...] = ("old", "new")
+) -> Counter[str]:
     verdicts = Counter(map(sweep.verdict, images))
     broken = {verdict: count for verdict, count in verdicts.items() if verdict not in allowed}
     tally["broken"] += sum(broken.values())
@@ -72,10 +92,13 @@ def assert_whole(sweep: Sweep, images: Iterator[Image], allowed: Tuple[str, ...]
 
 # --- death ------------------------------------------------------------------------------------------
 
+
 def in_child(act: Callable[[], object]) -> int:
     """Run in a forked child; how it ended, as `os.waitpid` says."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 dislikes forks beside the test server's threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 dislikes forks beside the test server's threads
         child = os.fork()
     if child == 0:
         try:
@@ -96,26 +119,46 @@ def test_a_process_that_ends_at_any_operation_leaves_the_old_or_the_new_tree(swe
     assert count > 30
 
 
-def test_a_recovery_that_dies_at_any_operation_and_again_at_any_is_finished_by_the_next(sweep: Sweep) -> None:
+def test_a_recovery_that_dies_at_any_operation_and_again_at_any_is_finished_by_the_next(
+    sweep: Sweep,
+) -> None:
     verdicts = assert_whole(sweep, sweep.kills(depth=3))
     assert verdicts["old"] and verdicts["new"]
 
 
-@pytest.mark.parametrize("scenario", [scenario for scenario in SCENARIOS if scenario.launcher in {*scenario.before} & {*scenario.after}],
-                         ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        scenario
+        for scenario in SCENARIOS
+        if scenario.launcher in {*scenario.before} & {*scenario.after}
+    ],
+    ids=lambda scenario: scenario.name,
+)
 def test_the_launcher_is_never_missing_and_changes_last(scenario: Scenario, scratch: str) -> None:
     sweep = Sweep(scenario, scratch)
-    before, after = ({(node.path, node.content, "%o" % node.mode) for node in entries} for entries in (nodes(scenario.before), nodes(scenario.after)))
+    before, after = (
+        {(node.path, node.content, "%o" % node.mode) for node in entries}
+        for entries in (nodes(scenario.before), nodes(scenario.after))
+    )
     for image in sweep.kills(depth=1):
-        there = {(node.path, node.content, "%o" % node.mode) for node in image if node.kind == "file"}
+        there = {
+            (node.path, node.content, "%o" % node.mode) for node in image if node.kind == "file"
+        }
         launcher = {file for file in there if file[0] == scenario.launcher}
         assert launcher and launcher <= before | after
         assert launcher <= before or after <= there
-    assert all(any(node.path == scenario.launcher for node in image) for image in sweep.kills(depth=2))
+    assert all(
+        any(node.path == scenario.launcher for node in image) for image in sweep.kills(depth=2)
+    )
 
 
 def nodes(tree: Tree) -> Iterator[Node]:
-    return (Node(path, "file", item[0], int(item[1], 8)) for path, item in tree.items() if not isinstance(item, str))
+    return (
+        Node(path, "file", item[0], int(item[1], 8))
+        for path, item in tree.items()
+        if not isinstance(item, str)
+    )
 
 
 def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int]) -> None:
@@ -129,7 +172,11 @@ def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int])
         site.publish("1.0.0", start)
         ClientUpdater(config).update(force=True)
         site.publish("2.0.0", NEW)
-        killed = in_child(lambda: ClientUpdater(config, disk=Dying(point, lambda: os.kill(os.getpid(), signal.SIGKILL))).update())
+        killed = in_child(
+            lambda: ClientUpdater(
+                config, disk=Dying(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            ).update()
+        )
         version = dict(ClientUpdater(config).status())["installed"]
         assert app() == {**MINE, **(NEW if version == "2.0.0" else start)}
         tally["kills"] += 1
@@ -141,17 +188,26 @@ def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int])
     assert os.WIFSIGNALED(killed)
 
 
-@pytest.mark.parametrize("points", [range(5, 150, 20), pytest.param(range(1000), marks=pytest.mark.slow)], ids=["sample", "all"])
-def test_a_killed_updater_is_no_trouble_for_the_next(serve: Serve, tmp_path: Path, points: Iterator[int]) -> None:
+@pytest.mark.parametrize(
+    "points",
+    [range(5, 150, 20), pytest.param(range(1000), marks=pytest.mark.slow)],
+    ids=["sample", "all"],
+)
+def test_a_killed_updater_is_no_trouble_for_the_next(
+    serve: Serve, tmp_path: Path, points: Iterator[int]
+) -> None:
     folder = tmp_path / "client"
     folder.mkdir()
     for path, item in MINE.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).symlink_to(item) if isinstance(item, str) else (folder / path).write_bytes(item[0])
+        (folder / path).symlink_to(item) if isinstance(item, str) else (folder / path).write_bytes(
+            item[0]
+        )
     killed_updates(Site(serve), folder, OLD, points)
 
 
 # --- power ------------------------------------------------------------------------------------------
+
 
 def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_tree(sweep: Sweep) -> None:
     log = sweep.log()
@@ -169,7 +225,9 @@ def test_once_the_journal_is_durable_a_power_cut_alone_undoes_nothing(sweep: Swe
 def test_a_power_cut_while_a_failed_update_is_undone_leaves_the_old_tree(sweep: Sweep) -> None:
     complete = sweep.log()
     begun = next(index for index, op in enumerate(complete) if op.target == ".update/journal.json")
-    committed = next(index for index, op in enumerate(complete) if op.target == "local_version.json")
+    committed = next(
+        index for index, op in enumerate(complete) if op.target == "local_version.json"
+    )
     for failing in sorted({begun + 2, (begun + committed) // 2, committed - 3, committed}):
         log = sweep.log(failing)
         marked = [index for index, op in enumerate(log) if op.target == ".update/journal.undo"]
@@ -182,26 +240,43 @@ def test_a_power_cut_while_a_failed_update_is_undone_leaves_the_old_tree(sweep: 
 def test_a_power_cut_after_a_kill_takes_along_what_was_not_yet_durable(sweep: Sweep) -> None:
     count = len(sweep.log())
     for killed in range(0, count, count // 10):
-        assert_whole(sweep, sweep.power_cuts(sweep.log_of_next_start(killed), killed, step=7, draws=1))
+        assert_whole(
+            sweep, sweep.power_cuts(sweep.log_of_next_start(killed), killed, step=7, draws=1)
+        )
 
 
 def test_each_fsync_is_needed(scratch: str) -> None:
     """Without any one of them some power cut breaks the tree, makes undoing impossible, or leaves rubbish for good."""
-    sweep = Sweep(next(scenario for scenario in SCENARIOS if scenario.name == "update in a subfolder"), scratch)
+    sweep = Sweep(
+        next(scenario for scenario in SCENARIOS if scenario.name == "update in a subfolder"),
+        scratch,
+    )
     log = sweep.log()
-    needless = [op.path for index, op in enumerate(log) if op.kind == "fsync" and all(
-        sweep.verdict(image) in ("old", "new") for image in sweep.power_cuts(log[:index] + log[index + 1:], index, draws=6))]
+    needless = [
+        op.path
+        for index, op in enumerate(log)
+        if op.kind == "fsync"
+        and all(
+            sweep.verdict(image) in ("old", "new")
+            for image in sweep.power_cuts(log[:index] + log[index + 1 :], index, draws=6)
+        )
+    ]
     assert needless == [".update/staging/manifest.json"]  # which saves a download
 
 
 def test_an_update_costs_an_fsync_a_new_file_and_one_or_two_a_folder(sweep: Sweep) -> None:
     log = sweep.log()
     files = len({op.path for op in log if op.path.startswith(".update/staging/")})
-    folders = {os.path.dirname(path) for tree in (sweep.scenario.before, sweep.scenario.after) for path in tree}
+    folders = {
+        os.path.dirname(path)
+        for tree in (sweep.scenario.before, sweep.scenario.after)
+        for path in tree
+    }
     assert sum(op.kind == "fsync" for op in log) <= files + len(folders) + 12
 
 
 # --- failing calls ----------------------------------------------------------------------------------
+
 
 def unix(number: int) -> Callable[[str], OSError]:
     return lambda path: OSError(number, os.strerror(number), path)
@@ -212,19 +287,30 @@ def windows(number: int) -> Callable[[str], OSError]:
         error = PermissionError(errno.EACCES, "The process cannot access the file", path)
         error.winerror = number  # type: ignore[attr-defined]
         return error
+
     return error
 
 
 FOR_EVER = 1e9
-FAULTS = [pytest.param(error, seconds, id=name) for name, error, seconds in [
-    ("ENOSPC", unix(errno.ENOSPC), 0), ("ENOSPC for ever", unix(errno.ENOSPC), FOR_EVER), ("EIO", unix(errno.EIO), 0),
-    ("EIO for ever", unix(errno.EIO), FOR_EVER), ("EACCES", unix(errno.EACCES), 0), ("winerror 5 once", windows(5), 0),
-    ("winerror 32 for 3 s", windows(32), 3), ("winerror 32 for ever", windows(32), FOR_EVER)]]
+FAULTS = [
+    pytest.param(error, seconds, id=name)
+    for name, error, seconds in [
+        ("ENOSPC", unix(errno.ENOSPC), 0),
+        ("ENOSPC for ever", unix(errno.ENOSPC), FOR_EVER),
+        ("EIO", unix(errno.EIO), 0),
+        ("EIO for ever", unix(errno.EIO), FOR_EVER),
+        ("EACCES", unix(errno.EACCES), 0),
+        ("winerror 5 once", windows(5), 0),
+        ("winerror 32 for 3 s", windows(32), 3),
+        ("winerror 32 for ever", windows(32), FOR_EVER),
+    ]
+]
 
 
 @pytest.mark.parametrize("error, seconds", FAULTS)
 def test_a_failing_call_is_outlasted_or_undone_with_a_sentence_that_names_the_file(
-        sweep: Sweep, error: Callable[[str], OSError], seconds: float) -> None:
+    sweep: Sweep, error: Callable[[str], OSError], seconds: float
+) -> None:
     is_busy = hasattr(error(""), "winerror")
     for at in range(len(sweep.log())):
         lay_down(sweep.start, sweep.folder)
@@ -232,7 +318,11 @@ def test_a_failing_call_is_outlasted_or_undone_with_a_sentence_that_names_the_fi
         said = ""
         try:
             sweep.act(disk)
-        except (OSError, InstallError, RollbackError) as failure:  # OSError: the updater makes its sentence while staging
+        except (
+            OSError,
+            InstallError,
+            RollbackError,
+        ) as failure:  # OSError: the updater makes its sentence while staging
             said = str(failure)
         tally["failures"] += 1
         verdict, is_pending = sweep.judge_tree(), sweep.place().pending()

@@ -1,4 +1,5 @@
 """The transport against real servers that break, lie, drip, redirect and never end."""
+
 from __future__ import annotations
 
 import contextlib
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nuitkal_mini.client.errors import DownloadError
+from nuitkal_mini.client.http_client import resolve, retry_after
 from nuitkal_mini.client.transport import Document, Piece, Transport, content_range
-from nuitkal_mini.client.wire import resolve, retry_after
 
 CONTENT = bytes(i * 7 % 251 for i in range(100_000))
 
@@ -55,9 +57,18 @@ def refused(call: Callable[[], object], *words: str) -> DownloadError:
 
 # --- small documents
 
+
 def test_a_document_comes_with_its_final_url(serve, connect):
-    origin = serve(lambda e: e.reply(302, Location="/b%20c/?q=1") if e.path == "/a" else e.reply(200, b"{}", Content_Type="application/json"))
-    assert connect(origin.url).read(origin.url + "a", 10) == Document(origin.url + "b%20c/?q=1", b"{}", "application/json")
+    origin = serve(
+        lambda e: (
+            e.reply(302, Location="/b%20c/?q=1")
+            if e.path == "/a"
+            else e.reply(200, b"{}", Content_Type="application/json")
+        )
+    )
+    assert connect(origin.url).read(origin.url + "a", 10) == Document(
+        origin.url + "b%20c/?q=1", b"{}", "application/json"
+    )
 
 
 def test_a_document_travels_as_gzip(serve, connect):
@@ -74,10 +85,13 @@ def test_a_document_in_chunks(serve, connect):
     assert connect(origin.url).read(origin.url, 10).body == b"abcde"
 
 
-@pytest.mark.parametrize("answer", [
-    pytest.param(lambda e: e.reply(200, b"x" * 11), id="announced"),
-    pytest.param(lambda e: e.reply(200, b"x" * 11, length=-1), id="not announced"),
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda e: e.reply(200, b"x" * 11), id="announced"),
+        pytest.param(lambda e: e.reply(200, b"x" * 11, length=-1), id="not announced"),
+    ],
+)
 def test_a_document_beyond_its_limit_is_refused_at_once(serve, connect, pauses, answer):
     origin = serve(answer)
     refused(lambda: connect(origin.url).read(origin.url, 10), "longer than the 10 bytes")
@@ -105,21 +119,41 @@ def test_an_endless_document_is_cut(serve, connect):
     refused(lambda: connect(origin.url).read(origin.url, 1000), "longer")
 
 
-@pytest.mark.parametrize("broken", [
-    pytest.param(lambda e: e.reply(200, b"{", length=2), id="truncated"),
-    pytest.param(lambda e: e.reply(200, b"5\r\nab", length=-1, Transfer_Encoding="chunked"), id="truncated chunk"),
-    pytest.param(lambda e: e.reply(200, gzip.compress(b"{}")[:-9], Content_Encoding="gzip"), id="truncated gzip"),
-    pytest.param(lambda e: e.reply(200, b"nonsense", Content_Encoding="gzip"), id="damaged gzip"),
-    pytest.param(lambda e: e.reply(500), id="500"),
-    pytest.param(lambda e: e.reply(503), id="503"),
-    pytest.param(lambda e: e.reply(408), id="408"),
-    pytest.param(lambda e: e.reply(429), id="429"),
-    pytest.param(lambda e: None, id="hangs up"),
-    pytest.param(lambda e: e.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n"), id="not HTTP"),
-    pytest.param(lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000), id="endless header line"),
-    pytest.param(lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200), id="endless headers"),
-    pytest.param(lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), id="nonsense chunk"),
-])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda e: e.reply(200, b"{", length=2), id="truncated"),
+        pytest.param(
+            lambda e: e.reply(200, b"5\r\nab", length=-1, Transfer_Encoding="chunked"),
+            id="truncated chunk",
+        ),
+        pytest.param(
+            lambda e: e.reply(200, gzip.compress(b"{}")[:-9], Content_Encoding="gzip"),
+            id="truncated gzip",
+        ),
+        pytest.param(
+            lambda e: e.reply(200, b"nonsense", Content_Encoding="gzip"), id="damaged gzip"
+        ),
+        pytest.param(lambda e: e.reply(500), id="500"),
+        pytest.param(lambda e: e.reply(503), id="503"),
+        pytest.param(lambda e: e.reply(408), id="408"),
+        pytest.param(lambda e: e.reply(429), id="429"),
+        pytest.param(lambda e: None, id="hangs up"),
+        pytest.param(lambda e: e.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n"), id="not HTTP"),
+        pytest.param(
+            lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000),
+            id="endless header line",
+        ),
+        pytest.param(
+            lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200),
+            id="endless headers",
+        ),
+        pytest.param(
+            lambda e: e.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            id="nonsense chunk",
+        ),
+    ],
+)
 def test_what_may_pass_is_tried_again_with_growing_pauses(serve, connect, pauses, broken):
     origin = serve(broken, broken, lambda e: e.reply(200, b"{}"))
     assert connect(origin.url).read(origin.url, 10).body == b"{}"
@@ -127,47 +161,77 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(serve, connect, pauses
 
 
 def test_after_the_last_retry_the_error_says_what_the_server_said(serve, connect, pauses):
-    origin = serve(lambda e: e.reply(503, '{"error": "磁盘已满\\u0007", "code": "disk_full"}'.encode()))
-    error = refused(lambda: connect(origin.url, retries=2).read(origin.url, 10), "HTTP 503: 磁盘已满")
+    origin = serve(
+        lambda e: e.reply(503, '{"error": "磁盘已满\\u0007", "code": "disk_full"}'.encode())
+    )
+    error = refused(
+        lambda: connect(origin.url, retries=2).read(origin.url, 10), "HTTP 503: 磁盘已满"
+    )
     assert (error.status, error.code, len(origin.asked), len(pauses)) == (503, "disk_full", 3, 2)
     assert "\x07" not in str(error)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 304])
 def test_other_refusals_are_final(serve, connect, status):
-    origin = serve(lambda e: e.reply(status, b'{"error": "no", "code": "c"}' if status != 304 else b""))
+    origin = serve(
+        lambda e: e.reply(status, b'{"error": "no", "code": "c"}' if status != 304 else b"")
+    )
     error = refused(lambda: connect(origin.url).read(origin.url, 10), f"HTTP {status}")
     assert error.status == status and len(origin.asked) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"[" * 4000, b"x" * 100_000, b'{"error": 1}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"<html>", b"[" * 4000, b"x" * 100_000, b'{"error": 1}']
+)
 def test_an_error_page_of_any_kind_is_no_problem(serve, connect, body):
     origin = serve(lambda e: e.reply(404, body))
-    assert str(refused(lambda: connect(origin.url).read(origin.url, 10))).endswith("HTTP 404: is the address right?")
+    assert str(refused(lambda: connect(origin.url).read(origin.url, 10))).endswith(
+        "HTTP 404: is the address right?"
+    )
 
 
-@pytest.mark.parametrize("header, seconds", [
-    ("7", 7.0), ("0", 0.0), ("-3", 0.0), ("100000", 60.0), ("soon", None), ("", None), ("9" * 500, 60.0),
-    ("Sun, 06 Nov 1994 08:49:37 GMT", 37.0), ("Sun, 06 Nov 1994 07:00:00 GMT", 0.0), ("Fri, 99 Foo 1994", None),
-])
+@pytest.mark.parametrize(
+    "header, seconds",
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("100000", 60.0),
+        ("soon", None),
+        ("", None),
+        ("9" * 500, 60.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 37.0),
+        ("Sun, 06 Nov 1994 07:00:00 GMT", 0.0),
+        ("Fri, 99 Foo 1994", None),
+    ],
+)
 def test_retry_after(header, seconds):
     assert retry_after(header, 784111740.0) == seconds
 
 
 def test_retry_after_is_waited_for(serve, connect, pauses):
-    origin = serve(lambda e: e.reply(429, Retry_After="17"), lambda e: e.reply(503, Retry_After=email.utils.formatdate(time.time() + 30)),
-                   lambda e: e.reply(200, b"{}"))
+    origin = serve(
+        lambda e: e.reply(429, Retry_After="17"),
+        lambda e: e.reply(503, Retry_After=email.utils.formatdate(time.time() + 30)),
+        lambda e: e.reply(200, b"{}"),
+    )
     connect(origin.url).read(origin.url, 10)
     assert pauses[0] == 17 and 27 < pauses[1] <= 31
 
 
 # --- time
 
+
 def test_a_refused_connection_fails_at_once_when_asked_to(connect, pauses):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        refused(lambda: connect(url).read(url, 10, retry=False), url[7:-1], "refuses connections", "firewall")
+        refused(
+            lambda: connect(url).read(url, 10, retry=False),
+            url[7:-1],
+            "refuses connections",
+            "firewall",
+        )
     assert not pauses
 
 
@@ -183,7 +247,11 @@ def test_a_server_that_never_answers_costs_no_more_than_the_deadline(serve, conn
 def test_a_silent_server_is_a_time_out(serve, connect):
     gone = threading.Event()
     origin = serve(lambda e: gone.wait(10))
-    refused(lambda: connect(origin.url, timeout_seconds=0.1, retries=1).read(origin.url, 10), "does not answer in time", "`timeout`")
+    refused(
+        lambda: connect(origin.url, timeout_seconds=0.1, retries=1).read(origin.url, 10),
+        "does not answer in time",
+        "`timeout`",
+    )
     assert len(origin.asked) == 2
     gone.set()
 
@@ -192,13 +260,23 @@ def test_a_name_service_that_hangs_costs_no_more_than_the_deadline(connect, monk
     gone = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gone.wait(10) and [])
     began = time.monotonic()
-    refused(lambda: connect("http://up.example/").read("http://up.example/", 10, deadline_seconds=0.2), "up.example did not answer")
-    refused(lambda: connect("http://up.example/", timeout_seconds=0.05, retries=0).read("http://up.example/", 10), "up.example did not answer")
+    refused(
+        lambda: connect("http://up.example/").read("http://up.example/", 10, deadline_seconds=0.2),
+        "up.example did not answer",
+    )
+    refused(
+        lambda: connect("http://up.example/", timeout_seconds=0.05, retries=0).read(
+            "http://up.example/", 10
+        ),
+        "up.example did not answer",
+    )
     assert time.monotonic() - began < 5
     gone.set()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux drops what does not fit into a full backlog")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="Linux drops what does not fit into a full backlog"
+)
 def test_an_address_that_swallows_packets_leaves_time_for_the_next(serve, connect, monkeypatch):
     origin = serve(lambda e: e.reply(200, b"{}"))
     with contextlib.ExitStack() as stack:
@@ -207,9 +285,14 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(serve, connec
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(hole.getsockname())
-        both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (hole.getsockname(), ("127.0.0.1", origin.server_port))]
+        both = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (hole.getsockname(), ("127.0.0.1", origin.server_port))
+        ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-        assert connect(origin.url).read(origin.url, 10, deadline_seconds=1, retry=False).body == b"{}"
+        assert (
+            connect(origin.url).read(origin.url, 10, deadline_seconds=1, retry=False).body == b"{}"
+        )
 
 
 def test_retries_end_at_the_deadline(serve, connect, pauses):
@@ -219,7 +302,11 @@ def test_retries_end_at_the_deadline(serve, connect, pauses):
 
 
 def test_an_unknown_name_says_so(connect):
-    refused(lambda: connect("http://nobody.invalid/", retries=0).read("http://nobody.invalid/", 10), "nobody.invalid", "cannot be found")
+    refused(
+        lambda: connect("http://nobody.invalid/", retries=0).read("http://nobody.invalid/", 10),
+        "nobody.invalid",
+        "cannot be found",
+    )
 
 
 class Hurried:
@@ -233,12 +320,15 @@ class Hurried:
         return self.now
 
 
-@pytest.mark.parametrize("dripping", [
-    pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n", id="body"),
-    pytest.param(b"HTTP/1.1 200 OK\r\nX: ", id="headers"),
-    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0", id="chunk size"),
-    pytest.param(b"HTTP/1.1 404 No\r\nContent-Length: 9000\r\n\r\n", id="error page"),
-])
+@pytest.mark.parametrize(
+    "dripping",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n", id="body"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: ", id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0", id="chunk size"),
+        pytest.param(b"HTTP/1.1 404 No\r\nContent-Length: 9000\r\n\r\n", id="error page"),
+    ],
+)
 def test_a_dripping_server_loses(serve, connect, tmp_path, dripping):
     def answer(e):
         e.wfile.write(dripping)
@@ -276,27 +366,45 @@ def test_ctrl_c_passes(serve, connect, tmp_path):
 
 # --- where requests go
 
-@pytest.mark.parametrize("base, reference, url", [
-    ("http://h/api/check/", "/media/a.zip", "http://h/media/a.zip"),
-    ("http://h/api/check/", "../a b.zip#x", "http://h/api/a%20b.zip"),
-    ("http://h/", "http://g:81/%E4%B8%AD?x=1&y=2", "http://g:81/%E4%B8%AD?x=1&y=2"),
-    ("http://h/", "中.zip", "http://h/%E4%B8%AD.zip"),
-    ("http://更新.example/", "a", "http://xn--efv01a.example/a"),
-    ("http://h/", "//g/a", "http://g/a"),
-    ("http://h/", " a\r\nX: y ", "http://h/a%0D%0AX:%20y"),
-    ("http://[::1]:8000/x", "y", "http://[::1]:8000/y"),
-    ("http://h/", "https://h/", "https://h/"),
-    ("https://h/", "a", "https://h/a"),
-])
+
+@pytest.mark.parametrize(
+    "base, reference, url",
+    [
+        ("http://h/api/check/", "/media/a.zip", "http://h/media/a.zip"),
+        ("http://h/api/check/", "../a b.zip#x", "http://h/api/a%20b.zip"),
+        ("http://h/", "http://g:81/%E4%B8%AD?x=1&y=2", "http://g:81/%E4%B8%AD?x=1&y=2"),
+        ("http://h/", "中.zip", "http://h/%E4%B8%AD.zip"),
+        ("http://更新.example/", "a", "http://xn--efv01a.example/a"),
+        ("http://h/", "//g/a", "http://g/a"),
+        ("http://h/", " a\r\nX: y ", "http://h/a%0D%0AX:%20y"),
+        ("http://[::1]:8000/x", "y", "http://[::1]:8000/y"),
+        ("http://h/", "https://h/", "https://h/"),
+        ("https://h/", "a", "https://h/a"),
+    ],
+)
 def test_resolve(base, reference, url):
     assert resolve(base, reference) == url
     assert resolve(url, "") == url
 
 
-@pytest.mark.parametrize("reference", [
-    "file:///etc/passwd", "ftp://h/a", "data:,x", "javascript:x", "http:///a", "http://", "http://h:x/", "http://h:99999/", "http://[::1/",
-    "http://user:secret@h/", "http://" + "中" * 80 + "/", "http://h", "HTTP://h/",
-])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "file:///etc/passwd",
+        "ftp://h/a",
+        "data:,x",
+        "javascript:x",
+        "http:///a",
+        "http://",
+        "http://h:x/",
+        "http://h:99999/",
+        "http://[::1/",
+        "http://user:secret@h/",
+        "http://" + "中" * 80 + "/",
+        "http://h",
+        "HTTP://h/",
+    ],
+)
 def test_an_address_that_leads_elsewhere_is_refused(reference):
     assert "secret" not in str(refused(lambda: resolve("https://h/", reference)))
 
@@ -339,12 +447,28 @@ def test_a_redirect_without_a_place_is_an_error(serve, connect):
 
 
 def test_headers_go_to_their_origin_only(serve, connect, tmp_path):
-    home = serve(lambda e: e.reply(302, Location="/again") if e.path == "/" else e.reply(302, Location=other.url) if e.path == "/again" else e.reply_file(CONTENT))
-    other = serve(lambda e: e.reply(302, Location=home.url + "back") if e.path == "/" else e.reply_file(CONTENT))
+    home = serve(
+        lambda e: (
+            e.reply(302, Location="/again")
+            if e.path == "/"
+            else e.reply(302, Location=other.url)
+            if e.path == "/again"
+            else e.reply_file(CONTENT)
+        )
+    )
+    other = serve(
+        lambda e: (
+            e.reply(302, Location=home.url + "back") if e.path == "/" else e.reply_file(CONTENT)
+        )
+    )
     asking = connect(home.url, headers={"Authorization": "Bearer s3cret"})
     asking.download(home.url, tmp_path / "a", None, silent)
     asking.download(other.url + "direct", tmp_path / "b", None, silent)
-    assert [asked.headers.get("Authorization") for asked in home.asked] == ["Bearer s3cret", "Bearer s3cret", None]
+    assert [asked.headers.get("Authorization") for asked in home.asked] == [
+        "Bearer s3cret",
+        "Bearer s3cret",
+        None,
+    ]
     assert [asked.headers.get("Authorization") for asked in other.asked] == [None, None]
 
 
@@ -352,12 +476,18 @@ def test_a_server_is_asked_for_english_unless_the_app_wants_another_language(ser
     origin = serve(lambda e: e.reply(200, b"{}"))
     for headers in (None, {"Accept-Language": "zh"}):
         connect(origin.url, headers=headers).read(origin.url, 10)
-    assert [[value for name, value in asked.headers.items() if name.lower() == "accept-language"] for asked in origin.asked] == [["en"], ["zh"]]
+    assert [
+        [value for name, value in asked.headers.items() if name.lower() == "accept-language"]
+        for asked in origin.asked
+    ] == [["en"], ["zh"]]
 
 
 def test_a_header_that_cannot_be_sent_is_a_sentence(serve, connect):
     origin = serve(lambda e: e.reply(200, b"{}"))
-    refused(lambda: connect(origin.url, headers={"X": "a\nb"}).read(origin.url, 10), "Invalid header value")
+    refused(
+        lambda: connect(origin.url, headers={"X": "a\nb"}).read(origin.url, 10),
+        "Invalid header value",
+    )
     assert not origin.asked
 
 
@@ -369,12 +499,17 @@ def test_requests_go_through_the_proxy_with_its_password(serve, connect, monkeyp
     assert proxy.asked[0].headers["Proxy-Authorization"] == "Basic dXNlcjpwQHNz"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # http.client before 3.11 leaves the proxy's answer to CONNECT open
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # http.client before 3.11 leaves the proxy's answer to CONNECT open
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_wants_a_password_says_so(serve, connect, monkeypatch, scheme):
     proxy = serve(lambda e: e.reply(407, Proxy_Authenticate="Basic"))
     monkeypatch.setenv(f"{scheme}_proxy", proxy.url)
-    error = refused(lambda: connect(f"{scheme}://up.example/").read(f"{scheme}://up.example/", 10), f"as in {scheme}_proxy=http://user:password@")
+    error = refused(
+        lambda: connect(f"{scheme}://up.example/").read(f"{scheme}://up.example/", 10),
+        f"as in {scheme}_proxy=http://user:password@",
+    )
     assert error.status == 407 and len(proxy.asked) == 1
     del error
     gc.collect()
@@ -382,19 +517,29 @@ def test_a_proxy_that_wants_a_password_says_so(serve, connect, monkeypatch, sche
 
 def test_a_proxy_that_is_away_is_named_without_its_password(connect, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://user:s3cret@127.0.0.1:9")
-    error = refused(lambda: connect("http://up.example/", retries=0).read("http://up.example/", 10), "up.example (through the proxy 127.0.0.1:9)")
+    error = refused(
+        lambda: connect("http://up.example/", retries=0).read("http://up.example/", 10),
+        "up.example (through the proxy 127.0.0.1:9)",
+    )
     assert "s3cret" not in str(error)
 
 
 def test_a_login_page_is_seen_as_html(serve, connect):
-    origin = serve(lambda e: e.reply(302, Location="/login") if e.path == "/" else e.reply(200, b"  <!doctype html>"))
+    origin = serve(
+        lambda e: (
+            e.reply(302, Location="/login") if e.path == "/" else e.reply(200, b"  <!doctype html>")
+        )
+    )
     assert connect(origin.url).read(origin.url, 100).is_html
     assert Document("", b"log in here", "text/html").is_html
     assert not Document("", b'{"a": "<"}', "application/json").is_html
-    assert not Document("", b' {"a": "<"}', "text/html").is_html, "check/index.html on a static host"
+    assert not Document("", b' {"a": "<"}', "text/html").is_html, (
+        "check/index.html on a static host"
+    )
 
 
 # --- TLS
+
 
 def certificate(folder: Path, name: str = "127.0.0.1", dates: str = "") -> ssl.SSLContext:
     """A server's context with a fresh self-signed certificate, which also lies in folder/cert.pem; dates: `start end`."""
@@ -406,11 +551,48 @@ def certificate(folder: Path, name: str = "127.0.0.1", dates: str = "") -> ssl.S
     (folder / "ca.cnf").write_text(
         f"[req]\ndistinguished_name=dn\n[dn]\n[ca]\ndefault_ca=a\n[a]\ndatabase={folder}/index.txt\nserial={folder}/serial\nnew_certs_dir={folder}\n"
         "default_md=sha256\npolicy=p\nx509_extensions=x\n[p]\ncommonName=supplied\n"
-        f"[x]\nsubjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}\nbasicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n")
+        f"[x]\nsubjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}\nbasicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n"
+    )
     start, end = (dates or "20200101000000Z 20491231000000Z").split()
-    run = lambda *words: subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
-    run("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "key.pem", "-out", "r.csr", "-subj", "/CN=test", "-config", "ca.cnf")
-    run("ca", "-batch", "-selfsign", "-notext", "-config", "ca.cnf", "-keyfile", "key.pem", "-in", "r.csr", "-out", "cert.pem", "-startdate", start, "-enddate", end)
+
+    def run(*words):
+        return subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True)
+
+    run(
+        "req",
+        "-new",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "r.csr",
+        "-subj",
+        "/CN=test",
+        "-config",
+        "ca.cnf",
+    )
+    run(
+        "ca",
+        "-batch",
+        "-selfsign",
+        "-notext",
+        "-config",
+        "ca.cnf",
+        "-keyfile",
+        "key.pem",
+        "-in",
+        "r.csr",
+        "-out",
+        "cert.pem",
+        "-startdate",
+        start,
+        "-enddate",
+        end,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(str(folder / "cert.pem"), str(folder / "key.pem"))
     return context
@@ -418,7 +600,9 @@ def certificate(folder: Path, name: str = "127.0.0.1", dates: str = "") -> ssl.S
 
 def test_https_with_a_ca_file(serve, connect, tmp_path):
     origin = serve(lambda e: e.reply(200, b"{}"), context=certificate(tmp_path))
-    assert connect(origin.url, ca_file=str(tmp_path / "cert.pem")).read(origin.url, 10).body == b"{}"
+    assert (
+        connect(origin.url, ca_file=str(tmp_path / "cert.pem")).read(origin.url, 10).body == b"{}"
+    )
 
 
 def test_verify_ssl_off_works_and_warns(serve, connect, tmp_path, caplog):
@@ -428,15 +612,38 @@ def test_verify_ssl_off_works_and_warns(serve, connect, tmp_path, caplog):
     assert "verify_ssl is off" in caplog.text
 
 
-@pytest.mark.parametrize("name, dates, known, word", [
-    pytest.param("127.0.0.1", "20000101000000Z 20010101000000Z", True, "out of date: check the computer's clock", id="expired"),
-    pytest.param("127.0.0.1", "20480101000000Z 20491231000000Z", True, "not yet valid: check the computer's clock", id="not yet valid"),
-    pytest.param("127.0.0.1", "", False, "name its file in `ca_file`", id="unknown CA"),
-    pytest.param("other.example", "", True, "does not fit", id="another host"),
-])
-def test_a_bad_certificate_says_what_is_likely_wrong(serve, connect, pauses, tmp_path, name, dates, known, word):
+@pytest.mark.parametrize(
+    "name, dates, known, word",
+    [
+        pytest.param(
+            "127.0.0.1",
+            "20000101000000Z 20010101000000Z",
+            True,
+            "out of date: check the computer's clock",
+            id="expired",
+        ),
+        pytest.param(
+            "127.0.0.1",
+            "20480101000000Z 20491231000000Z",
+            True,
+            "not yet valid: check the computer's clock",
+            id="not yet valid",
+        ),
+        pytest.param("127.0.0.1", "", False, "name its file in `ca_file`", id="unknown CA"),
+        pytest.param("other.example", "", True, "does not fit", id="another host"),
+    ],
+)
+def test_a_bad_certificate_says_what_is_likely_wrong(
+    serve, connect, pauses, tmp_path, name, dates, known, word
+):
     origin = serve(lambda e: e.reply(200, b"{}"), context=certificate(tmp_path, name, dates))
-    refused(lambda: connect(origin.url, ca_file=str(tmp_path / "cert.pem") if known else None).read(origin.url, 10), "127.0.0.1", word)
+    refused(
+        lambda: connect(origin.url, ca_file=str(tmp_path / "cert.pem") if known else None).read(
+            origin.url, 10
+        ),
+        "127.0.0.1",
+        word,
+    )
     assert not pauses
 
 
@@ -445,7 +652,10 @@ def test_a_ca_file_that_is_none_is_named(connect, tmp_path, content):
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    refused(lambda: connect("https://127.0.0.1:9/", ca_file=str(file)).read("https://127.0.0.1:9/", 10), str(file))
+    refused(
+        lambda: connect("https://127.0.0.1:9/", ca_file=str(file)).read("https://127.0.0.1:9/", 10),
+        str(file),
+    )
 
 
 def test_https_to_a_server_without_it(serve, connect):
@@ -465,6 +675,7 @@ def test_https_is_never_left_by_a_redirect(serve, connect, tmp_path):
 
 # --- whole files
 
+
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "package.zip"
@@ -474,10 +685,18 @@ def target(tmp_path: Path) -> Path:
 def test_a_file_arrives_and_progress_tells_how_far(serve, connect, target, size):
     origin = serve(lambda e: e.reply_file(CONTENT))
     seen: List[Tuple[int, int]] = []
-    connect(origin.url).download(origin.url, target, size, lambda have, total: seen.append((have, total)))
+    connect(origin.url).download(
+        origin.url, target, size, lambda have, total: seen.append((have, total))
+    )
     assert target.read_bytes() == CONTENT
-    assert seen == sorted(seen) and seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) >= len(CONTENT) // 8192
-    assert {total for _, total in seen} == {len(CONTENT)}, "the answer's Content-Length, when nobody else says it"
+    assert (
+        seen == sorted(seen)
+        and seen[-1] == (len(CONTENT), len(CONTENT))
+        and len(seen) >= len(CONTENT) // 8192
+    )
+    assert {total for _, total in seen} == {len(CONTENT)}, (
+        "the answer's Content-Length, when nobody else says it"
+    )
 
 
 def test_an_empty_file(serve, connect, target):
@@ -491,7 +710,9 @@ def test_a_download_goes_on_over_any_number_of_broken_connections(serve, connect
     origin = serve(lambda e: e.reply_file(CONTENT, cut=10_000))
     connect(origin.url, retries=1).download(origin.url, target, size, silent)
     assert target.read_bytes() == CONTENT
-    assert [a.headers.get("Range", "").split("-")[0] for a in origin.asked] == [""] + [f"bytes={n}" for n in range(10_000, 100_000, 10_000)]
+    assert [a.headers.get("Range", "").split("-")[0] for a in origin.asked] == [""] + [
+        f"bytes={n}" for n in range(10_000, 100_000, 10_000)
+    ]
     assert {a.headers.get("If-Range") for a in origin.asked[1:]} == {'"1"'}
 
 
@@ -509,22 +730,38 @@ def test_beginning_at_zero_each_time_is_not_progress(serve, connect, target):
 
 
 def test_another_process_goes_on_where_the_last_one_was_stopped(serve, connect, target):
-    origin = serve(lambda e: e.reply_file(CONTENT, cut=60_000 if "Range" not in e.headers else None))
-    refused(lambda: connect(origin.url, retries=0).download(origin.url, target, len(CONTENT), silent))
+    origin = serve(
+        lambda e: e.reply_file(CONTENT, cut=60_000 if "Range" not in e.headers else None)
+    )
+    refused(
+        lambda: connect(origin.url, retries=0).download(origin.url, target, len(CONTENT), silent)
+    )
     assert target.stat().st_size == 60_000
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
-    assert target.read_bytes() == CONTENT and origin.asked[-1].headers["Range"] == "bytes=60000-99999"
+    assert (
+        target.read_bytes() == CONTENT and origin.asked[-1].headers["Range"] == "bytes=60000-99999"
+    )
 
 
 def test_another_url_with_the_same_etag_is_another_file(serve, connect, target):
-    origin = serve(lambda e: e.reply_file(CONTENT, cut=60_000) if e.path == "/a" else e.reply_file(CONTENT[::-1]))
-    refused(lambda: connect(origin.url, retries=0).download(origin.url + "a", target, len(CONTENT), silent))
+    origin = serve(
+        lambda e: (
+            e.reply_file(CONTENT, cut=60_000) if e.path == "/a" else e.reply_file(CONTENT[::-1])
+        )
+    )
+    refused(
+        lambda: connect(origin.url, retries=0).download(
+            origin.url + "a", target, len(CONTENT), silent
+        )
+    )
     connect(origin.url).download(origin.url + "b", target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT[::-1]
 
 
 def test_a_body_without_a_length_that_is_too_short_is_tried_again(serve, connect, target):
-    origin = serve(lambda e: e.reply(200, CONTENT[:50_000], length=-1), lambda e: e.reply_file(CONTENT))
+    origin = serve(
+        lambda e: e.reply(200, CONTENT[:50_000], length=-1), lambda e: e.reply_file(CONTENT)
+    )
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT
 
@@ -532,37 +769,63 @@ def test_a_body_without_a_length_that_is_too_short_is_tried_again(serve, connect
 @pytest.mark.parametrize("change", ["etag", "size", "note", "longer"])
 def test_what_may_belong_to_another_file_is_not_continued(serve, connect, target, change):
     etag = ['"old"']
-    origin = serve(lambda e: e.reply_file(b"x" * 90_000 if etag == ['"old"'] else CONTENT, cut=60_000 if etag == ['"old"'] else None, etag=etag[0]))
-    refused(lambda: connect(origin.url, retries=0).download(origin.url + "a", target, 90_000, silent))
+    origin = serve(
+        lambda e: e.reply_file(
+            b"x" * 90_000 if etag == ['"old"'] else CONTENT,
+            cut=60_000 if etag == ['"old"'] else None,
+            etag=etag[0],
+        )
+    )
+    refused(
+        lambda: connect(origin.url, retries=0).download(origin.url + "a", target, 90_000, silent)
+    )
     etag[0] = '"new"'
     if change == "note":
         target.with_name("package.zip.etag").write_bytes(b"[1")
     if change == "longer":
         target.write_bytes(b"x" * 200_000)
-    connect(origin.url).download(origin.url + "a", target, len(CONTENT) if change != "size" else None, silent)
+    connect(origin.url).download(
+        origin.url + "a", target, len(CONTENT) if change != "size" else None, silent
+    )
     assert target.read_bytes() == CONTENT
 
 
 def test_without_a_validator_nothing_is_continued(serve, connect, target):
-    origin = serve(lambda e: e.reply(200, CONTENT[:50_000], length=len(CONTENT)), lambda e: e.reply(200, CONTENT))
+    origin = serve(
+        lambda e: e.reply(200, CONTENT[:50_000], length=len(CONTENT)),
+        lambda e: e.reply(200, CONTENT),
+    )
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT and "Range" not in origin.asked[1].headers
 
 
 def test_a_weak_etag_is_no_validator_but_a_date_is(serve, connect, target):
     date = "Sun, 06 Nov 1994 08:49:37 GMT"
-    origin = serve(lambda e: e.reply(200, CONTENT[:50_000], length=len(CONTENT), ETag='W/"1"', Last_Modified=date), lambda e: e.reply_file(CONTENT, etag=date))
+    origin = serve(
+        lambda e: e.reply(
+            200, CONTENT[:50_000], length=len(CONTENT), ETag='W/"1"', Last_Modified=date
+        ),
+        lambda e: e.reply_file(CONTENT, etag=date),
+    )
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT and origin.asked[1].headers["If-Range"] == date
 
 
-def test_a_server_that_refuses_to_go_on_is_asked_for_the_whole_file_next_time(serve, connect, target):
+def test_a_server_that_refuses_to_go_on_is_asked_for_the_whole_file_next_time(
+    serve, connect, target
+):
     def answer(e):
-        return e.reply(400) if "If-Range" in e.headers else e.reply_file(CONTENT, cut=5000 if len(origin.asked) == 1 else None)
+        return (
+            e.reply(400)
+            if "If-Range" in e.headers
+            else e.reply_file(CONTENT, cut=5000 if len(origin.asked) == 1 else None)
+        )
 
     origin = serve(answer)
     for words in ("broke", "HTTP 400"):
-        refused(lambda: connect(origin.url, retries=0).download(origin.url, target, None, silent), words)
+        refused(
+            lambda: connect(origin.url, retries=0).download(origin.url, target, None, silent), words
+        )
     connect(origin.url, retries=0).download(origin.url, target, None, silent)
     assert target.read_bytes() == CONTENT
 
@@ -578,19 +841,53 @@ def test_a_complete_file_is_not_asked_for_again(serve, connect, target):
     assert target.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("answer, size, words", [
-    pytest.param(lambda e: e.reply(200, b"x" * 11), 10, "offers 11 bytes where 10 were announced", id="announced longer"),
-    pytest.param(lambda e: e.reply(200, b"x" * 9), 10, "offers 9 bytes where 10", id="announced shorter"),
-    pytest.param(lambda e: e.reply(200, b"x" * 11, length=-1), 10, "more than the 10 bytes", id="longer"),
-    pytest.param(lambda e: e.reply(200, b"x" * 101, length=-1), None, "more than the 100 bytes", id="beyond the limit"),
-    pytest.param(lambda e: e.reply(200, b"x" * 101), None, "offers 101 bytes; the limit is 100", id="announced beyond the limit"),
-    pytest.param(lambda e: e.reply(200, gzip.compress(b"x"), Content_Encoding="gzip"), None, "compresses", id="compressed"),
-    pytest.param(lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 0-9/10"), 10, "other bytes", id="a range that nobody asked for"),
-    pytest.param(lambda e: e.reply(404), 10, "HTTP 404", id="not there"),
-])
+@pytest.mark.parametrize(
+    "answer, size, words",
+    [
+        pytest.param(
+            lambda e: e.reply(200, b"x" * 11),
+            10,
+            "offers 11 bytes where 10 were announced",
+            id="announced longer",
+        ),
+        pytest.param(
+            lambda e: e.reply(200, b"x" * 9), 10, "offers 9 bytes where 10", id="announced shorter"
+        ),
+        pytest.param(
+            lambda e: e.reply(200, b"x" * 11, length=-1), 10, "more than the 10 bytes", id="longer"
+        ),
+        pytest.param(
+            lambda e: e.reply(200, b"x" * 101, length=-1),
+            None,
+            "more than the 100 bytes",
+            id="beyond the limit",
+        ),
+        pytest.param(
+            lambda e: e.reply(200, b"x" * 101),
+            None,
+            "offers 101 bytes; the limit is 100",
+            id="announced beyond the limit",
+        ),
+        pytest.param(
+            lambda e: e.reply(200, gzip.compress(b"x"), Content_Encoding="gzip"),
+            None,
+            "compresses",
+            id="compressed",
+        ),
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 0-9/10"),
+            10,
+            "other bytes",
+            id="a range that nobody asked for",
+        ),
+        pytest.param(lambda e: e.reply(404), 10, "HTTP 404", id="not there"),
+    ],
+)
 def test_a_wrong_file_is_refused_at_once(serve, connect, pauses, target, answer, size, words):
     origin = serve(answer)
-    refused(lambda: connect(origin.url).download(origin.url, target, size, silent, max_bytes=100), words)
+    refused(
+        lambda: connect(origin.url).download(origin.url, target, size, silent, max_bytes=100), words
+    )
     assert len(origin.asked) == 1 and not pauses
 
 
@@ -600,22 +897,44 @@ def test_bytes_behind_the_announced_length_are_not_taken(serve, connect, target)
     assert target.read_bytes() == b"0123456789"
 
 
-@pytest.mark.parametrize("wrong", ["bytes 0-99999/100000", "bytes 5-9/100000", "bytes 50000-99999/100001", "bytes 50000-99999/*", "octets", ""])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "bytes 0-99999/100000",
+        "bytes 5-9/100000",
+        "bytes 50000-99999/100001",
+        "bytes 50000-99999/*",
+        "octets",
+        "",
+    ],
+)
 def test_a_wrong_range_in_an_answer_starts_the_download_over(serve, connect, target, wrong):
-    origin = serve(lambda e: e.reply_file(CONTENT, cut=50_000), lambda e: e.reply(206, b"z" * 50_000, Content_Range=wrong), lambda e: e.reply_file(CONTENT))
+    origin = serve(
+        lambda e: e.reply_file(CONTENT, cut=50_000),
+        lambda e: e.reply(206, b"z" * 50_000, Content_Range=wrong),
+        lambda e: e.reply_file(CONTENT),
+    )
     connect(origin.url).download(origin.url, target, len(CONTENT), silent)
     assert target.read_bytes() == CONTENT and "Range" not in origin.asked[2].headers
 
 
 def test_a_file_that_became_shorter_starts_the_download_over(serve, connect, target):
-    origin = serve(lambda e: e.reply_file(CONTENT, cut=50_000), lambda e: e.reply(416, Content_Range="bytes */3"), lambda e: e.reply_file(b"new"))
+    origin = serve(
+        lambda e: e.reply_file(CONTENT, cut=50_000),
+        lambda e: e.reply(416, Content_Range="bytes */3"),
+        lambda e: e.reply_file(b"new"),
+    )
     connect(origin.url).download(origin.url, target, None, silent)
     assert target.read_bytes() == b"new"
 
 
 def test_a_folder_that_is_away_is_the_disks_error(serve, connect, pauses, tmp_path):
     origin = serve(lambda e: e.reply_file(CONTENT))
-    refused(lambda: connect(origin.url).download(origin.url, tmp_path / "no" / "a", None, silent), str(tmp_path / "no" / "a"), "cannot be written")
+    refused(
+        lambda: connect(origin.url).download(origin.url, tmp_path / "no" / "a", None, silent),
+        str(tmp_path / "no" / "a"),
+        "cannot be written",
+    )
     assert len(origin.asked) == 1 and not pauses
 
 
@@ -623,55 +942,95 @@ def test_a_folder_that_is_away_is_the_disks_error(serve, connect, pauses, tmp_pa
 def test_a_full_disk_says_so_and_is_not_tried_again(serve, connect, pauses, target):
     origin = serve(lambda e: e.reply_file(CONTENT))
     target.symlink_to("/dev/full")
-    refused(lambda: connect(origin.url).download(origin.url, target, None, silent), "the disk is full")
-    assert len(origin.asked) == 1 and not pauses and not target.is_symlink(), "what came does not stay in the way"
+    refused(
+        lambda: connect(origin.url).download(origin.url, target, None, silent), "the disk is full"
+    )
+    assert len(origin.asked) == 1 and not pauses and not target.is_symlink(), (
+        "what came does not stay in the way"
+    )
 
 
 # --- ranges
 
-@pytest.mark.parametrize("start, length, piece", [
-    (0, 1, Piece(0, 100_000)), (70_000, 20_000, Piece(70_000, 100_000)), (99_990, 500, Piece(99_990, 100_000)),
-    (None, 500, Piece(99_500, 100_000)), (None, 500_000, Piece(0, 100_000)),
-])
+
+@pytest.mark.parametrize(
+    "start, length, piece",
+    [
+        (0, 1, Piece(0, 100_000)),
+        (70_000, 20_000, Piece(70_000, 100_000)),
+        (99_990, 500, Piece(99_990, 100_000)),
+        (None, 500, Piece(99_500, 100_000)),
+        (None, 500_000, Piece(0, 100_000)),
+    ],
+)
 def test_a_range_arrives(serve, connect, target, start, length, piece):
     origin = serve(lambda e: e.reply_file(CONTENT))
-    assert connect(origin.url).download_range(origin.url, start, length, target, None, silent) == piece
-    assert target.read_bytes() == CONTENT[piece.offset:piece.offset + length]
+    assert (
+        connect(origin.url).download_range(origin.url, start, length, target, None, silent) == piece
+    )
+    assert target.read_bytes() == CONTENT[piece.offset : piece.offset + length]
 
 
 def test_a_range_goes_on_over_broken_connections_and_processes(serve, connect, target):
     origin = serve(lambda e: e.reply_file(CONTENT, cut=10_000))
     with pytest.raises(ZeroDivisionError):
-        connect(origin.url).download_range(origin.url, None, 45_000, target, len(CONTENT), lambda n, _: n > 30_000 and 1 / 0)
-    assert connect(origin.url).download_range(origin.url, None, 45_000, target, len(CONTENT), silent) == Piece(55_000, 100_000)
+        connect(origin.url).download_range(
+            origin.url, None, 45_000, target, len(CONTENT), lambda n, _: n > 30_000 and 1 / 0
+        )
+    assert connect(origin.url).download_range(
+        origin.url, None, 45_000, target, len(CONTENT), silent
+    ) == Piece(55_000, 100_000)
     assert target.read_bytes() == CONTENT[55_000:]
     assert [a.headers["Range"] for a in origin.asked][:2] == ["bytes=-45000", "bytes=65000-99999"]
 
 
 def test_a_server_without_ranges_gives_the_whole_file_once(serve, connect, target):
     origin = serve(lambda e: e.reply(200, CONTENT))
-    assert connect(origin.url).download_range(origin.url, 500, 10, target, len(CONTENT), silent) == Piece(0, 100_000)
+    assert connect(origin.url).download_range(
+        origin.url, 500, 10, target, len(CONTENT), silent
+    ) == Piece(0, 100_000)
     assert target.read_bytes() == CONTENT and len(origin.asked) == 1
 
 
-@pytest.mark.parametrize("answer", [
-    pytest.param(lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 0-9/100000"), id="other bytes"),
-    pytest.param(lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 500-509/99"), id="beyond the end"),
-    pytest.param(lambda e: e.reply(206, b"x" * 10, Content_Type="multipart/byteranges; boundary=x"), id="several"),
-    pytest.param(lambda e: e.reply(416, Content_Range="bytes */100"), id="not there"),
-    pytest.param(lambda e: e.reply(206, b"x" * 11, Content_Range="bytes 500-509/100000"), id="longer"),
-    pytest.param(lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 500-509/100001"), id="of another file"),
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 0-9/100000"), id="other bytes"
+        ),
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 500-509/99"), id="beyond the end"
+        ),
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 10, Content_Type="multipart/byteranges; boundary=x"),
+            id="several",
+        ),
+        pytest.param(lambda e: e.reply(416, Content_Range="bytes */100"), id="not there"),
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 11, Content_Range="bytes 500-509/100000"), id="longer"
+        ),
+        pytest.param(
+            lambda e: e.reply(206, b"x" * 10, Content_Range="bytes 500-509/100001"),
+            id="of another file",
+        ),
+    ],
+)
 def test_a_wrong_range_is_refused_at_once(serve, connect, pauses, target, answer):
     origin = serve(answer)
-    refused(lambda: connect(origin.url).download_range(origin.url, 500, 10, target, len(CONTENT), silent))
+    refused(
+        lambda: connect(origin.url).download_range(
+            origin.url, 500, 10, target, len(CONTENT), silent
+        )
+    )
     assert len(origin.asked) == 1 and not pauses
 
 
 @given(st.integers(0, 10**18), st.integers(0, 10**18), st.integers(0, 10**18))
 def test_content_range_reads_what_is_possible(first, last, total):
     possible = first <= last < total < 10**18
-    assert content_range(f"bytes {first}-{last}/{total}") == ((first, last, total) if possible else (-1, -1, None))
+    assert content_range(f"bytes {first}-{last}/{total}") == (
+        (first, last, total) if possible else (-1, -1, None)
+    )
 
 
 @given(st.text())
@@ -685,4 +1044,8 @@ def test_resolve_gives_an_http_url_or_a_sentence(base, reference):
         url = resolve("http://h/" + base, reference)
     except DownloadError:
         return
-    assert url.startswith(("http://", "https://")) and url.isascii() and not any(c.isspace() for c in url)
+    assert (
+        url.startswith(("http://", "https://"))
+        and url.isascii()
+        and not any(c.isspace() for c in url)
+    )

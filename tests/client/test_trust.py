@@ -1,4 +1,5 @@
 """The attacker owns server, CDN and network, and signs nothing. Every test here is one of his ideas, or a rule that he ran into."""
+
 from __future__ import annotations
 
 import json
@@ -12,7 +13,14 @@ from typing import Any, Dict, Iterator
 
 import pytest
 
-from nuitkal_mini import CheckError, ClientUpdater, DownloadError, UpdaterConfig, UpdaterError, VerificationError
+from nuitkal_mini import (
+    CheckError,
+    ClientUpdater,
+    DownloadError,
+    UpdaterConfig,
+    UpdaterError,
+    VerificationError,
+)
 from nuitkal_mini.client.disk import Lock
 from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS, platform_name
@@ -25,7 +33,9 @@ from .conftest import Serve
 from .site import Site, package_of
 from .test_updater import ONE, TWO, app_of, ran
 
-OLD_KEY, KEY, STRANGER = (SecretKey(bytes([number] * 8), bytes([number] * 32)) for number in (1, 2, 3))
+OLD_KEY, KEY, STRANGER = (
+    SecretKey(bytes([number] * 8), bytes([number] * 32)) for number in (1, 2, 3)
+)
 NOW = time.time()
 
 
@@ -40,7 +50,14 @@ def site(serve: Serve) -> Site:
 
 @pytest.fixture
 def config(site: Site, tmp_path: Path) -> UpdaterConfig:
-    return UpdaterConfig(site.url, tmp_path / "client", python=sys.executable, retries=0, lock_seconds=0.2, public_keys=[line(OLD_KEY), line(KEY)])
+    return UpdaterConfig(
+        site.url,
+        tmp_path / "client",
+        python=sys.executable,
+        retries=0,
+        lock_seconds=0.2,
+        public_keys=[line(OLD_KEY), line(KEY)],
+    )
 
 
 @pytest.fixture
@@ -62,13 +79,17 @@ def refused(updater: ClientUpdater, sentence: str) -> None:
     assert updater.update_and_run([]) == 0 and len(ran(updater.config)) == count + 1
 
 
-def test_a_signed_update_installs(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_a_signed_update_installs(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     assert updater.update() and app_of(config) == TWO and updater.check() is None
 
 
 @pytest.mark.parametrize("secret", [OLD_KEY, KEY], ids=["old key", "new key"])
-def test_any_configured_key_will_do_so_that_keys_can_be_rotated(site: Site, config: UpdaterConfig, updater: ClientUpdater, secret: SecretKey) -> None:
+def test_any_configured_key_will_do_so_that_keys_can_be_rotated(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, secret: SecretKey
+) -> None:
     site.publish("1.0.1", TWO, secret=secret)
     assert updater.update() and app_of(config) == TWO
 
@@ -78,12 +99,16 @@ def test_arbitrary_software_unsigned_is_refused(site: Site, updater: ClientUpdat
     refused(updater, "not signed")
 
 
-def test_arbitrary_software_signed_by_a_stranger_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_arbitrary_software_signed_by_a_stranger_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=STRANGER)
     refused(updater, "not among the trusted keys")
 
 
-def test_a_manifest_changed_after_signing_is_refused_before_it_is_parsed(site: Site, updater: ClientUpdater) -> None:
+def test_a_manifest_changed_after_signing_is_refused_before_it_is_parsed(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     site.files["1.0.1.json"] = b"[" * 1000  # would be another error if anybody parsed it
     refused(updater, "signature by the key")
@@ -94,14 +119,18 @@ def test_a_server_without_manifests_is_refused(site: Site, updater: ClientUpdate
     refused(updater, "no manifest")
 
 
-def test_rollback_to_an_older_signed_release_is_not_followed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_rollback_to_an_older_signed_release_is_not_followed(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     updater.update()
     site.publish("1.0.0", ONE, secret=KEY)
     assert updater.check() is None and not updater.update() and app_of(config) == TWO
 
 
-def test_rollback_stays_refused_after_a_rollback_by_hand(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_rollback_stays_refused_after_a_rollback_by_hand(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     """The highest version seen is no part of what a rollback takes back."""
     site.publish("1.0.2", TWO, secret=KEY)
     updater.update()
@@ -110,8 +139,14 @@ def test_rollback_stays_refused_after_a_rollback_by_hand(site: Site, config: Upd
     assert updater.check() is None and not updater.update() and app_of(config) == ONE
 
 
-@pytest.mark.parametrize("forged", [{"file_hash": ""}, {"file_hash": 64 * "0"}, {"version": "v1.0.1"}, {"version": "1.0.1+again"}], ids=str)
-def test_a_rollback_is_not_undone_by_what_check_calls_the_release(site: Site, config: UpdaterConfig, updater: ClientUpdater, forged: Dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [{"file_hash": ""}, {"file_hash": 64 * "0"}, {"version": "v1.0.1"}, {"version": "1.0.1+again"}],
+    ids=str,
+)
+def test_a_rollback_is_not_undone_by_what_check_calls_the_release(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, forged: Dict[str, str]
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     updater.update()
     updater.rollback()
@@ -121,26 +156,34 @@ def test_a_rollback_is_not_undone_by_what_check_calls_the_release(site: Site, co
     assert updater.update() and app_of(config) == TWO
 
 
-def test_the_installed_version_is_spelled_as_it_was_signed(site: Site, updater: ClientUpdater) -> None:
+def test_the_installed_version_is_spelled_as_it_was_signed(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     site.check["version"] = "v1.0.1+forged"
     assert updater.update() and updater.installed_version == "1.0.1"
 
 
-def test_rollback_disguised_as_a_newer_version_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_rollback_disguised_as_a_newer_version_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     """check/ says 1.0.2 and hands over the manifest, signature and package of 0.9."""
     site.publish("0.9", TWO, secret=KEY)
     site.check["version"] = "1.0.2"
     refused(updater, "lower than 1.0.0")
 
 
-def test_another_version_than_check_announced_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_another_version_than_check_announced_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     site.check["version"] = "1.0.2"
     refused(updater, "1.0.2 with the manifest of 1.0.1")
 
 
-def test_allow_downgrade_lifts_the_highest_version_but_never_a_signed_minimum(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_allow_downgrade_lifts_the_highest_version_but_never_a_signed_minimum(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     config.allow_downgrade = True
     site.publish("1.5.0", TWO, secret=KEY, terms=Terms(minimum="1.4.0"))
     assert updater.update()
@@ -150,7 +193,9 @@ def test_allow_downgrade_lifts_the_highest_version_but_never_a_signed_minimum(si
     refused(updater, "below 1.4.0")
 
 
-def test_a_minimum_binds_the_automatic_rollback_and_not_the_one_by_hand(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_a_minimum_binds_the_automatic_rollback_and_not_the_one_by_hand(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     config.confirm_seconds = 5.0
     crashing: Tree = {**TWO, "main.py": (b"import sys\nsys.exit(3)\n", "644")}
     site.publish("1.5.0", crashing, secret=KEY, terms=Terms(minimum="1.5.0"))
@@ -158,25 +203,33 @@ def test_a_minimum_binds_the_automatic_rollback_and_not_the_one_by_hand(site: Si
     assert updater.rollback() == "1.0.0"
 
 
-def test_the_configured_floor_is_kept_on_the_first_install_too(site: Site, config: UpdaterConfig) -> None:
+def test_the_configured_floor_is_kept_on_the_first_install_too(
+    site: Site, config: UpdaterConfig
+) -> None:
     config.minimum_version = "2.0"
     site.publish("1.0.0", ONE, secret=KEY)
     with pytest.raises(VerificationError, match="below 2.0"):
         ClientUpdater(config).update()
 
 
-def test_indefinite_freeze_is_noticed(site: Site, config: UpdaterConfig, updater: ClientUpdater, caplog: pytest.LogCaptureFixture) -> None:
+def test_indefinite_freeze_is_noticed(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, caplog: pytest.LogCaptureFixture
+) -> None:
     config.max_age_days = 2
     assert updater.check() is None
     config.max_age_days = 0.5
     with pytest.raises(CheckError, match="days old"):
         updater.check()
     assert not updater.update() and "holding updates back" in caplog.text
-    site.publish("1.0.0", ONE, secret=KEY)  # what `publish resign` does: the same manifest, a newer signed time
+    site.publish(
+        "1.0.0", ONE, secret=KEY
+    )  # what `publish resign` does: the same manifest, a newer signed time
     assert updater.check() is None
 
 
-def test_freeze_by_replaying_an_older_signature_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_freeze_by_replaying_an_older_signature_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     old = dict(site.check)
     site.publish("1.0.0", ONE, secret=KEY)
     assert updater.check() is None
@@ -186,7 +239,9 @@ def test_freeze_by_replaying_an_older_signature_is_refused(site: Site, updater: 
     refused(updater, "older than one seen")
 
 
-def test_an_older_signature_of_the_highest_version_is_refused_on_the_way_back_to_it_too(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_an_older_signature_of_the_highest_version_is_refused_on_the_way_back_to_it_too(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     updater.update()
     site.publish("1.0.0", ONE, secret=KEY, signed_at=NOW - DAY_SECONDS)
@@ -202,29 +257,46 @@ def test_freeze_by_an_unproven_nothing_new_is_refused(site: Site, updater: Clien
         updater.check()
 
 
-def test_freeze_by_a_server_that_only_offers_old_releases_is_noticed_by_age(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_freeze_by_a_server_that_only_offers_old_releases_is_noticed_by_age(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("0.9", TWO, secret=KEY)
     config.max_age_days = 0.5
     with pytest.raises(CheckError, match="days old"):
         updater.check()
 
 
-def test_who_was_away_for_long_is_offered_the_update_and_told_of_no_freeze(site: Site, config: UpdaterConfig, updater: ClientUpdater,
-                                                                           caplog: pytest.LogCaptureFixture) -> None:
+def test_who_was_away_for_long_is_offered_the_update_and_told_of_no_freeze(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, caplog: pytest.LogCaptureFixture
+) -> None:
     config.max_age_days = 0.5
     site.publish("1.0.1", TWO, secret=KEY)
     assert updater.check() is not None
-    assert updater.update() and updater.check() is None and "holding updates back" not in caplog.text
+    assert (
+        updater.update() and updater.check() is None and "holding updates back" not in caplog.text
+    )
 
 
-@pytest.mark.parametrize("forge", [
-    lambda check, fresh: {**check, "version": "9.0.0"},
-    lambda check, fresh: {**check, "version": "9.0.0", "signature": None},
-    lambda check, fresh: {**check, "version": "9.0.0", "signature": check["signature"].replace("timestamp:1", "timestamp:2").replace("1.0.0", "9.0.0")},
-    lambda check, fresh: {**fresh["another"], "version": "9.0.0"},
-    lambda check, fresh: fresh["lower"],
-], ids=["another version's", "none", "a changed comment", "another app's", "a lower version's"])
-def test_freeze_behind_an_offer_that_proves_no_newer_time_is_noticed(site: Site, config: UpdaterConfig, updater: ClientUpdater, forge: Any) -> None:
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda check, fresh: {**check, "version": "9.0.0"},
+        lambda check, fresh: {**check, "version": "9.0.0", "signature": None},
+        lambda check, fresh: {
+            **check,
+            "version": "9.0.0",
+            "signature": check["signature"]
+            .replace("timestamp:1", "timestamp:2")
+            .replace("1.0.0", "9.0.0"),
+        },
+        lambda check, fresh: {**fresh["another"], "version": "9.0.0"},
+        lambda check, fresh: fresh["lower"],
+    ],
+    ids=["another version's", "none", "a changed comment", "another app's", "a lower version's"],
+)
+def test_freeze_behind_an_offer_that_proves_no_newer_time_is_noticed(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, forge: Any
+) -> None:
     check, fresh = site.check, {}
     for name, version, app in (("another", "9.0.0", "another"), ("lower", "0.9.0", "app")):
         site.publish(version, TWO, secret=KEY, app=app)
@@ -240,25 +312,32 @@ def test_a_signature_from_the_future_is_refused(site: Site, updater: ClientUpdat
     refused(updater, "in the future")
 
 
-def test_a_clock_years_behind_does_not_refuse_what_follows_a_signed_time(site: Site, config: UpdaterConfig, updater: ClientUpdater,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_years_behind_does_not_refuse_what_follows_a_signed_time(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nuitkal_mini.client.updater.time.time", lambda: 0.0)
     site.publish("1.0.1", TWO, secret=KEY, signed_at=NOW - DAY_SECONDS / 2)
     assert updater.update() and app_of(config) == TWO
 
 
-def test_a_release_signed_earlier_than_the_installed_one_may_be_promoted_later(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_a_release_signed_earlier_than_the_installed_one_may_be_promoted_later(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY, signed_at=NOW - 30 * DAY_SECONDS)
     assert updater.update() and app_of(config) == TWO
 
 
-def test_endless_data_as_package_is_cut(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_endless_data_as_package_is_cut(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", {**TWO, "new": (b"n" * 100_000, "644")}, secret=KEY)
     site.check["file_size"] = 10**9
     refused(updater, "more than its files can need")
 
 
-def test_endless_data_as_manifest_or_check_is_cut(site: Site, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_data_as_manifest_or_check_is_cut(
+    site: Site, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nuitkal_mini.client.updater.MAX_BYTES", 100)
     site.publish("1.0.1", TWO, secret=KEY)
     with pytest.raises(DownloadError):
@@ -268,8 +347,10 @@ def test_endless_data_as_manifest_or_check_is_cut(site: Site, updater: ClientUpd
         updater.update()
 
 
-def test_slow_retrieval_loses(serve: Serve, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nuitkal_mini.client.wire.RATE_WINDOW_SECONDS", 0.3)
+def test_slow_retrieval_loses(
+    serve: Serve, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuitkal_mini.client.http_client.RATE_WINDOW_SECONDS", 0.3)
 
     def drip(exchange: Any) -> None:
         exchange.reply(200, b"", length=10**6)
@@ -284,7 +365,9 @@ def test_slow_retrieval_loses(serve: Serve, config: UpdaterConfig, updater: Clie
     assert time.monotonic() - began < 4
 
 
-def test_extraneous_files_in_the_package_are_not_installed(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_extraneous_files_in_the_package_are_not_installed(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     package = package_of({**TWO, "evil.py": (b"import os\n", "644")})
     site.files["1.0.1.zip"] = package
@@ -293,29 +376,47 @@ def test_extraneous_files_in_the_package_are_not_installed(site: Site, config: U
 
 
 @pytest.mark.parametrize("hashed", [True, False], ids=["with a fitting hash", "without"])
-def test_mix_and_match_of_one_manifest_with_anothers_package_is_refused(site: Site, updater: ClientUpdater, hashed: bool) -> None:
-    site.publish("1.0.2", {**TWO, "main.py": (b"import evil\n", "644"), "tool": (b"#!/bin/true\n", "755")})
-    other, hash_of_other, size = site.files["1.0.2.zip"], site.check["file_hash"], site.check["file_size"]
+def test_mix_and_match_of_one_manifest_with_anothers_package_is_refused(
+    site: Site, updater: ClientUpdater, hashed: bool
+) -> None:
+    site.publish(
+        "1.0.2", {**TWO, "main.py": (b"import evil\n", "644"), "tool": (b"#!/bin/true\n", "755")}
+    )
+    other, hash_of_other, size = (
+        site.files["1.0.2.zip"],
+        site.check["file_hash"],
+        site.check["file_size"],
+    )
     site.publish("1.0.1", TWO, secret=KEY)
     site.files["1.0.1.zip"] = other
     site.check.update(file_hash=hash_of_other if hashed else "", file_size=size)
     refused(updater, "nothing was installed")
 
 
-def test_wrong_software_of_another_app_signed_by_the_same_key_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_wrong_software_of_another_app_signed_by_the_same_key_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, app="another", secret=KEY)
     refused(updater, "another")
 
 
-def test_wrong_software_without_a_name_is_refused_where_the_program_has_one(site: Site, updater: ClientUpdater) -> None:
+def test_wrong_software_without_a_name_is_refused_where_the_program_has_one(
+    site: Site, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY, app="")
     refused(updater, "one of an unnamed program, this is app")
 
 
-def test_a_signature_whose_comment_is_of_another_release_is_refused(site: Site, updater: ClientUpdater) -> None:
+def test_a_signature_whose_comment_is_of_another_release_is_refused(
+    site: Site, updater: ClientUpdater
+) -> None:
     """The comment is authentic, the manifest too; only together they never were."""
     from nuitkal_mini.minisign import ReleaseComment, release_comment_text, sign
-    for comment in (ReleaseComment(int(NOW), "app", "1.0.2"), ReleaseComment(int(NOW), "another", "1.0.1")):
+
+    for comment in (
+        ReleaseComment(int(NOW), "app", "1.0.2"),
+        ReleaseComment(int(NOW), "another", "1.0.1"),
+    ):
         site.publish("1.0.1", TWO, secret=KEY)
         site.check["signature"] = sign(KEY, site.files["1.0.1.json"], release_comment_text(comment))
         refused(updater, "the signature is for")
@@ -324,7 +425,9 @@ def test_a_signature_whose_comment_is_of_another_release_is_refused(site: Site, 
         refused(updater, "trusted comment")
 
 
-def test_two_releases_signed_as_one_version_are_refused(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_two_releases_signed_as_one_version_are_refused(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY)
     updater.update()
     site.publish("1.0.0", ONE, secret=KEY)
@@ -334,7 +437,9 @@ def test_two_releases_signed_as_one_version_are_refused(site: Site, config: Upda
     refused(updater, "two different releases")
 
 
-def test_a_client_that_was_signed_once_stays_so_without_being_told(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_a_client_that_was_signed_once_stays_so_without_being_told(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     """A command line without --public-key does not lower it."""
     config.public_keys = []
     site.publish("1.0.1", TWO)
@@ -343,7 +448,9 @@ def test_a_client_that_was_signed_once_stays_so_without_being_told(site: Site, c
     assert updater.update()
 
 
-def test_keys_that_come_later_bind_what_was_installed_unsigned(site: Site, config: UpdaterConfig) -> None:
+def test_keys_that_come_later_bind_what_was_installed_unsigned(
+    site: Site, config: UpdaterConfig
+) -> None:
     keys, config.public_keys = config.public_keys, []
     site.publish("1.0.1", ONE)
     updater = ClientUpdater(config)
@@ -360,7 +467,9 @@ def test_keys_that_come_later_bind_what_was_installed_unsigned(site: Site, confi
     assert updater.update() and app_of(config) == TWO
 
 
-def test_what_was_staged_unsigned_is_not_installed_once_there_are_keys(site: Site, config: UpdaterConfig) -> None:
+def test_what_was_staged_unsigned_is_not_installed_once_there_are_keys(
+    site: Site, config: UpdaterConfig
+) -> None:
     """Nor does the memory of that time take the keys away again."""
     keys, config.public_keys = config.public_keys, []
     site.publish("1.0.0", ONE)
@@ -382,14 +491,22 @@ def test_starting_needs_no_module_after_the_swap(site: Site, config: UpdaterConf
     """Its file may be another one by then."""
     config.public_keys = []
     site.publish("1.0.0", ONE)
-    code = ("import sys; from nuitkal_mini.client import install, ClientUpdater, UpdaterConfig; real = install.Installation.install\n"
-            "def swap(*arguments):\n    print('subprocess' in sys.modules and 'signal' in sys.modules)\n    return real(*arguments)\n"
-            "install.Installation.install = swap; ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2])).update()")
-    done = subprocess.run([sys.executable, "-c", code, site.url, str(config.client_dir)], stdout=subprocess.PIPE, check=True)
+    code = (
+        "import sys; from nuitkal_mini.client import install, ClientUpdater, UpdaterConfig; real = install.Installation.install\n"
+        "def swap(*arguments):\n    print('subprocess' in sys.modules and 'signal' in sys.modules)\n    return real(*arguments)\n"
+        "install.Installation.install = swap; ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2])).update()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, site.url, str(config.client_dir)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     assert done.stdout.strip() == b"True"
 
 
-def test_a_client_without_keys_takes_signed_and_unsigned_releases(site: Site, config: UpdaterConfig) -> None:
+def test_a_client_without_keys_takes_signed_and_unsigned_releases(
+    site: Site, config: UpdaterConfig
+) -> None:
     config.public_keys = []
     updater = ClientUpdater(config)
     site.publish("1.0.0", ONE, secret=STRANGER)
@@ -398,8 +515,12 @@ def test_a_client_without_keys_takes_signed_and_unsigned_releases(site: Site, co
     assert updater.update() and app_of(config) == TWO
 
 
-def test_key_compromise_recovery_an_earlier_key_revokes_a_later_one_and_what_it_raised(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
-    site.publish("999.0.0", TWO, secret=KEY, terms=Terms(minimum="999.0.0"))  # the thief's, to lock everybody out
+def test_key_compromise_recovery_an_earlier_key_revokes_a_later_one_and_what_it_raised(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
+    site.publish(
+        "999.0.0", TWO, secret=KEY, terms=Terms(minimum="999.0.0")
+    )  # the thief's, to lock everybody out
     assert updater.update()
     site.publish("1.0.1", ONE, secret=OLD_KEY)
     refused(updater, "below 999.0.0")
@@ -410,15 +531,28 @@ def test_key_compromise_recovery_an_earlier_key_revokes_a_later_one_and_what_it_
 
 
 def test_a_later_key_cannot_revoke_an_earlier_one(site: Site, updater: ClientUpdater) -> None:
-    site.publish("1.0.1", TWO, secret=KEY, terms=Terms(revoked=(key_name(OLD_KEY.key_id), key_name(KEY.key_id))))
+    site.publish(
+        "1.0.1",
+        TWO,
+        secret=KEY,
+        terms=Terms(revoked=(key_name(OLD_KEY.key_id), key_name(KEY.key_id))),
+    )
     assert updater.update()
     site.publish("1.0.2", ONE, secret=OLD_KEY)
     assert updater.update()
 
 
-@pytest.mark.parametrize("terms, sentence", [(Terms(platforms=("amiga-m68k",)), "is for amiga-m68k"), (Terms(python=">=99"), "needs Python >=99")],
-                         ids=["platform", "python"])
-def test_a_release_for_another_machine_is_refused_before_download(site: Site, updater: ClientUpdater, terms: Terms, sentence: str) -> None:
+@pytest.mark.parametrize(
+    "terms, sentence",
+    [
+        (Terms(platforms=("amiga-m68k",)), "is for amiga-m68k"),
+        (Terms(python=">=99"), "needs Python >=99"),
+    ],
+    ids=["platform", "python"],
+)
+def test_a_release_for_another_machine_is_refused_before_download(
+    site: Site, updater: ClientUpdater, terms: Terms, sentence: str
+) -> None:
     site.publish("1.0.1", TWO, secret=KEY, terms=terms)
     site.requests()
     with pytest.raises(VerificationError, match=sentence):
@@ -428,18 +562,29 @@ def test_a_release_for_another_machine_is_refused_before_download(site: Site, up
 
 def test_a_release_for_this_machine_is_accepted(site: Site, updater: ClientUpdater) -> None:
     here = platform_name(sys.platform, _machine())
-    site.publish("1.0.1", TWO, secret=KEY, terms=Terms(python=">=3.8, <4", platforms=("amiga-*", here)))
+    site.publish(
+        "1.0.1", TWO, secret=KEY, terms=Terms(python=">=3.8, <4", platforms=("amiga-*", here))
+    )
     assert updater.update()
 
 
-@pytest.mark.parametrize("system, machine, name", [("linux", "x86_64", "linux-x86_64"), ("win32", "AMD64", "windows-x86_64"),
-                                                   ("win32", "ARM64", "windows-arm64"), ("darwin", "arm64", "macos-arm64")])
+@pytest.mark.parametrize(
+    "system, machine, name",
+    [
+        ("linux", "x86_64", "linux-x86_64"),
+        ("win32", "AMD64", "windows-x86_64"),
+        ("win32", "ARM64", "windows-arm64"),
+        ("darwin", "arm64", "macos-arm64"),
+    ],
+)
 def test_platforms_have_one_name(system: str, machine: str, name: str) -> None:
     assert platform_name(system, machine) == name
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
-def test_nothing_is_written_where_a_linked_update_folder_leads(site: Site, config: UpdaterConfig, tmp_path: Path) -> None:
+def test_nothing_is_written_where_a_linked_update_folder_leads(
+    site: Site, config: UpdaterConfig, tmp_path: Path
+) -> None:
     site.publish("1.0.0", ONE, secret=KEY)
     (tmp_path / "outside").mkdir()
     (tmp_path / "client").mkdir()
@@ -456,7 +601,9 @@ def test_an_unusable_configured_key_says_so(site: Site, config: UpdaterConfig) -
         ClientUpdater(config).update()
 
 
-def test_a_state_that_was_restored_from_its_copy_still_knows_its_keys(site: Site, config: UpdaterConfig, updater: ClientUpdater) -> None:
+def test_a_state_that_was_restored_from_its_copy_still_knows_its_keys(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater
+) -> None:
     (config.client_dir / "local_version.json").unlink()
     config.public_keys = []
     site.publish("1.0.1", TWO)
@@ -472,8 +619,12 @@ def flips(data: bytes, step: int) -> Iterator[bytes]:
         yield bytes(flipped)
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"])
-def test_no_flipped_bit_of_anything_served_installs_another_program(site: Site, config: UpdaterConfig, updater: ClientUpdater, step: int) -> None:
+@pytest.mark.parametrize(
+    "step", [97, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"]
+)
+def test_no_flipped_bit_of_anything_served_installs_another_program(
+    site: Site, config: UpdaterConfig, updater: ClientUpdater, step: int
+) -> None:
     logging.getLogger("nuitkal_mini").setLevel(logging.CRITICAL)
     two: Tree = {"main.py": TWO["main.py"], "link": "main.py", "data": (b"data" * 10, "755")}
     site.publish("1.0.1", two, secret=KEY)

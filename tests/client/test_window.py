@@ -1,4 +1,5 @@
 """The window, for real: on a display of its own (Xvfb), with a real server that takes its time, and a mouse that is Tk's own event."""
+
 from __future__ import annotations
 
 import os
@@ -11,7 +12,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from nuitkal_mini.client.progress import Pace
+from nuitkal_mini.client.progress import TransferRate
 
 from ..support import need_tool, unavailable
 from ..trees import Tree
@@ -22,7 +23,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Xvfb")
 PROGRAM = b"import sys; print('started', *sys.argv[1:]); sys.exit(7)\n"
 OLD: Tree = {"main.py": (PROGRAM, "644")}
-NEW: Tree = {"main.py": (PROGRAM.replace(b"started", b"new"), "644"), "large.bin": (os.urandom(600_000), "644")}
+NEW: Tree = {
+    "main.py": (PROGRAM.replace(b"started", b"new"), "644"),
+    "large.bin": (os.urandom(600_000), "644"),
+}
 
 # What a launcher does; `watch(window)` is called at every redraw of the window, with its widgets' texts.
 LAUNCHER = """
@@ -59,8 +63,22 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         unavailable("this Python has no tkinter")
     assert tkinter.TkVersion
     reading, writing = os.pipe()
-    server = subprocess.Popen([need_tool("Xvfb"), "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset"],
-                              pass_fds=(writing,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [
+            need_tool("Xvfb"),
+            "-displayfd",
+            str(writing),
+            "-screen",
+            "0",
+            "800x600x24",
+            "-nolisten",
+            "tcp",
+            "-noreset",
+        ],
+        pass_fds=(writing,),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(writing)
     try:
         with open(reading) as said:
@@ -77,11 +95,24 @@ def site(serve: Serve) -> Site:
     return Site(serve)
 
 
-def launch(site: Site, folder: Path, watch: str = "pass", **environment: str) -> "subprocess.CompletedProcess[str]":
+def launch(
+    site: Site, folder: Path, watch: str = "pass", **environment: str
+) -> subprocess.CompletedProcess[str]:
     code = textwrap.dedent(LAUNCHER).format(watch=watch)
-    env: Dict[str, Any] = {**{name: value for name, value in os.environ.items() if name != "DISPLAY"}, "PYTHONPATH": str(REPOSITORY), **environment}
-    return subprocess.run([sys.executable, "-W", "error", "-c", code, site.url, str(folder)], env=env, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=60)
+    env: Dict[str, Any] = {
+        **{name: value for name, value in os.environ.items() if name != "DISPLAY"},
+        "PYTHONPATH": str(REPOSITORY),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, site.url, str(folder)],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=60,
+    )
 
 
 def install_first(site: Site, folder: Path) -> None:
@@ -104,86 +135,130 @@ def slowly(site: Site, seconds: float) -> None:
         exchange.send_header("Content-Length", str(len(body)))
         exchange.end_headers()
         for start in range(0, len(body), 16384):
-            exchange.wfile.write(body[start:start + 16384])
+            exchange.wfile.write(body[start : start + 16384])
             time.sleep(seconds * 16384 / len(body))
 
     site.origin.answer = answer
 
 
-def shown(done: "subprocess.CompletedProcess[str]") -> List[str]:
-    return [line[len("window: "):] for line in done.stdout.splitlines() if line.startswith("window: ")]
+def shown(done: subprocess.CompletedProcess[str]) -> List[str]:
+    return [
+        line[len("window: ") :] for line in done.stdout.splitlines() if line.startswith("window: ")
+    ]
 
 
 @posix_only
-def test_a_slow_update_is_shown_and_then_the_new_program_starts(site: Site, display: str, tmp_path: Path) -> None:
+def test_a_slow_update_is_shown_and_then_the_new_program_starts(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     install_first(site, tmp_path / "app")
     site.publish("1.0.1", NEW)
     slowly(site, 2.0)
     done = launch(site, tmp_path / "app", DISPLAY=display)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "new an argument"), done.stderr
     lines = shown(done)
-    assert any("files change" in line and "MB/s" in line and "s left" in line and line.endswith("Cancel") for line in lines), lines
+    assert any(
+        "files change" in line and "MB/s" in line and "s left" in line and line.endswith("Cancel")
+        for line in lines
+    ), lines
 
 
 @posix_only
-def test_an_update_that_finds_nothing_shows_no_window(site: Site, display: str, tmp_path: Path) -> None:
+def test_an_update_that_finds_nothing_shows_no_window(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     install_first(site, tmp_path / "app")
     done = launch(site, tmp_path / "app", DISPLAY=display)
     assert (done.returncode, done.stdout) == (7, "started an argument\n"), done.stderr
 
 
 @posix_only
-def test_cancel_starts_the_installed_version_and_the_next_start_updates(site: Site, display: str, tmp_path: Path) -> None:
+def test_cancel_starts_the_installed_version_and_the_next_start_updates(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     install_first(site, tmp_path / "app")
     site.publish("1.0.1", NEW)
     slowly(site, 20.0)
     began = time.monotonic()
-    done = launch(site, tmp_path / "app", "if 'MB/s' in text: self._button.invoke()", DISPLAY=display)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), done.stderr
+    done = launch(
+        site, tmp_path / "app", "if 'MB/s' in text: self._button.invoke()", DISPLAY=display
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), (
+        done.stderr
+    )
     assert time.monotonic() - began < 10
     slowly(site, 0.0)
-    assert launch(site, tmp_path / "app", DISPLAY=display).stdout.splitlines()[-1] == "new an argument"
+    assert (
+        launch(site, tmp_path / "app", DISPLAY=display).stdout.splitlines()[-1] == "new an argument"
+    )
 
 
 @posix_only
 @pytest.mark.slow
-def test_closing_the_window_while_a_connection_hangs_does_not_wait_for_it(site: Site, display: str, tmp_path: Path) -> None:
+def test_closing_the_window_while_a_connection_hangs_does_not_wait_for_it(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     install_first(site, tmp_path / "app")
     plain = site.origin.answer
-    site.origin.answer = lambda exchange: time.sleep(5) if exchange.path.endswith(".zip") else plain(exchange)
+    site.origin.answer = lambda exchange: (
+        time.sleep(5) if exchange.path.endswith(".zip") else plain(exchange)
+    )
     site.publish("1.0.1", NEW)
     began = time.monotonic()
-    done = launch(site, tmp_path / "app", "self._root.tk.eval(self._root.protocol('WM_DELETE_WINDOW'))", DISPLAY=display)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), done.stderr
+    done = launch(
+        site,
+        tmp_path / "app",
+        "self._root.tk.eval(self._root.protocol('WM_DELETE_WINDOW'))",
+        DISPLAY=display,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), (
+        done.stderr
+    )
     assert time.monotonic() - began < 4.5
 
 
 @posix_only
-def test_an_error_stays_until_it_was_read_and_then_the_installed_version_starts(site: Site, display: str, tmp_path: Path) -> None:
+def test_an_error_stays_until_it_was_read_and_then_the_installed_version_starts(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     install_first(site, tmp_path / "app")
     site.publish("1.0.1", NEW)
     site.files["1.0.1.zip"] = bytes(len(site.files["1.0.1.zip"]))
     slowly(site, 1.0)
-    done = launch(site, tmp_path / "app", "if text.endswith('Start'): self._button.invoke()", DISPLAY=display)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), done.stderr
+    done = launch(
+        site, tmp_path / "app", "if text.endswith('Start'): self._button.invoke()", DISPLAY=display
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), (
+        done.stderr
+    )
     assert "nothing was installed" in shown(done)[-1]
 
 
 @posix_only
-def test_when_nothing_can_start_the_window_says_so(site: Site, display: str, tmp_path: Path) -> None:
+def test_when_nothing_can_start_the_window_says_so(
+    site: Site, display: str, tmp_path: Path
+) -> None:
     site.origin.answer = lambda exchange: exchange.reply(503)
-    done = launch(site, tmp_path / "app", "if text.endswith('Close'): self._button.invoke()", DISPLAY=display)
+    done = launch(
+        site, tmp_path / "app", "if text.endswith('Close'): self._button.invoke()", DISPLAY=display
+    )
     assert done.returncode == 1 and "LaunchError" in done.stderr
     assert "nothing is installed yet" in shown(done)[-1] and "503" in shown(done)[-1]
 
 
 @posix_only
 @pytest.mark.parametrize("missing", ["display", "tkinter"])
-def test_without_a_window_the_update_works_all_the_same(site: Site, display: str, tmp_path: Path, missing: str) -> None:
+def test_without_a_window_the_update_works_all_the_same(
+    site: Site, display: str, tmp_path: Path, missing: str
+) -> None:
     install_first(site, tmp_path / "app")
     site.publish("1.0.1", NEW)
     slowly(site, 1.0)
-    environment = {"DISPLAY": ":4711"} if missing == "display" else {"DISPLAY": display, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    environment = (
+        {"DISPLAY": ":4711"}
+        if missing == "display"
+        else {"DISPLAY": display, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    )
     if missing == "tkinter":
         (tmp_path / "tkinter.py").write_text("raise ImportError('not in this distribution')\n")
     done = launch(site, tmp_path / "app", **environment)
@@ -192,10 +267,12 @@ def test_without_a_window_the_update_works_all_the_same(site: Site, display: str
 
 def test_the_pace_of_an_update_in_words() -> None:
     times = iter([10.0, 12.0, 14.0, 20.0, 21.0, 30.0])
-    pace = Pace(lambda: next(times))
+    pace = TransferRate(lambda: next(times))
     assert pace.line(1_000_000, 61_000_000) == "1.0 of 61.0 MB, 0.0 MB/s"
     assert pace.line(5_000_000, 61_000_000) == "5.0 of 61.0 MB, 2.0 MB/s, 28 s left"
     assert pace.line(61_000_000, 61_000_000) == "61.0 of 61.0 MB, 15.0 MB/s"
-    assert pace.line(2_000_000, 61_000_000) == "2.0 of 61.0 MB, 0.0 MB/s", "what was downloaded was wrong, and begins again"
+    assert pace.line(2_000_000, 61_000_000) == "2.0 of 61.0 MB, 0.0 MB/s", (
+        "what was downloaded was wrong, and begins again"
+    )
     assert pace.line(4_000_000, 61_000_000) == "4.0 of 61.0 MB, 2.0 MB/s, 28 s left"
     assert pace.line(16_384, 28_800) == "16.4 of 28.8 kB, 0.0 MB/s"

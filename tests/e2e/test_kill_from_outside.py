@@ -3,6 +3,7 @@
 Nothing in the client knows of it, so that a disk operation which bypasses `Disk` is interrupted like the others. After
 each, `run` with the server away: the tree is exactly the old or the new one, and starts.
 """
+
 from __future__ import annotations
 
 import os
@@ -26,14 +27,55 @@ from ..trees import Tree, read_tree, write_tree
 
 __all__ = ["no_proxies", "serve"]
 
-CALLS = "rename renameat renameat2 unlink unlinkat mkdir mkdirat rmdir fsync fdatasync link linkat symlink symlinkat chmod fchmod fchmodat openat write ftruncate".split()
+CALLS = [
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "rmdir",
+    "fsync",
+    "fdatasync",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "openat",
+    "write",
+    "ftruncate",
+]
 ERRORS = ("ENOSPC", "EIO", "EACCES", "EROFS")
 AWAY = "http://127.0.0.1:9/check"
-OLD: Tree = {"main.py": (b"print('old')\n", "644"), "lib/a.py": (b"a = 1\n", "644"), "tool": (b"#!/bin/sh\n", "755"), "gone/deep/x": (b"x", "644"),
-             "d/x": (b"x", "644"), "f": (b"file", "644"), "link": "lib/a.py", "same": (b"same" * 1000, "644")}
-NEW: Tree = {"main.py": (b"print('new')\n", "644"), "lib/a.py": (b"a = 2\n", "644"), "tool": (b"#!/bin/sh\n", "644"), "d": (b"now a file", "644"),
-             "f/deep": (b"a folder now", "644"), "link": "main.py", "copy": (b"a = 1\n", "755"), "same": (b"same" * 1000, "644")}
-MINE: Tree = {"notes.txt": (b"mine", "644"), "lib/mine": (b"mine", "600"), "copy.txt": (b"mine", "755")}
+OLD: Tree = {
+    "main.py": (b"print('old')\n", "644"),
+    "lib/a.py": (b"a = 1\n", "644"),
+    "tool": (b"#!/bin/sh\n", "755"),
+    "gone/deep/x": (b"x", "644"),
+    "d/x": (b"x", "644"),
+    "f": (b"file", "644"),
+    "link": "lib/a.py",
+    "same": (b"same" * 1000, "644"),
+}
+NEW: Tree = {
+    "main.py": (b"print('new')\n", "644"),
+    "lib/a.py": (b"a = 2\n", "644"),
+    "tool": (b"#!/bin/sh\n", "644"),
+    "d": (b"now a file", "644"),
+    "f/deep": (b"a folder now", "644"),
+    "link": "main.py",
+    "copy": (b"a = 1\n", "755"),
+    "same": (b"same" * 1000, "644"),
+}
+MINE: Tree = {
+    "notes.txt": (b"mine", "644"),
+    "lib/mine": (b"mine", "600"),
+    "copy.txt": (b"mine", "755"),
+}
 OURS = (".update", ".backup", "local_version.json")
 
 
@@ -65,7 +107,9 @@ def story(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Itera
     site.publish("2.0.0", NEW)
     if request.param == "rollback":
         updater.update()
-    story = Story(request.param, folder, site.url, {} if request.param == "first install" else OLD, NEW)
+    story = Story(
+        request.param, folder, site.url, {} if request.param == "first install" else OLD, NEW
+    )
     if request.param == "recovery":
         killed = interrupt(story._replace(verb="update"), Point("rename", 8), "signal=KILL")
         assert killed.returncode and (folder / ".update" / "journal.json").exists()
@@ -84,22 +128,70 @@ def laid_down(story: Story) -> Path:
 
 def command(story: Story, url: str, verb: str = "") -> List[str]:
     verb = verb or {"first install": "update", "recovery": "update"}.get(story.verb, story.verb)
-    return [sys.executable, "-W", "error", "-m", "nuitkal_mini.client", verb, "--url", url, "--dir", str(story.folder)]
+    return [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "nuitkal_mini.client",
+        verb,
+        "--url",
+        url,
+        "--dir",
+        str(story.folder),
+    ]
 
 
-def interrupt(story: Story, point: Point, how: str, since: str = "") -> "subprocess.CompletedProcess[str]":
+def interrupt(
+    story: Story, point: Point, how: str, since: str = ""
+) -> subprocess.CompletedProcess[str]:
     """The command, stopped at a point as `how` says, in strace's words; `since` "+": and at every such call after it."""
-    tracer = [need_tool("strace"), "-f", "-qq", "-o", os.devnull, "-e", f"trace={point.call}", "-e", f"inject={point.call}:{how}:when={point.number}{since}"]
-    return subprocess.run(tracer + command(story, story.url), cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-                          universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    tracer = [
+        need_tool("strace"),
+        "-f",
+        "-qq",
+        "-o",
+        os.devnull,
+        "-e",
+        f"trace={point.call}",
+        "-e",
+        f"inject={point.call}:{how}:when={point.number}{since}",
+    ]
+    return subprocess.run(
+        tracer + command(story, story.url),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
 
 
 def points(story: Story) -> List[Point]:
     """Every system call of the command, undisturbed, by which something in the folder changes."""
     folder, log = laid_down(story), story.folder.parent / "strace.log"
-    subprocess.run([need_tool("strace"), "-f", "-y", "-qq", "-s", "4096", "-o", str(log), "-e", "trace=" + ",".join(CALLS), *command(story, story.url)],
-                   cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    counts: "Counter[Tuple[str, str]]" = Counter()
+    subprocess.run(
+        [
+            need_tool("strace"),
+            "-f",
+            "-y",
+            "-qq",
+            "-s",
+            "4096",
+            "-o",
+            str(log),
+            "-e",
+            "trace=" + ",".join(CALLS),
+            *command(story, story.url),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    counts: Counter[Tuple[str, str]] = Counter()
     found: Dict[Point, None] = {}
     for line in log.read_text(errors="replace").splitlines():
         match = re.match(r"(\d+) +(\w+)\(", line)
@@ -113,26 +205,49 @@ def points(story: Story) -> List[Point]:
 
 def judge(story: Story, point: Point) -> str:
     """Start what is there, without a server; whether it is old or new."""
-    started = subprocess.run(command(story, AWAY, "run"), cwd=ROOT, universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    started = subprocess.run(
+        command(story, AWAY, "run"),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
     assert "Traceback" not in started.stderr, (point, started.stderr)
     tree = read_tree(story.folder, OURS)
     tree = {path: item for path, item in tree.items() if not path.startswith("lib/__pycache__/")}
     mine = {path: (item[0], "644" if item[1] == "600" else item[1]) for path, item in MINE.items()}
-    which = "new" if tree == {**story.after, **mine} else "old" if tree == {**story.before, **mine} else "mixed"
+    which = (
+        "new"
+        if tree == {**story.after, **mine}
+        else "old"
+        if tree == {**story.before, **mine}
+        else "mixed"
+    )
     assert which != "mixed", (point, sorted(set(tree) ^ set(story.after)), started.stderr)
-    assert started.stdout.split() == ([which] if which == "new" or story.before else []), (point, started.stdout, started.stderr)
-    left: Set[str] = set(os.listdir(story.folder / ".update")) if (story.folder / ".update").exists() else set()
+    assert started.stdout.split() == ([which] if which == "new" or story.before else []), (
+        point,
+        started.stdout,
+        started.stderr,
+    )
+    left: Set[str] = (
+        set(os.listdir(story.folder / ".update")) if (story.folder / ".update").exists() else set()
+    )
     assert left <= {"lock", "state.json", "staging", "download"}, (point, left)
     return which
 
 
 def sampled(all_points: List[Point], count: int) -> List[Point]:
     step = max(1, len(all_points) // count)
-    return all_points[step // 2::step]
+    return all_points[step // 2 :: step]
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(10_000, marks=pytest.mark.slow)], ids=["sample", "everywhere"])
-def test_killed_at_any_system_call_the_program_is_whole_and_starts(story: Story, count: int) -> None:
+@pytest.mark.parametrize(
+    "count", [2, pytest.param(10_000, marks=pytest.mark.slow)], ids=["sample", "everywhere"]
+)
+def test_killed_at_any_system_call_the_program_is_whole_and_starts(
+    story: Story, count: int
+) -> None:
     seen = set()
     for point in sampled(points(story), count):
         laid_down(story)
@@ -141,13 +256,22 @@ def test_killed_at_any_system_call_the_program_is_whole_and_starts(story: Story,
     assert count < 100 or seen == ({"new"} if story.verb == "recovery" else {"old", "new"})
 
 
-@pytest.mark.parametrize("count, since", [(1, ""), (1, "+"), *(pytest.param(25, since, marks=pytest.mark.slow) for since in ("", "+"))],
-                         ids=["sample, once", "sample, for good", "many, once", "many, for good"])
-def test_when_any_system_call_fails_there_is_a_sentence_and_the_program_is_whole(story: Story, count: int, since: str) -> None:
+@pytest.mark.parametrize(
+    "count, since",
+    [(1, ""), (1, "+"), *(pytest.param(25, since, marks=pytest.mark.slow) for since in ("", "+"))],
+    ids=["sample, once", "sample, for good", "many, once", "many, for good"],
+)
+def test_when_any_system_call_fails_there_is_a_sentence_and_the_program_is_whole(
+    story: Story, count: int, since: str
+) -> None:
     for index, point in enumerate(sampled(points(story), count)):
         laid_down(story)
         done = interrupt(story, point, f"error={ERRORS[index % len(ERRORS)]}", since)
         assert done.returncode in (0, 1) and "Traceback" not in done.stderr, (point, done.stderr)
         has_no_voice = point.call == "write" and since
-        assert done.returncode == 0 or has_no_voice or done.stderr.splitlines()[-1].startswith(("update: ", "rollback: ")), (point, done.stderr)
+        assert (
+            done.returncode == 0
+            or has_no_voice
+            or done.stderr.splitlines()[-1].startswith(("update: ", "rollback: "))
+        ), (point, done.stderr)
         judge(story, point)

@@ -4,6 +4,7 @@
 A build is kept under the SHA-256 of all that goes into it, and ccache keeps the C compiler's work for the next one. From
 nothing, one takes a minute or two; Debian's gcc, patchelf and ccache must be there.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -28,7 +29,15 @@ def binary(script: str, mode: str, modules: Dict[str, str]) -> Path:
     for tool in ("gcc", "patchelf", "ccache"):
         need_tool(tool)
     python = _nuitka()
-    made_of = "\0".join([sys.version, mode, _version(python), script, *(f"{path}\0{text}" for path, text in sorted(modules.items()))])
+    made_of = "\0".join(
+        [
+            sys.version,
+            mode,
+            _version(python),
+            script,
+            *(f"{path}\0{text}" for path, text in sorted(modules.items())),
+        ]
+    )
     kept = CACHE / hashlib.sha256(made_of.encode("utf-8")).hexdigest()[:20]
     if not kept.is_dir():
         with tempfile.TemporaryDirectory(dir=str(CACHE)) as scratch:
@@ -36,8 +45,21 @@ def binary(script: str, mode: str, modules: Dict[str, str]) -> Path:
             for path, text in {**modules, "start.py": script}.items():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(text, encoding="utf-8")
-            done = subprocess.run([str(python), "-m", "nuitka", f"--{mode}", "--assume-yes-for-downloads", "--output-dir=out", "start.py"], cwd=str(folder),
-                                  env={**os.environ, "CCACHE_DIR": str(CACHE / "ccache")}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                [
+                    str(python),
+                    "-m",
+                    "nuitka",
+                    f"--{mode}",
+                    "--assume-yes-for-downloads",
+                    "--output-dir=out",
+                    "start.py",
+                ],
+                cwd=str(folder),
+                env={**os.environ, "CCACHE_DIR": str(CACHE / "ccache")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-4000:]
             made = folder / "made"
             if mode == "standalone":
@@ -54,7 +76,9 @@ def package() -> Dict[str, str]:
     from tools import vendor
 
     names = [*vendor._reachable([vendor.LAST]), vendor.FRONT]
-    paths = [f"nuitkal_mini/{name.replace('.', '/')}.py" for name in names] + ["nuitkal_mini/__init__.py"]
+    paths = [f"nuitkal_mini/{name.replace('.', '/')}.py" for name in names] + [
+        "nuitkal_mini/__init__.py"
+    ]
     return {path: (ROOT / path).read_text(encoding="utf-8") for path in paths}
 
 
@@ -77,7 +101,10 @@ def _nuitka() -> Path:
     if not (folder / "ready").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", NUITKA], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", NUITKA],
+            check=True,
+        )
         (folder / "ready").touch()
     return python
 

@@ -1,4 +1,5 @@
 """The README's launcher, with what a test varies taken from the environment."""
+
 import os
 import sys
 import urllib.request

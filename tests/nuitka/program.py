@@ -1,4 +1,5 @@
 """A program that tells what it was given, and waits for a signal when it is asked to."""
+
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ print("program version 1", sys.argv[1:], os.path.basename(os.getcwd()), flush=Tr
 for name in ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"):
     print(name, os.environ.get(name), flush=True)
 if sys.argv[1:2] == ["wait"]:
+
     def leave(number: int, _: object) -> None:
         print("signal", number, flush=True)
         sys.exit(33)

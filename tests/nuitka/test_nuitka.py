@@ -3,6 +3,7 @@
 The standalone launcher is built with the package and the onefile one with the vendored file, so that both are seen in
 two builds; the third build is a program.
 """
+
 from __future__ import annotations
 
 import os
@@ -22,7 +23,10 @@ from ..support import need_tool
 from ..trees import Tree, read_tree
 from . import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="built on Linux")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="built on Linux"),
+]
 __all__ = ["no_proxies", "serve"]
 HERE = Path(__file__).parent
 OURS = (".update", ".backup", "local_version.json")
@@ -57,7 +61,14 @@ def launcher(request: pytest.FixtureRequest) -> Launcher:
     script = (HERE / "launcher.py").read_text(encoding="utf-8")
     if request.param.startswith("onefile"):
         return Launcher(build.binary(script, "onefile", build.one_file()), "onefile")
-    return Launcher(build.binary(script.replace("from nuitkal_update", "from nuitkal_mini"), "standalone", build.package()), "standalone")
+    return Launcher(
+        build.binary(
+            script.replace("from nuitkal_update", "from nuitkal_mini"),
+            "standalone",
+            build.package(),
+        ),
+        "standalone",
+    )
 
 
 @pytest.fixture
@@ -71,8 +82,14 @@ def environment(site: Site, tmp_path: Path, **more: str) -> Dict[str, str]:
     return {**os.environ, "TEST_URL": site.url, "TMPDIR": str(scratch), **more}
 
 
-def start(program: Path, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([str(program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+def start(program: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [str(program), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def program_tree(kind: str, standalone_program: Path) -> Tree:
@@ -83,15 +100,26 @@ def program_tree(kind: str, standalone_program: Path) -> Tree:
     return {f"program/{path}": item for path, item in read_tree(standalone_program.parent).items()}
 
 
-MAINS = {"a Python program": "main.py", "a shell script": "main.sh", "a standalone program": "program/start.bin"}
+MAINS = {
+    "a Python program": "main.py",
+    "a shell script": "main.sh",
+    "a standalone program": "program/start.bin",
+}
 
 
 def next_release(tree: Tree) -> Tree:
-    return {path: (item[0].replace(b"program version 1", b"program version 2"), item[1]) if not isinstance(item, str) else item for path, item in tree.items()}
+    return {
+        path: (item[0].replace(b"program version 1", b"program version 2"), item[1])
+        if not isinstance(item, str)
+        else item
+        for path, item in tree.items()
+    }
 
 
 @pytest.mark.parametrize("kind", MAINS)
-def test_it_installs_updates_and_starts(launcher: Launcher, standalone_program: Path, site: Site, tmp_path: Path, kind: str) -> None:
+def test_it_installs_updates_and_starts(
+    launcher: Launcher, standalone_program: Path, site: Site, tmp_path: Path, kind: str
+) -> None:
     own = build.copy_to(tmp_path / "My 程序", launcher.made)
     tree = program_tree(kind, standalone_program)
     env = environment(site, tmp_path, TEST_MAIN=MAINS[kind])
@@ -100,25 +128,39 @@ def test_it_installs_updates_and_starts(launcher: Launcher, standalone_program: 
         child = start(own, "a b", '"', env=env, cwd="/")
         out, err = child.communicate(b"typed\n")
         assert child.returncode == 7, err.decode()
-        assert out.startswith(f"program version {version}".encode()) and b"read typed" in out and b'a b' in out, out
+        assert (
+            out.startswith(f"program version {version}".encode())
+            and b"read typed" in out
+            and b"a b" in out
+        ), out
         assert b"LD_LIBRARY_PATH None" in out or kind == "a shell script"
     assert read_tree(own.parent / "app", without=OURS) == next_release(tree)
 
 
 @pytest.mark.parametrize("way", ["its path", "a bare name on PATH", "a link", "a relative path"])
-def test_it_finds_its_folder_whatever_way_it_was_started(launcher: Launcher, site: Site, tmp_path: Path, way: str) -> None:
+def test_it_finds_its_folder_whatever_way_it_was_started(
+    launcher: Launcher, site: Site, tmp_path: Path, way: str
+) -> None:
     own = build.copy_to(tmp_path / "a place", launcher.made)
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "other-name").symlink_to(own)
     site.publish("1.0.0", {"main.sh": (SCRIPT, "644")})
-    program, folder, search = {"its path": (str(own), "/", ""), "a bare name on PATH": (own.name, "/", f"{own.parent}:"),
-                               "a link": ("other-name", "/", f"{tmp_path}/links:"), "a relative path": (f"{own.parent.name}/{own.name}", str(tmp_path), "")}[way]
+    program, folder, search = {
+        "its path": (str(own), "/", ""),
+        "a bare name on PATH": (own.name, "/", f"{own.parent}:"),
+        "a link": ("other-name", "/", f"{tmp_path}/links:"),
+        "a relative path": (f"{own.parent.name}/{own.name}", str(tmp_path), ""),
+    }[way]
     env = environment(site, tmp_path, TEST_MAIN="main.sh", PATH=search + os.environ["PATH"])
-    done = subprocess.run(["env", program], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        ["env", program], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     assert done.returncode == 7 and (own.parent / "app" / "main.sh").exists()
 
 
-def test_a_signal_reaches_the_program_and_its_exit_code_comes_back(launcher: Launcher, standalone_program: Path, site: Site, tmp_path: Path) -> None:
+def test_a_signal_reaches_the_program_and_its_exit_code_comes_back(
+    launcher: Launcher, standalone_program: Path, site: Site, tmp_path: Path
+) -> None:
     own = build.copy_to(tmp_path / "own", launcher.made)
     site.publish("1.0.0", program_tree("a Python program", standalone_program))
     child = start(own, "wait", env=environment(site, tmp_path))
@@ -128,7 +170,9 @@ def test_a_signal_reaches_the_program_and_its_exit_code_comes_back(launcher: Lau
             break
     child.send_signal(signal.SIGTERM)
     rest, err = child.communicate()
-    arrives = signal.SIGINT if launcher.mode == "onefile" else signal.SIGTERM  # Nuitka's bootstrap makes a Ctrl-C of what it gets
+    arrives = (
+        signal.SIGINT if launcher.mode == "onefile" else signal.SIGTERM
+    )  # Nuitka's bootstrap makes a Ctrl-C of what it gets
     assert rest == b"signal %d\n" % arrives and b"Traceback" not in err, err.decode()
     assert child.returncode == 33 or launcher.mode == "onefile", child.returncode
     print("exit code of", launcher.mode, child.returncode)
@@ -136,17 +180,29 @@ def test_a_signal_reaches_the_program_and_its_exit_code_comes_back(launcher: Lau
 
 # --- it updates itself ------------------------------------------------------------------------------
 
+
 def own_release(launcher: Launcher, number: int) -> Tree:
     """A release with the launcher in it, beside what it starts."""
-    return {"start.bin": (launcher.version(number), "755"), "main.sh": (SCRIPT.replace(b"version 1", b"version %d" % number), "644"),
-            "lib/data": (b"%d" % number * 1000, "644")}
+    return {
+        "start.bin": (launcher.version(number), "755"),
+        "main.sh": (SCRIPT.replace(b"version 1", b"version %d" % number), "644"),
+        "lib/data": (b"%d" % number * 1000, "644"),
+    }
 
 
 def said_version(own: Path, env: Dict[str, str]) -> str:
-    return subprocess.run([str(own)], env={**env, "TEST_VERB": "version"}, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    return (
+        subprocess.run(
+            [str(own)], env={**env, "TEST_VERB": "version"}, stdout=subprocess.PIPE, check=True
+        )
+        .stdout.decode()
+        .strip()
+    )
 
 
-def test_it_replaces_itself_while_it_runs_and_the_next_start_is_the_new_one(launcher: Launcher, site: Site, tmp_path: Path) -> None:
+def test_it_replaces_itself_while_it_runs_and_the_next_start_is_the_new_one(
+    launcher: Launcher, site: Site, tmp_path: Path
+) -> None:
     own = build.copy_to(tmp_path / "own", launcher.made)
     env = environment(site, tmp_path, TEST_DIR=".", TEST_MAIN="main.sh")
     site.publish("1.0.1", own_release(launcher, 1))
@@ -165,10 +221,22 @@ CALLS = ("rename", "link,linkat", "unlink", "mkdir", "rmdir", "fsync")
 
 def killed_at(call: str, number: int) -> List[str]:
     """What to put before a command line so that its n-th such system call kills it."""
-    return [need_tool("strace"), "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+    return [
+        need_tool("strace"),
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:signal=SIGKILL:when={number}",
+    ]
 
 
-def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(launcher: Launcher, site: Site, tmp_path: Path) -> None:
+def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(
+    launcher: Launcher, site: Site, tmp_path: Path
+) -> None:
     """After each, the launcher itself starts without a server, and what it starts is a whole version."""
     folder = tmp_path / "own"
     env = environment(site, tmp_path, TEST_DIR=".", TEST_MAIN="main.sh", TEST_VERB="update")
@@ -184,9 +252,19 @@ def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(launcher
     while call < len(CALLS):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept", folder, symlinks=True)
-        killed = subprocess.run([*killed_at(CALLS[call], number), str(own)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        offline = subprocess.run([str(own)], env={**env, "TEST_VERB": "run", "TEST_URL": "http://127.0.0.1:9/check"}, stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        killed = subprocess.run(
+            [*killed_at(CALLS[call], number), str(own)],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        offline = subprocess.run(
+            [str(own)],
+            env={**env, "TEST_VERB": "run", "TEST_URL": "http://127.0.0.1:9/check"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         assert offline.returncode == 7, (CALLS[call], number, offline.stderr)
         found = read_tree(folder, without=OURS)
         assert found in (before, after), (CALLS[call], number)
@@ -195,14 +273,26 @@ def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(launcher
         if killed.returncode == 0:  # it has no more of these
             call, number = call + 1, 1
     assert set(ends) == {1, 2} and len(ends) > 20, ends
-    print(launcher.mode, "killed at", len(ends), "steps:", ends.count(1), "times the old version, else the new one")
+    print(
+        launcher.mode,
+        "killed at",
+        len(ends),
+        "steps:",
+        ends.count(1),
+        "times the old version, else the new one",
+    )
 
 
 # --- what it costs ----------------------------------------------------------------------------------
 
-def test_a_start_that_finds_nothing_costs_little_above_one_request(launcher: Launcher, site: Site, tmp_path: Path) -> None:
+
+def test_a_start_that_finds_nothing_costs_little_above_one_request(
+    launcher: Launcher, site: Site, tmp_path: Path
+) -> None:
     own = build.copy_to(tmp_path / "own", launcher.made)
-    site.publish("1.0.0", {f"lib/{number}": (b"%d" % number * 50_000, "644") for number in range(100)})
+    site.publish(
+        "1.0.0", {f"lib/{number}": (b"%d" % number * 50_000, "644") for number in range(100)}
+    )
     env = environment(site, tmp_path)
     subprocess.run([str(own)], env={**env, "TEST_VERB": "update"}, check=False)
 
@@ -213,5 +303,7 @@ def test_a_start_that_finds_nothing_costs_little_above_one_request(launcher: Lau
             subprocess.run([str(own)], env={**env, "TEST_VERB": verb}, check=True)
             seconds.append(time.perf_counter() - began)
     request, update = min(times["request"]), min(times["update"])
-    print(f"{launcher.mode}: one request {1000 * request:.0f} ms, an update that finds nothing {1000 * update:.0f} ms")
+    print(
+        f"{launcher.mode}: one request {1000 * request:.0f} ms, an update that finds nothing {1000 * update:.0f} ms"
+    )
     assert update - request < 0.06

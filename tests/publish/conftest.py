@@ -1,4 +1,5 @@
 """A cache folder of its own for every test, and a server that breaks down as told."""
+
 from __future__ import annotations
 
 import hashlib
@@ -85,7 +86,13 @@ class ScriptedServer:
         if fault.status:
             self.answer(handler, fault.status, fault.body, fault.headers)
 
-    def answer(self, handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: Tuple[Tuple[str, str], ...] = ()) -> None:
+    def answer(
+        self,
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        headers: Tuple[Tuple[str, str], ...] = (),
+    ) -> None:
         handler.send_response(status)
         for name, value in headers:
             handler.send_header(name, value)
@@ -99,12 +106,19 @@ class ScriptedServer:
             return refusal(401, "unauthorized", "The token is missing or wrong.")
         if name.startswith("versions/?"):
             offset = int(name.rpartition("=")[2])
-            return 200, json.dumps({"count": len(self.releases), "versions": list(self.releases.values())[offset:offset + 100]}).encode()
+            return 200, json.dumps(
+                {
+                    "count": len(self.releases),
+                    "versions": list(self.releases.values())[offset : offset + 100],
+                }
+            ).encode()
         if name.startswith("manifest/"):
-            return 200, self.manifests[name[len("manifest/"):]]
+            return 200, self.manifests[name[len("manifest/") :]]
         if name == "missing/":
             hashes = json.loads(request.body)["hashes"]
-            return 200, json.dumps({"missing": [digest for digest in hashes if digest not in self.contents]}).encode()
+            return 200, json.dumps(
+                {"missing": [digest for digest in hashes if digest not in self.contents]}
+            ).encode()
         if name == "upload/":
             return self.upload(parse_form(request))
         version = name.split("/")[1]
@@ -126,8 +140,13 @@ class ScriptedServer:
             return refusal(400, "incomplete", "Contents are missing.")
         self.manifests[version] = fields["manifest"]
         self.packages[version] = fields["file"]
-        self.releases[version] = {"version": version, "is_active": False, "manifest_url": f"manifest/{version}", "changelog": fields["changelog"].decode(),
-                                  "signature": fields["signature"].decode() if "signature" in fields else None}
+        self.releases[version] = {
+            "version": version,
+            "is_active": False,
+            "manifest_url": f"manifest/{version}",
+            "changelog": fields["changelog"].decode(),
+            "signature": fields["signature"].decode() if "signature" in fields else None,
+        }
         if fields["is_active"] == b"yes":
             self.activate(version)
         return 201, json.dumps(self.releases[version]).encode()
@@ -177,7 +196,9 @@ def program(tmp_path: Path) -> Path:
     return folder
 
 
-def write(folder: Path, path: str, content: bytes, mode: int = 0o644, age_seconds: Optional[float] = 100.0) -> Path:
+def write(
+    folder: Path, path: str, content: bytes, mode: int = 0o644, age_seconds: Optional[float] = 100.0
+) -> Path:
     file = folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)

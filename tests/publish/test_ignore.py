@@ -1,4 +1,5 @@
 """Our reading of ignore patterns against git's own (`git check-ignore`)."""
+
 from __future__ import annotations
 
 import os
@@ -9,13 +10,41 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Set
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nuitkal_mini.publish import ignore
 
 TREE = [
-    "a", "ab", "abc", "b.txt", "B.TXT", "a b", "#x", "!x", "sp ", "q?", "st*r", "br[x]", "back\\slash", "-", "]", "^", "a-c",
-    "d/a", "d/b.txt", "d/e/a", "d/e/b.txt", "d/e/f/a", "e/a", "e/d/a", "e/d/b", "lib/x.pyc", "lib/__pycache__/x.pyc", "éaé", "x.é",
+    "a",
+    "ab",
+    "abc",
+    "b.txt",
+    "B.TXT",
+    "a b",
+    "#x",
+    "!x",
+    "sp ",
+    "q?",
+    "st*r",
+    "br[x]",
+    "back\\slash",
+    "-",
+    "]",
+    "^",
+    "a-c",
+    "d/a",
+    "d/b.txt",
+    "d/e/a",
+    "d/e/b.txt",
+    "d/e/f/a",
+    "e/a",
+    "e/d/a",
+    "e/d/b",
+    "lib/x.pyc",
+    "lib/__pycache__/x.pyc",
+    "éaé",
+    "x.é",
 ]
 NOT_ASCII = {"éaé", "x.é"}  # git's `?` matches one byte, ours one character
 
@@ -27,7 +56,9 @@ def left_out(lines: List[str]) -> Set[str]:
     def is_out(path: str) -> bool:
         parts = path.split("/")
         parents = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        return any(ignore.excluded(rules, parent, True) for parent in parents) or ignore.excluded(rules, path, False)
+        return any(ignore.excluded(rules, parent, True) for parent in parents) or ignore.excluded(
+            rules, path, False
+        )
 
     return {path for path in TREE if is_out(path)}
 
@@ -48,27 +79,131 @@ def git_leaves_out(folder: Path, lines: List[str]) -> Set[str]:
     (folder / ".gitignore").write_bytes("\n".join(lines).encode() + b"\n")
     environment: Dict[str, str] = {**os.environ, "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(folder)}
     answer = subprocess.run(
-        ["git", "-c", "core.ignorecase=false", "check-ignore", "-z", "--stdin"], cwd=folder, env=environment,
-        input="\0".join(TREE).encode(), stdout=subprocess.PIPE)
+        ["git", "-c", "core.ignorecase=false", "check-ignore", "-z", "--stdin"],
+        cwd=folder,
+        env=environment,
+        input="\0".join(TREE).encode(),
+        stdout=subprocess.PIPE,
+    )
     return {path for path in answer.stdout.decode().split("\0") if path}
 
 
-@pytest.mark.parametrize("lines", [
-    ["a"], ["/a"], ["d/"], ["a/"], ["*.txt"], ["d/*.txt"], ["d/**"], ["**/a"], ["d/**/a"], ["**"], ["*"], ["**/d/"], ["d/**/"],
-    ["*", "!a"], ["*", "!d", "!d/e/"], ["d", "!d/a"], ["d/*", "!d/e"], ["d/**", "!d/a"], ["a", "!a", "/a"],
-    ["# a", "a b"], ["\\#x"], ["#x"], ["\\!x"], ["!x"], ["a "], ["sp\\ "], ["sp\\ "], ["sp "], ["sp\\  "], ["a\\\\ "],
-    ["q\\?"], ["st\\*r"], ["br\\[x\\]"], ["back\\\\slash"], ["a\\"], ["a\\b"],
-    ["[ab]"], ["[!a]"], ["[^a]"], ["[a-c]"], ["a[a-c]*"], ["[]]"], ["[!]]"], ["[]-]"], ["[a-]"], ["[z-a]"], ["[!z-a]"], ["[a"], ["[]"], ["[\\]]"], ["[\\a-\\c]"],
-    ["d[/]a"], ["d[!x]a"], ["d?a"], ["[[a]"], ["[a-c-e]"], ["[--a]"],
-    ["/"], ["//"], ["!"], [""], [" "], ["/*"], ["/*/"], ["*/a"], ["/**/a"], ["***"], ["d/***/a"], ["**a"], ["d/**a"], ["d/**/**/a"],
-    ["éaé"], ["é*"], ["*.é"], ["?"], ["lib/__pycache__"], ["__pycache__/"], ["*.pyc", "!/lib/__pycache__/x.pyc"], ["/d/e", "!/d/e/a"], ["a\r"], ["d/\r"],
-], ids=repr)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["a"],
+        ["/a"],
+        ["d/"],
+        ["a/"],
+        ["*.txt"],
+        ["d/*.txt"],
+        ["d/**"],
+        ["**/a"],
+        ["d/**/a"],
+        ["**"],
+        ["*"],
+        ["**/d/"],
+        ["d/**/"],
+        ["*", "!a"],
+        ["*", "!d", "!d/e/"],
+        ["d", "!d/a"],
+        ["d/*", "!d/e"],
+        ["d/**", "!d/a"],
+        ["a", "!a", "/a"],
+        ["# a", "a b"],
+        ["\\#x"],
+        ["#x"],
+        ["\\!x"],
+        ["!x"],
+        ["a "],
+        ["sp\\ "],
+        ["sp\\ "],
+        ["sp "],
+        ["sp\\  "],
+        ["a\\\\ "],
+        ["q\\?"],
+        ["st\\*r"],
+        ["br\\[x\\]"],
+        ["back\\\\slash"],
+        ["a\\"],
+        ["a\\b"],
+        ["[ab]"],
+        ["[!a]"],
+        ["[^a]"],
+        ["[a-c]"],
+        ["a[a-c]*"],
+        ["[]]"],
+        ["[!]]"],
+        ["[]-]"],
+        ["[a-]"],
+        ["[z-a]"],
+        ["[!z-a]"],
+        ["[a"],
+        ["[]"],
+        ["[\\]]"],
+        ["[\\a-\\c]"],
+        ["d[/]a"],
+        ["d[!x]a"],
+        ["d?a"],
+        ["[[a]"],
+        ["[a-c-e]"],
+        ["[--a]"],
+        ["/"],
+        ["//"],
+        ["!"],
+        [""],
+        [" "],
+        ["/*"],
+        ["/*/"],
+        ["*/a"],
+        ["/**/a"],
+        ["***"],
+        ["d/***/a"],
+        ["**a"],
+        ["d/**a"],
+        ["d/**/**/a"],
+        ["éaé"],
+        ["é*"],
+        ["*.é"],
+        ["?"],
+        ["lib/__pycache__"],
+        ["__pycache__/"],
+        ["*.pyc", "!/lib/__pycache__/x.pyc"],
+        ["/d/e", "!/d/e/a"],
+        ["a\r"],
+        ["d/\r"],
+    ],
+    ids=repr,
+)
 def test_patterns_mean_what_they_mean_to_git(git: Path, lines: List[str]) -> None:
     assert left_out(lines) == git_leaves_out(git, lines)
 
 
-_piece = st.sampled_from(["a", "b", "d", "e", "/", "*", "**", "**/", "/**", "/**/", "?", "[ab]", "[!a]", "\\a", ".txt", " "])
-_line = st.builds(lambda negation, pieces: negation + "".join(pieces), st.sampled_from(["", "", "", "!"]), st.lists(_piece, max_size=5))
+_piece = st.sampled_from(
+    [
+        "a",
+        "b",
+        "d",
+        "e",
+        "/",
+        "*",
+        "**",
+        "**/",
+        "/**",
+        "/**/",
+        "?",
+        "[ab]",
+        "[!a]",
+        "\\a",
+        ".txt",
+        " ",
+    ]
+)
+_line = st.builds(
+    lambda negation, pieces: negation + "".join(pieces),
+    st.sampled_from(["", "", "", "!"]),
+    st.lists(_piece, max_size=5),
+)
 # git 2.39 cuts a literal prefix off first and so takes `x**/y` for `x` and then `**/y`; gitignore(5) says `x*/y`, and so do we
 _line = _line.filter(lambda line: not re.search(r"[^/!*]\*\*", line))
 

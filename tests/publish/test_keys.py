@@ -1,4 +1,5 @@
 """Key files: their mode, that they are never overwritten, and the ways a password can come."""
+
 from __future__ import annotations
 
 import io
@@ -11,9 +12,25 @@ from typing import Tuple
 import pytest
 
 from nuitkal_mini.manifest import Manifest, dumps
-from nuitkal_mini.minisign import (SecretKey, SignatureError, WrongPassword, parse_public_key, parse_release_comment, secret_key_text,
-                                   sign, verify)
-from nuitkal_mini.publish.keys import KeyFileError, keygen, load_secret_key, new_password, password_for, public_path, trusted_comment
+from nuitkal_mini.minisign import (
+    SecretKey,
+    SignatureError,
+    WrongPassword,
+    parse_public_key,
+    parse_release_comment,
+    secret_key_text,
+    sign,
+    verify,
+)
+from nuitkal_mini.publish.keys import (
+    KeyFileError,
+    keygen,
+    load_secret_key,
+    new_password,
+    password_for,
+    public_path,
+    trusted_comment,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -24,7 +41,11 @@ def never() -> str:
 
 def encrypted_key(folder: Path) -> Path:
     path = folder / "with password.key"
-    path.write_text(secret_key_text(SecretKey(b"key id 1", bytes(32)), "pw", bytes(32), operations=2**15, memory=2**24))
+    path.write_text(
+        secret_key_text(
+            SecretKey(b"key id 1", bytes(32)), "pw", bytes(32), operations=2**15, memory=2**24
+        )
+    )
     return path
 
 
@@ -52,7 +73,9 @@ def test_a_key_is_never_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(KeyFileError, match=f"{name} exists"):
         keygen(tmp_path / "app.key", "")
-    assert [file.name for file in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "precious"
+    assert [file.name for file in tmp_path.iterdir()] == [name] and (
+        tmp_path / name
+    ).read_text() == "precious"
 
 
 def test_a_dangling_link_counts_as_a_key_that_exists(tmp_path: Path) -> None:
@@ -86,28 +109,51 @@ def test_a_new_key_with_a_password_needs_it(tmp_path: Path) -> None:
 
 def test_a_manifest_is_signed_with_its_app_and_version(tmp_path: Path) -> None:
     content = dumps(Manifest("my app", "v1.0", ()))
-    assert parse_release_comment(trusted_comment(content, "update.json", 17)) == (17, "my app", "v1.0")
+    assert parse_release_comment(trusted_comment(content, "update.json", 17)) == (
+        17,
+        "my app",
+        "v1.0",
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG", b'{"format": 2}', b'{"format": 1, "app": "a", "version": "one", "files": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x89PNG",
+        b'{"format": 2}',
+        b'{"format": 1, "app": "a", "version": "one", "files": []}',
+    ],
+)
 def test_another_file_is_signed_with_its_name(content: bytes) -> None:
     assert trusted_comment(content, "image.png", 17) == "timestamp:17\tfile:image.png\thashed"
 
 
-def test_a_password_comes_as_one_line_of_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_password_comes_as_one_line_of_standard_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(" two words \r\nnot this\n"))
     assert new_password(from_stdin=True) == " two words "
     monkeypatch.setattr(sys, "stdin", io.StringIO("pw"))
-    assert load_secret_key(encrypted_key(tmp_path), lambda: password_for(tmp_path, from_stdin=True)).key_id == b"key id 1"
+    assert (
+        load_secret_key(
+            encrypted_key(tmp_path), lambda: password_for(tmp_path, from_stdin=True)
+        ).key_id
+        == b"key id 1"
+    )
 
 
-def test_standard_input_without_a_password_makes_no_key_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_without_a_password_makes_no_key_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     with pytest.raises(KeyFileError, match="brought no password"):
         new_password(from_stdin=True)
 
 
-def test_without_a_terminal_a_new_key_has_no_password_and_an_old_one_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_terminal_a_new_key_has_no_password_and_an_old_one_says_how(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("piped"))
     assert new_password(from_stdin=False) == ""
     with pytest.raises(KeyFileError, match="--password-stdin"):
@@ -128,7 +174,9 @@ def on_a_terminal(*typed: bytes) -> bytes:
     try:
         while True:
             shown += os.read(terminal, 1000)
-            if answers and shown.endswith(b": "):  # only now: getpass drops what was typed before its prompt
+            if answers and shown.endswith(
+                b": "
+            ):  # only now: getpass drops what was typed before its prompt
                 os.write(terminal, answers.pop(0) + b"\n")
     except OSError:  # how Linux says that the other side has closed
         pass
@@ -138,7 +186,14 @@ def on_a_terminal(*typed: bytes) -> bytes:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
-@pytest.mark.parametrize("typed, last", [((b"geheim", b"geheim"), b"6"), ((b"geheim", b"anders"), b"the two passwords differ; no key was made"), ((b"",), b"0")])
+@pytest.mark.parametrize(
+    "typed, last",
+    [
+        ((b"geheim", b"geheim"), b"6"),
+        ((b"geheim", b"anders"), b"the two passwords differ; no key was made"),
+        ((b"",), b"0"),
+    ],
+)
 def test_a_password_is_typed_twice_and_never_shown(typed: Tuple[bytes, ...], last: bytes) -> None:
     shown = on_a_terminal(*typed)
     assert shown.split() and shown.strip().endswith(last)

@@ -1,4 +1,5 @@
 """The package: reproducible, complete or partial, true to the manifest."""
+
 from __future__ import annotations
 
 import io
@@ -41,22 +42,39 @@ def test_a_package_holds_what_the_manifest_lists(tree: Tree) -> None:
     assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None
 
 
-def test_the_same_tree_gives_the_same_bytes_wherever_and_whenever(tree: Tree, tmp_path: Path) -> None:
+def test_the_same_tree_gives_the_same_bytes_wherever_and_whenever(
+    tree: Tree, tmp_path: Path
+) -> None:
     for path, file in random.sample(sorted(tree.sources.items()), len(tree.sources)):
         copy = tmp_path / "copy" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         if os.path.islink(file):
             copy.symlink_to(os.readlink(file))
         else:
-            write(tmp_path / "copy", path, Path(file).read_bytes(), mode=0o700 if os.access(file, os.X_OK) else 0o600, age_seconds=5000)
+            write(
+                tmp_path / "copy",
+                path,
+                Path(file).read_bytes(),
+                mode=0o700 if os.access(file, os.X_OK) else 0o600,
+                age_seconds=5000,
+            )
     assert package(read_tree(tmp_path / "copy", "app", "1.0.0")) == package(tree)
 
 
 def test_threads_give_the_same_bytes_as_one_after_the_other(program: Path) -> None:
     generator = random.Random(1)
     for number in range(60):
-        write(program, f"many/{number}", generator.getrandbits(8 * 5000).to_bytes(5000, "big") * generator.randrange(1, 5))
-    write(program, "many/large", bytes(2 * pack._IN_MEMORY) + generator.getrandbits(16 * pack._IN_MEMORY).to_bytes(2 * pack._IN_MEMORY, "big"))
+        write(
+            program,
+            f"many/{number}",
+            generator.getrandbits(8 * 5000).to_bytes(5000, "big") * generator.randrange(1, 5),
+        )
+    write(
+        program,
+        "many/large",
+        bytes(2 * pack._IN_MEMORY)
+        + generator.getrandbits(16 * pack._IN_MEMORY).to_bytes(2 * pack._IN_MEMORY, "big"),
+    )
     tree = read_tree(program, "app", "1.0.0")
     out = io.BytesIO()
     writer = PackageWriter(out)
@@ -68,7 +86,9 @@ def test_threads_give_the_same_bytes_as_one_after_the_other(program: Path) -> No
 
 
 @pytest.mark.parametrize("interrupted", range(1, 8))
-def test_ctrl_c_while_a_result_is_waited_for_leaves_no_file_open(program: Path, monkeypatch: pytest.MonkeyPatch, interrupted: int) -> None:
+def test_ctrl_c_while_a_result_is_waited_for_leaves_no_file_open(
+    program: Path, monkeypatch: pytest.MonkeyPatch, interrupted: int
+) -> None:
     opened: List[IO[bytes]] = []
     calls = itertools.count(1)
     wait = Future.result
@@ -87,7 +107,9 @@ def test_ctrl_c_while_a_result_is_waited_for_leaves_no_file_open(program: Path, 
         write(program, f"many/{number}", b"%d" % number)
     tree = read_tree(program, "app", "1.0.0")
     monkeypatch.setattr(pack, "SpooledTemporaryFile", open_temporary)
-    monkeypatch.setattr(pack, "workers", lambda: ThreadPoolExecutor(2))  # which waits for its threads
+    monkeypatch.setattr(
+        pack, "workers", lambda: ThreadPoolExecutor(2)
+    )  # which waits for its threads
     monkeypatch.setattr(pack, "_AHEAD", 2)
     monkeypatch.setattr(Future, "result", result)
     with pytest.raises(KeyboardInterrupt):
@@ -103,18 +125,29 @@ def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
     assert [member.path for member in directory.members] == ["main.py", "run"]
     assert directory.comment == PARTIAL_COMMENT
     assert read_directory(io.BytesIO(package(tree))).comment == b""
-    assert read_directory(io.BytesIO(package(tree, {entry.sha256 for entry in tree.manifest.files}))).comment == b""
+    assert (
+        read_directory(
+            io.BytesIO(package(tree, {entry.sha256 for entry in tree.manifest.files}))
+        ).comment
+        == b""
+    )
 
 
-def test_a_large_file_of_zeros_is_not_taken_for_a_bomb(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_of_zeros_is_not_taken_for_a_bomb(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archive, "BOMB_SIZE", 2**20)
     write(program, "database", bytes(2**20 + 1))
     tree = read_tree(program, "app", "1.0.0")
     assert tree_of_package(io.BytesIO(package(tree)), "app", "1.0.0") == tree.manifest
 
 
-def test_a_file_that_changes_between_hashing_and_packing_is_noticed_and_forgotten(tree: Tree, program: Path, cache_folder: Path) -> None:
+def test_a_file_that_changes_between_hashing_and_packing_is_noticed_and_forgotten(
+    tree: Tree, program: Path, cache_folder: Path
+) -> None:
     write(program, "main.py", b"print('HELLO')\n")
-    with pytest.raises(ArchiveError, match="'main.py' changed while it was being packed; run the command again"):
+    with pytest.raises(
+        ArchiveError, match="'main.py' changed while it was being packed; run the command again"
+    ):
         package(tree)
     assert not list((cache_folder / "nuitkal_mini").iterdir())

@@ -1,4 +1,5 @@
 """A folder as a manifest: what is in it, what is refused, what the cache spares."""
+
 from __future__ import annotations
 
 import hashlib
@@ -27,15 +28,30 @@ def paths(folder: Path, *patterns: str) -> List[str]:
 def test_a_manifest_lists_every_file_with_size_hash_and_mode(program: Path) -> None:
     manifest = read_tree(program, "app", "1.0.0").manifest
     assert (manifest.app, manifest.version) == ("app", "1.0.0")
-    assert [entry.path for entry in manifest.files] == ["empty", "lib/noise.bin", "lib/tool.sh", "main.py"]
+    assert [entry.path for entry in manifest.files] == [
+        "empty",
+        "lib/noise.bin",
+        "lib/tool.sh",
+        "main.py",
+    ]
     content = (program / "lib/tool.sh").read_bytes()
-    assert manifest.files[2] == FileEntry("lib/tool.sh", len(content), hashlib.sha256(content).hexdigest(), "755")
+    assert manifest.files[2] == FileEntry(
+        "lib/tool.sh", len(content), hashlib.sha256(content).hexdigest(), "755"
+    )
     assert manifest.files[3].mode == "644"
 
 
 def test_caches_version_control_and_the_updaters_own_files_stay_out(program: Path) -> None:
     before = paths(program)
-    for path in ["__pycache__/a.pyc", "lib/__pycache__/b.pyc", ".git/config", ".update/x", ".backup/y", "local_version.json", ".nuitkalignore"]:
+    for path in [
+        "__pycache__/a.pyc",
+        "lib/__pycache__/b.pyc",
+        ".git/config",
+        ".update/x",
+        ".backup/y",
+        "local_version.json",
+        ".nuitkalignore",
+    ]:
         write(program, path, b"")
     assert paths(program) == before
     write(program, "lib/local_version.json", b"{}")
@@ -58,7 +74,10 @@ def test_links_are_entries_and_may_not_lead_outside(program: Path) -> None:
     (program / "lib" / "run").symlink_to("../main.py")
     (program / "libs").symlink_to("lib")
     manifest = read_tree(program, "app", "1.0.0").manifest
-    assert link_entry("lib/run", "../main.py") in manifest.files and link_entry("libs", "lib") in manifest.files
+    assert (
+        link_entry("lib/run", "../main.py") in manifest.files
+        and link_entry("libs", "lib") in manifest.files
+    )
     (program / "lib" / "bad").symlink_to("../../secret")
     with pytest.raises(UnsafePath, match="'lib/bad' leads out"):
         paths(program)
@@ -66,7 +85,9 @@ def test_links_are_entries_and_may_not_lead_outside(program: Path) -> None:
 
 
 @posix
-def test_pipes_and_sockets_are_refused_by_name(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_and_sockets_are_refused_by_name(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(program)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("control")
@@ -79,13 +100,18 @@ def test_pipes_and_sockets_are_refused_by_name(program: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
-@pytest.mark.parametrize("name, sentence", [
-    (b"aux.txt", "'aux.txt' is a device"),
-    (b"a:b", "'a:b' has a character that Windows forbids"),
-    (b"MAIN.PY", "are one file on Windows and macOS"),
-    (b"bad\xff", "not valid Unicode; rename it"),
-])
-def test_names_that_another_system_cannot_have_are_refused_before_hashing(program: Path, name: bytes, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        (b"aux.txt", "'aux.txt' is a device"),
+        (b"a:b", "'a:b' has a character that Windows forbids"),
+        (b"MAIN.PY", "are one file on Windows and macOS"),
+        (b"bad\xff", "not valid Unicode; rename it"),
+    ],
+)
+def test_names_that_another_system_cannot_have_are_refused_before_hashing(
+    program: Path, name: bytes, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tree, "_hash", None)
     Path(os.fsdecode(os.path.join(os.fsencode(program), name))).write_bytes(b"")
     with pytest.raises(UnsafePath, match=sentence):
@@ -93,7 +119,9 @@ def test_names_that_another_system_cannot_have_are_refused_before_hashing(progra
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="APFS normalises by itself")
-def test_a_decomposed_name_is_composed_in_the_manifest_and_read_under_its_real_one(program: Path) -> None:
+def test_a_decomposed_name_is_composed_in_the_manifest_and_read_under_its_real_one(
+    program: Path,
+) -> None:
     name = unicodedata.normalize("NFD", "größe.txt")
     write(program, name, b"12")
     read = read_tree(program, "app", "1.0.0")
@@ -101,7 +129,9 @@ def test_a_decomposed_name_is_composed_in_the_manifest_and_read_under_its_real_o
     assert Path(read.sources["größe.txt"]).name == name
 
 
-def test_an_unchanged_tree_is_not_read_again(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_tree_is_not_read_again(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = read_tree(program, "app", "1.0.0")
     monkeypatch.setattr(tree, "_hash", None)
     assert read_tree(program, "app", "1.0.0") == first
@@ -120,7 +150,9 @@ def test_a_changed_file_is_read_again(program: Path, same_mtime: bool) -> None:
     assert before[:3] == after[:3]
 
 
-def test_a_file_that_was_just_written_is_read_again(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_just_written_is_read_again(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(program, "young", b"1", age_seconds=None)
     read_tree(program, "app", "1.0.0")
     read: List[str] = []
@@ -151,12 +183,16 @@ def test_a_damaged_cache_is_only_slow(program: Path, cache_folder: Path, damage:
     assert read_tree(program, "app", "1.0.0") == first
 
 
-def test_a_cache_folder_that_cannot_be_written_is_only_slow(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_written_is_only_slow(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(write(tmp_path, "file", b"")))
     assert read_tree(program, "app", "1.0.0") == read_tree(program, "app", "1.0.0")
 
 
-def test_a_file_that_changes_while_it_is_hashed_is_noticed(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_hashed_is_noticed(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.fstat
 
     def slow_fstat(descriptor: int) -> os.stat_result:
@@ -164,5 +200,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_noticed(program: Path, monkey
         return real(descriptor)
 
     monkeypatch.setattr(os, "fstat", slow_fstat)
-    with pytest.raises(PublishError, match="'main.py' changed while it was being packed; run the command again"):
+    with pytest.raises(
+        PublishError, match="'main.py' changed while it was being packed; run the command again"
+    ):
         paths(program)

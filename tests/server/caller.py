@@ -1,4 +1,5 @@
 """Calls the WSGI application through wsgiref's validator, and makes what it is called with."""
+
 from __future__ import annotations
 
 import hashlib
@@ -36,7 +37,11 @@ class Reply(NamedTuple):
     @property
     def code(self) -> str:
         """The error's code, after a look at the form that every error has."""
-        assert set(self.json) == {"error", "code"} and self.json["error"] and self.headers["content-type"].startswith("application/json")
+        assert (
+            set(self.json) == {"error", "code"}
+            and self.json["error"]
+            and self.headers["content-type"].startswith("application/json")
+        )
         return str(self.json["code"])
 
 
@@ -45,16 +50,34 @@ class Caller:
 
     def __init__(self, app: Application, has_token: bool = True) -> None:
         self.app = app
-        self.token: Optional[str] = create_token(app.store.database, "tests", "tests") if has_token else None
+        self.token: Optional[str] = (
+            create_token(app.store.database, "tests", "tests") if has_token else None
+        )
 
-    def __call__(self, method: str, path: str, body: bytes = b"", query: str = "", **environ: str) -> Reply:
+    def __call__(
+        self, method: str, path: str, body: bytes = b"", query: str = "", **environ: str
+    ) -> Reply:
         headers: List[Any] = []
         path = path if path.startswith("/") else BASE + path
         request: Dict[str, Any] = {
-            "REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": query,
-            "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "8000", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "updates.test", "REMOTE_ADDR": "192.0.2.1",
-            "CONTENT_LENGTH": str(len(body)), "CONTENT_TYPE": "application/json", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(body), "wsgi.errors": io.StringIO(), "wsgi.multithread": True, "wsgi.multiprocess": True, "wsgi.run_once": False,
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path.encode().decode("latin-1"),
+            "QUERY_STRING": query,
+            "SERVER_NAME": "127.0.0.1",
+            "SERVER_PORT": "8000",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "HTTP_HOST": "updates.test",
+            "REMOTE_ADDR": "192.0.2.1",
+            "CONTENT_LENGTH": str(len(body)),
+            "CONTENT_TYPE": "application/json",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
         }
         if self.token:
             request["HTTP_AUTHORIZATION"] = f"Bearer {self.token}"
@@ -71,8 +94,12 @@ class Caller:
             content = b"".join(result)
         finally:
             result.close()
-        return Reply(int(headers[0][:3]), {name.lower(): value for name, value in headers[1]}, content,
-                     tuple(value for name, value in headers[1] if name == "Set-Cookie"))
+        return Reply(
+            int(headers[0][:3]),
+            {name.lower(): value for name, value in headers[1]},
+            content,
+            tuple(value for name, value in headers[1] if name == "Set-Cookie"),
+        )
 
     def get(self, path: str, **environ: str) -> Reply:
         return self("GET", path, **environ)
@@ -80,7 +107,13 @@ class Caller:
     def send(self, method: str, path: str, fields: Any, **environ: str) -> Reply:
         return self(method, path, json.dumps(fields).encode(), **environ)
 
-    def upload(self, version: str, files: Optional[Dict[str, bytes]] = None, channel: str = "", **parts: Any) -> Reply:
+    def upload(
+        self,
+        version: str,
+        files: Optional[Dict[str, bytes]] = None,
+        channel: str = "",
+        **parts: Any,
+    ) -> Reply:
         """Upload the files as a ZIP made by zipfile; further parts are fields (str) and files (bytes)."""
         if files is not None:
             parts["file"] = make_zip(files)
@@ -88,12 +121,17 @@ class Caller:
 
     def form(self, path: str, channel: str = "", **parts: Any) -> Reply:
         prefix = f"channels/{channel}/" if channel else ""
-        return self("POST", prefix + path, make_form(parts), CONTENT_TYPE=f"multipart/form-data; boundary={BOUNDARY}")
+        return self(
+            "POST",
+            prefix + path,
+            make_form(parts),
+            CONTENT_TYPE=f"multipart/form-data; boundary={BOUNDARY}",
+        )
 
     def media(self, url: str) -> bytes:
         """What the server hands out under one of its own URLs."""
         assert url.startswith("http://updates.test/media/")
-        reply = self.get(unquote(url[len("http://updates.test"):]))
+        reply = self.get(unquote(url[len("http://updates.test") :]))
         assert reply.status == 200
         return reply.body
 
@@ -102,7 +140,11 @@ def make_form(parts: Dict[str, Any]) -> bytes:
     out = b""
     for name, value in parts.items():
         out += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"'.encode()
-        out += b'; filename="x"\r\n\r\n' + value if isinstance(value, bytes) else b"\r\n\r\n" + value.encode()
+        out += (
+            b'; filename="x"\r\n\r\n' + value
+            if isinstance(value, bytes)
+            else b"\r\n\r\n" + value.encode()
+        )
         out += b"\r\n"
     return out + f"--{BOUNDARY}--\r\n".encode()
 
@@ -117,11 +159,18 @@ def make_zip(files: Dict[str, bytes], comment: bytes = b"") -> bytes:
 
 
 def make_manifest(version: str, files: Dict[str, bytes], app: str = "tests", **more: Any) -> bytes:
-    entries = [{"path": path, "size": len(content), "sha256": sha256(content), "mode": "644"} for path, content in sorted(files.items())]
-    return json.dumps({"format": 1, "app": app, "version": version, "files": entries, **more}).encode()
+    entries = [
+        {"path": path, "size": len(content), "sha256": sha256(content), "mode": "644"}
+        for path, content in sorted(files.items())
+    ]
+    return json.dumps(
+        {"format": 1, "app": app, "version": version, "files": entries, **more}
+    ).encode()
 
 
-def make_signature(manifest: bytes, version: str, app: str = "tests", key: SecretKey = KEY) -> bytes:
+def make_signature(
+    manifest: bytes, version: str, app: str = "tests", key: SecretKey = KEY
+) -> bytes:
     return sign(key, manifest, release_comment_text(ReleaseComment(1, app, version))).encode()
 
 
@@ -130,4 +179,6 @@ def sha256(content: bytes) -> str:
 
 
 def files_below(folder: Path) -> List[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )

@@ -1,4 +1,5 @@
 """The server's tests run over a data folder on the real disk."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -11,6 +11,7 @@ stays in all of them: it syncs at each COMMIT, which `PRAGMA synchronous` vouche
 fail instead, and what the server then holds must be whole before any restart. `--again` ends every N-th restart in
 the same way at each of *its* operations.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -41,8 +42,26 @@ from .caller import Caller, Reply, files_below, make_manifest, make_signature, m
 
 MEMORY = "/dev/shm"  # where no fsync waits for a disk: what they do is modelled
 KINDS = ("kill", "power cut", "torn cut", "full disk")
-WRITES = ("BEGIN", "COMMIT", "ROLLBACK", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "PRAGMA user_version =")
-NAMES = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}  # audit events
+WRITES = (
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "CREATE",
+    "ALTER",
+    "PRAGMA user_version =",
+)
+NAMES = {
+    "os.rename",
+    "os.link",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.chmod",
+    "os.truncate",
+}  # audit events
 
 # --- the scenarios --------------------------------------------------------------------------------
 
@@ -54,13 +73,24 @@ WHOLE = make_zip({"only": b"this"})
 HASHES = sorted(set(map(sha256, [*OLD.values(), *NEW.values()])))
 
 
-def publish(call: Caller, version: str, tree: Dict[str, bytes], channel: str = "", **fields: str) -> Reply:
+def publish(
+    call: Caller, version: str, tree: Dict[str, bytes], channel: str = "", **fields: str
+) -> Reply:
     """Upload as `publish` does: what the server lacks, the manifest, a signature."""
-    lacking = call.send("POST", "missing/", {"hashes": sorted(map(sha256, tree.values()))}).json["missing"]
+    lacking = call.send("POST", "missing/", {"hashes": sorted(map(sha256, tree.values()))}).json[
+        "missing"
+    ]
     sent = {path: content for path, content in tree.items() if sha256(content) in lacking}
     manifest = make_manifest(version, tree)
-    return call.upload(version, None, channel, file=make_zip(sent, b"nuitkal-partial"), manifest=manifest,
-                       signature=make_signature(manifest, version), **fields)
+    return call.upload(
+        version,
+        None,
+        channel,
+        file=make_zip(sent, b"nuitkal-partial"),
+        manifest=manifest,
+        signature=make_signature(manifest, version),
+        **fields,
+    )
 
 
 def two_releases(call: Caller) -> None:
@@ -87,16 +117,32 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "first start and upload": Scenario(None, lambda call: call.upload("1.0", file=WHOLE), (201, 409)),
-    "whole upload": Scenario(two_releases, lambda call: call.upload("2.0", file=WHOLE, changelog="new"), (201, 409)),
-    "composed upload": Scenario(lambda call: publish(call, "1.0", OLD), lambda call: publish(call, "1.1", NEW), (201, 409)),
-    "inactive upload": Scenario(two_releases, lambda call: publish(call, "1.2", OLD, is_active="no"), (201, 409)),
+    "first start and upload": Scenario(
+        None, lambda call: call.upload("1.0", file=WHOLE), (201, 409)
+    ),
+    "whole upload": Scenario(
+        two_releases, lambda call: call.upload("2.0", file=WHOLE, changelog="new"), (201, 409)
+    ),
+    "composed upload": Scenario(
+        lambda call: publish(call, "1.0", OLD), lambda call: publish(call, "1.1", NEW), (201, 409)
+    ),
+    "inactive upload": Scenario(
+        two_releases, lambda call: publish(call, "1.2", OLD, is_active="no"), (201, 409)
+    ),
     "activate": Scenario(two_releases, lambda call: call("POST", "set_active/1.0/"), (200,)),
-    "deactivate": Scenario(two_releases, lambda call: call.send("PATCH", "versions/1.1/", {"is_active": False}), (200,)),
+    "deactivate": Scenario(
+        two_releases, lambda call: call.send("PATCH", "versions/1.1/", {"is_active": False}), (200,)
+    ),
     "edit": Scenario(two_releases, resign, (200,)),
-    "promote": Scenario(two_releases, lambda call: call.send("POST", "channels/beta/promote/1.0/", {"from": "stable"}), (201, 409)),
+    "promote": Scenario(
+        two_releases,
+        lambda call: call.send("POST", "channels/beta/promote/1.0/", {"from": "stable"}),
+        (201, 409),
+    ),
     "delete": Scenario(two_releases, lambda call: call("DELETE", "versions/1.0/"), (204, 404)),
-    "deleted one comes back": Scenario(one_deleted, lambda call: publish(call, "1.0", OLD), (201, 409)),
+    "deleted one comes back": Scenario(
+        one_deleted, lambda call: publish(call, "1.0", OLD), (201, 409)
+    ),
 }
 
 # --- the fuse -------------------------------------------------------------------------------------
@@ -108,7 +154,9 @@ class Fuse:
     def __init__(self, left: int, kind: str, stash: Path) -> None:
         self._left, self._kind, self._stash = left, kind, stash
         self._unsynced: Dict[str, None] = {}  # files with contents that a power cut takes
-        self._undo: List[Tuple[str, Callable[[], Any]]] = []  # folder that was not fsynced since, how to take the name back
+        self._undo: List[
+            Tuple[str, Callable[[], Any]]
+        ] = []  # folder that was not fsynced since, how to take the name back
         self.burnt = False
         self._open, self._connect = io.open, sqlite3.connect
         io.open = builtins.open = self._opened  # type: ignore[assignment]
@@ -140,10 +188,17 @@ class Fuse:
         if self.burnt or event not in NAMES and event != "open":
             return
         if event != "open":
-            if self._kind != "full disk" or event not in ("os.remove", "os.rmdir"):  # those succeed on a full disk
+            if self._kind != "full disk" or event not in (
+                "os.remove",
+                "os.rmdir",
+            ):  # those succeed on a full disk
                 self.step()
             self._remember(event, *map(_text, args[:2]))
-        elif isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR) and not isinstance(args[0], int):
+        elif (
+            isinstance(args[2], int)
+            and args[2] & (os.O_WRONLY | os.O_RDWR)
+            and not isinstance(args[0], int)
+        ):
             self.step()
             if args[2] & (os.O_CREAT | os.O_TRUNC) and not os.path.exists(args[0]):
                 self.wrote(_text(args[0]))
@@ -162,7 +217,9 @@ class Fuse:
             self._lose(target, os.unlink, target)
         elif event == "os.mkdir" and not os.path.exists(path):
             self._lose(path, shutil.rmtree, path)
-        elif event == "os.remove" and os.path.isabs(path) and os.path.exists(path):  # rmtree's are relative to an open folder: of unfinished files only
+        elif (
+            event == "os.remove" and os.path.isabs(path) and os.path.exists(path)
+        ):  # rmtree's are relative to an open folder: of unfinished files only
             self._lose(path, os.replace, self._keep(path), path)
 
     def _lose(self, name: str, undo: Callable[..., Any], *args: Any) -> None:
@@ -188,7 +245,9 @@ class Fuse:
     def _connected(self, *args: Any, **options: Any) -> sqlite3.Connection:
         connection = self._connect(*args, **options)
         writes = WRITES if self._kind != "full disk" else ()  # a trace cannot fail the statement
-        connection.set_trace_callback(lambda statement: self.step() if statement.startswith(writes) else None)
+        connection.set_trace_callback(
+            lambda statement: self.step() if statement.startswith(writes) else None
+        )
         return connection
 
 
@@ -200,7 +259,7 @@ class _Counted:
 
     def write(self, content: Any) -> Any:
         def half() -> None:
-            self._file.write(content[:len(content) // 2])
+            self._file.write(content[: len(content) // 2])
             self._file.flush()
 
         if content:
@@ -329,7 +388,10 @@ class Sweep:
         with serving(data, self.token) as call:
             state = self._look(call)
             store, own = call.app.store, call.app.store.incoming
-            assert set(own.parent.iterdir()) == {own, own.with_name(own.name + ".lock")} and not any(own.iterdir()), "unfinished files stay"
+            assert set(own.parent.iterdir()) == {
+                own,
+                own.with_name(own.name + ".lock"),
+            } and not any(own.iterdir()), "unfinished files stay"
             with store.database.read() as db:
                 assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             return state
@@ -339,8 +401,12 @@ class Sweep:
         state = {channel: _releases(call, channel) for channel in CHANNELS}
         shown = [release for releases in state.values() for release in releases.values()]
         held = {sha256 for release in shown for sha256 in release["contents"]}
-        assert call.send("POST", "missing/", {"hashes": HASHES}).json["missing"] == [sha256 for sha256 in HASHES if sha256 not in held]
-        assert files_below(call.app.store.media) == sorted(name for release in shown for name in release["files"]), "files that nobody owns, or none"
+        assert call.send("POST", "missing/", {"hashes": HASHES}).json["missing"] == [
+            sha256 for sha256 in HASHES if sha256 not in held
+        ]
+        assert files_below(call.app.store.media) == sorted(
+            name for release in shown for name in release["files"]
+        ), "files that nobody owns, or none"
         return state
 
 
@@ -350,16 +416,26 @@ def _releases(call: Caller, channel: str) -> State:
         package, manifest = call.media(shown["download_url"]), call.media(shown["manifest_url"])
         assert (sha256(package), len(package)) == (shown["file_hash"], shown["file_size"])
         of = loads(manifest)
-        assert read_tree(io.BytesIO(package), of.app, of.version)._replace(terms=of.terms) == of, "the package is not its manifest's"
+        assert read_tree(io.BytesIO(package), of.app, of.version)._replace(terms=of.terms) == of, (
+            "the package is not its manifest's"
+        )
         files = [shown["download_url"], shown["manifest_url"]]
         if shown["signature"] is not None:
             files.append(shown["signature_url"])
-            assert call.media(shown["signature_url"]).decode() == shown["signature"], "two signatures of one release"
+            assert call.media(shown["signature_url"]).decode() == shown["signature"], (
+                "two signatures of one release"
+            )
         releases[shown["version"]] = {
             **{name: shown[name] for name in ("is_active", "changelog", "signature", "file_hash")},
-            "contents": {entry.sha256 for entry in of.files}, "files": [url.split("/media/")[1] for url in files]}
+            "contents": {entry.sha256 for entry in of.files},
+            "files": [url.split("/media/")[1] for url in files],
+        }
     active = [version for version, release in releases.items() if release["is_active"]]
-    assert active == ([] if call.get(f"channels/{channel}/check/").status == 404 else [call.get(f"channels/{channel}/check/").json["version"]])
+    assert active == (
+        []
+        if call.get(f"channels/{channel}/check/").status == 404
+        else [call.get(f"channels/{channel}/check/").json["version"]]
+    )
     return releases
 
 
@@ -368,7 +444,10 @@ def serving(data: Path, token: str = "") -> Iterator[Caller]:
     app = create_app(data)
     assert isinstance(app, Application)
     call = Caller.__new__(Caller)
-    call.app, call.token = app, token or create_token(app.store.database, secrets.token_hex(8), "sweep")
+    call.app, call.token = (
+        app,
+        token or create_token(app.store.database, secrets.token_hex(8), "sweep"),
+    )
     try:
         yield call
     finally:

@@ -1,4 +1,5 @@
 """What an attacker tries on the admin site, from another origin, with a guess, with a stolen cookie, with markup."""
+
 from __future__ import annotations
 
 import csv
@@ -21,10 +22,25 @@ from .caller import Caller, Reply
 from .visitor import PASSWORD, Visitor, make_visitor
 
 MARKUP = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{csrf}[[Name]]"
-PAGES = ["", "upload/", "versions/1.0/", "versions/1.0/delete/", "fleet/", "tokens/", "users/", "log/", "overview/", "log.csv"]
+PAGES = [
+    "",
+    "upload/",
+    "versions/1.0/",
+    "versions/1.0/delete/",
+    "fleet/",
+    "tokens/",
+    "users/",
+    "log/",
+    "overview/",
+    "log.csv",
+]
 POSTS: Dict[str, Dict[str, Any]] = {
-    "": {"action": "activate", "version": "1.0"}, "upload/": {"version": "2.0", "file": b"x"}, "versions/1.0/": {"action": "save", "changelog": "evil"},
-    "versions/1.0/delete/": {"action": "delete"}, "tokens/": {"action": "create", "name": "evil"}, "users/": {"action": "add", "name": "evil", "password": "12345678"},
+    "": {"action": "activate", "version": "1.0"},
+    "upload/": {"version": "2.0", "file": b"x"},
+    "versions/1.0/": {"action": "save", "changelog": "evil"},
+    "versions/1.0/delete/": {"action": "delete"},
+    "tokens/": {"action": "create", "name": "evil"},
+    "users/": {"action": "add", "name": "evil", "password": "12345678"},
     "logout/": {},
 }
 
@@ -53,41 +69,70 @@ def is_logged_in(visitor: Visitor) -> bool:
 
 
 @pytest.mark.parametrize("page", POSTS)
-def test_no_form_counts_without_the_sessions_csrf_token(app: Application, visitor: Visitor, page: str) -> None:
+def test_no_form_counts_without_the_sessions_csrf_token(
+    app: Application, visitor: Visitor, page: str
+) -> None:
     other = make_visitor(app, name="mallory")
     before = log_of(app, "login")
     for forged in ("", "x", other.csrf):
         assert visitor.post(page, **{**POSTS[page], "csrf": forged}).status == 403
     assert is_logged_in(visitor) and log_of(app, "login") == before
-    assert log_of(app, "edit") + log_of(app, "delete") + log_of(app, "activate") == 0 and "evil" not in visitor.get("tokens/").text
+    assert (
+        log_of(app, "edit") + log_of(app, "delete") + log_of(app, "activate") == 0
+        and "evil" not in visitor.get("tokens/").text
+    )
 
 
-@pytest.mark.parametrize("headers", [
-    pytest.param({"HTTP_ORIGIN": "http://evil.test"}, id="another host"),
-    pytest.param({"HTTP_ORIGIN": "http://updates.test:8001"}, id="another port"),
-    pytest.param({"HTTP_ORIGIN": "http://updates.test.evil.test"}, id="a host that begins like ours"),
-    pytest.param({"HTTP_ORIGIN": "null"}, id="a sandboxed frame"),
-    pytest.param({"HTTP_REFERER": "http://evil.test/http://updates.test/"}, id="a referrer alone"),
-    pytest.param({"HTTP_SEC_FETCH_SITE": "cross-site"}, id="the browser says so"),
-])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"HTTP_ORIGIN": "http://evil.test"}, id="another host"),
+        pytest.param({"HTTP_ORIGIN": "http://updates.test:8001"}, id="another port"),
+        pytest.param(
+            {"HTTP_ORIGIN": "http://updates.test.evil.test"}, id="a host that begins like ours"
+        ),
+        pytest.param({"HTTP_ORIGIN": "null"}, id="a sandboxed frame"),
+        pytest.param(
+            {"HTTP_REFERER": "http://evil.test/http://updates.test/"}, id="a referrer alone"
+        ),
+        pytest.param({"HTTP_SEC_FETCH_SITE": "cross-site"}, id="the browser says so"),
+    ],
+)
 @pytest.mark.parametrize("page", ["tokens/", "login/"])
-def test_a_form_from_another_origin_is_refused_even_with_the_right_token(visitor: Visitor, page: str, headers: Dict[str, str]) -> None:
-    reply = visitor.post(page, headers, action="create", name="evil", username="admin", password=PASSWORD)
+def test_a_form_from_another_origin_is_refused_even_with_the_right_token(
+    visitor: Visitor, page: str, headers: Dict[str, str]
+) -> None:
+    reply = visitor.post(
+        page, headers, action="create", name="evil", username="admin", password=PASSWORD
+    )
     assert reply.status == 403 and not reply.cookies
-    assert visitor.post("tokens/", {"HTTP_ORIGIN": "http://updates.test"}, action="create", name="mine").status == 200
+    assert (
+        visitor.post(
+            "tokens/", {"HTTP_ORIGIN": "http://updates.test"}, action="create", name="mine"
+        ).status
+        == 200
+    )
 
 
 @pytest.mark.parametrize("page", PAGES + ["nothing/"])
-def test_without_a_login_every_page_leads_to_the_login(app: Application, visitor: Visitor, page: str) -> None:
+def test_without_a_login_every_page_leads_to_the_login(
+    app: Application, visitor: Visitor, page: str
+) -> None:
     stranger = Visitor(app)
     reply = stranger.get(page)
-    assert reply.status == 302 and reply.headers["location"].startswith("/admin/login/?next=%2Fadmin%2F") and not reply.body
+    assert (
+        reply.status == 302
+        and reply.headers["location"].startswith("/admin/login/?next=%2Fadmin%2F")
+        and not reply.body
+    )
     assert stranger.post(page, csrf=visitor.csrf).status == 302
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/json"])
 def test_what_is_no_form_has_no_token_either(visitor: Visitor, kind: str) -> None:
-    assert visitor.post("tokens/", {"CONTENT_TYPE": kind}, action="create", name="evil").status == 403
+    assert (
+        visitor.post("tokens/", {"CONTENT_TYPE": kind}, action="create", name="evil").status == 403
+    )
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
@@ -108,7 +153,9 @@ def test_a_session_that_was_prepared_by_somebody_else_is_not_taken_over(app: App
     assert visitor.cookies["nuitkal_session"] != first  # a new one for every login
 
 
-def test_a_stolen_cookie_is_worth_nothing_after_the_logout(app: Application, visitor: Visitor) -> None:
+def test_a_stolen_cookie_is_worth_nothing_after_the_logout(
+    app: Application, visitor: Visitor
+) -> None:
     thief = Visitor(app)
     thief.cookies = dict(visitor.cookies)
     assert is_logged_in(thief)
@@ -117,7 +164,9 @@ def test_a_stolen_cookie_is_worth_nothing_after_the_logout(app: Application, vis
 
 
 @pytest.mark.parametrize("end", ["password", "disable"])
-def test_a_new_password_and_disabling_end_all_sessions(app: Application, visitor: Visitor, end: str) -> None:
+def test_a_new_password_and_disabling_end_all_sessions(
+    app: Application, visitor: Visitor, end: str
+) -> None:
     boss = make_visitor(app, name="boss")
     assert boss.post("users/", action=end, name="admin", password="another password").status == 303
     assert not is_logged_in(visitor) and is_logged_in(boss)
@@ -125,26 +174,45 @@ def test_a_new_password_and_disabling_end_all_sessions(app: Application, visitor
     assert (visitor.log_in(password="another password").status == 303) == (end == "password")
 
 
-@pytest.mark.parametrize("hours, used_hours_ago, holds", [(1, 11.9, True), (1, 12.1, False), (167, 1, True), (169, 1, False)])
-def test_a_session_ends_after_twelve_idle_hours_and_after_seven_days(app: Application, visitor: Visitor, hours: int, used_hours_ago: float, holds: bool) -> None:
+@pytest.mark.parametrize(
+    "hours, used_hours_ago, holds",
+    [(1, 11.9, True), (1, 12.1, False), (167, 1, True), (169, 1, False)],
+)
+def test_a_session_ends_after_twelve_idle_hours_and_after_seven_days(
+    app: Application, visitor: Visitor, hours: int, used_hours_ago: float, holds: bool
+) -> None:
     moment = time.time_ns() // 1000
     with app.store.database.write() as db:
-        db.execute("UPDATE sessions SET created_at = ?, used_at = ?", (moment - hours * 3600 * 10**6, moment - int(used_hours_ago * 3600 * 10**6)))
+        db.execute(
+            "UPDATE sessions SET created_at = ?, used_at = ?",
+            (moment - hours * 3600 * 10**6, moment - int(used_hours_ago * 3600 * 10**6)),
+        )
     assert is_logged_in(visitor) == holds
 
 
-def test_the_database_does_not_hold_what_opens_a_session(app: Application, visitor: Visitor) -> None:
+def test_the_database_does_not_hold_what_opens_a_session(
+    app: Application, visitor: Visitor
+) -> None:
     app.store.database.close()
-    stored = b"".join(path.read_bytes() for path in app.store.database.path.parent.glob("nuitkal.db*"))
-    assert visitor.cookies["nuitkal_session"].encode() not in stored and visitor.csrf.encode() not in stored
+    stored = b"".join(
+        path.read_bytes() for path in app.store.database.path.parent.glob("nuitkal.db*")
+    )
+    assert (
+        visitor.cookies["nuitkal_session"].encode() not in stored
+        and visitor.csrf.encode() not in stored
+    )
     assert PASSWORD.encode() not in stored
 
 
 @pytest.mark.parametrize("scheme, secure", [("http", False), ("https", True)])
-def test_the_cookie_is_for_this_site_and_no_script_and_for_tls_alone_where_there_is_tls(app: Application, scheme: str, secure: bool) -> None:
+def test_the_cookie_is_for_this_site_and_no_script_and_for_tls_alone_where_there_is_tls(
+    app: Application, scheme: str, secure: bool
+) -> None:
     reply = make_visitor(app, logged_in=False).log_in(**{"wsgi.url_scheme": scheme})
     attributes = reply.cookies[0].split("; ")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/admin/"} < set(attributes) and ("Secure" in attributes) == secure
+    assert {"HttpOnly", "SameSite=Strict", "Path=/admin/"} < set(attributes) and (
+        "Secure" in attributes
+    ) == secure
 
 
 # --- guessing -------------------------------------------------------------------------------------
@@ -156,7 +224,9 @@ def test_ten_wrong_logins_a_minute_and_the_right_one_at_any_time(app: Applicatio
         reply = visitor.log_in(password="a guess")
         assert reply.status == 401 and said(reply) == "The user or the password is wrong."
     reply = visitor.log_in(password="a guess")
-    assert reply.status == 429 and int(reply.headers["retry-after"]) > 0 and "try again" in said(reply)
+    assert (
+        reply.status == 429 and int(reply.headers["retry-after"]) > 0 and "try again" in said(reply)
+    )
     assert log_of(app, "login_failed") == 10
     assert visitor.log_in().status == 303
 
@@ -164,10 +234,15 @@ def test_ten_wrong_logins_a_minute_and_the_right_one_at_any_time(app: Applicatio
 @pytest.mark.slow
 def test_guessing_a_users_password_from_many_addresses_is_slowed_too(app: Application) -> None:
     visitor = make_visitor(app, logged_in=False)
-    assert [visitor.log_in(password="a guess", REMOTE_ADDR=f"192.0.2.{number}").status for number in range(11)] == [401] * 10 + [429]
+    assert [
+        visitor.log_in(password="a guess", REMOTE_ADDR=f"192.0.2.{number}").status
+        for number in range(11)
+    ] == [401] * 10 + [429]
 
 
-def test_an_unknown_user_takes_as_long_as_a_known_one(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_takes_as_long_as_a_known_one(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Measured in what takes the time: each login stretches one password with the same parameters."""
     visitor, stretched = make_visitor(app, logged_in=False), []
     matches = auth.password_matches
@@ -177,7 +252,10 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(app: Application, monkeypa
         return matches(password, stored)
 
     monkeypatch.setattr(auth, "password_matches", counted)
-    known, unknown = (visitor.log_in(name, "wrong").text.replace(f'value="{name}"', '') for name in ("admin", "nobody"))
+    known, unknown = (
+        visitor.log_in(name, "wrong").text.replace(f'value="{name}"', "")
+        for name in ("admin", "nobody")
+    )
     assert known == unknown
     assert len(stretched) == 2 and stretched[0] == stretched[1]
 
@@ -185,10 +263,28 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(app: Application, monkeypa
 # --- redirects ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", [
-    "//evil.test", "//evil.test/admin/", "https://evil.test/admin/", "/admin//evil.test", "/\\evil.test", "/admin/\\evil", "\\\\evil.test", "javascript:alert(1)",
-    "/admin/x\r\nSet-Cookie: a=b", "/\tevil.test", "evil.test/admin/", "/other/", "", "/admin/../..//evil.test", "/admin/@evil\u2028", "/admin/../other/", "/admin/%2E%2e/",
-])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "//evil.test",
+        "//evil.test/admin/",
+        "https://evil.test/admin/",
+        "/admin//evil.test",
+        "/\\evil.test",
+        "/admin/\\evil",
+        "\\\\evil.test",
+        "javascript:alert(1)",
+        "/admin/x\r\nSet-Cookie: a=b",
+        "/\tevil.test",
+        "evil.test/admin/",
+        "/other/",
+        "",
+        "/admin/../..//evil.test",
+        "/admin/@evil\u2028",
+        "/admin/../other/",
+        "/admin/%2E%2e/",
+    ],
+)
 def test_the_login_leads_nowhere_else(app: Application, wanted: str) -> None:
     reply = make_visitor(app, logged_in=False).log_in(page="login/?next=" + quote(wanted))
     assert reply.status == 303 and reply.headers["location"] == "/admin/"
@@ -205,17 +301,30 @@ def test_the_login_goes_on_to_where_one_wanted_to_go(app: Application, visitor: 
 
 def test_what_came_from_outside_is_shown_as_text_everywhere(app: Application, call: Caller) -> None:
     visitor = make_visitor(app)
-    assert call.upload("1.0", {"a": b"a", "it's &amp;b{x}[[y]].txt": b"x"}, changelog=MARKUP).status == 201
+    assert (
+        call.upload("1.0", {"a": b"a", "it's &amp;b{x}[[y]].txt": b"x"}, changelog=MARKUP).status
+        == 201
+    )
     assert visitor.post("tokens/", action="create", name=MARKUP[:60]).status == 200
     assert visitor.post("users/", action="add", name=MARKUP[:60], password="12345678").status == 303
     visitor.log_in(MARKUP[:60], "wrong")
     call.get("check/", QUERY_STRING="version=1.0")
-    for page in PAGES[:-1] + [f"?q={MARKUP}", f"log/?who={MARKUP}", f"versions/1.0/?folder={MARKUP}", f"versions/{MARKUP}/", f"?sort={MARKUP}", f"?channel={MARKUP}"]:
+    for page in PAGES[:-1] + [
+        f"?q={MARKUP}",
+        f"log/?who={MARKUP}",
+        f"versions/1.0/?folder={MARKUP}",
+        f"versions/{MARKUP}/",
+        f"?sort={MARKUP}",
+        f"?channel={MARKUP}",
+    ]:
         reply = visitor.get(quote(page, safe="/?="))
         assert reply.status in (200, 404), page
         for piece in ("<script>a", "<img", "onerror=alert(1)>", "\"'>"):
             assert piece not in reply.text, page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in visitor.get("").text and "{csrf}[[Name]]" in visitor.get("versions/1.0/").text
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt;" in visitor.get("").text
+        and "{csrf}[[Name]]" in visitor.get("versions/1.0/").text
+    )
     assert "it&#x27;s &amp;amp;b{x}[[y]].txt" in visitor.get("versions/1.0/").text
 
 
@@ -236,8 +345,13 @@ def test_the_log_as_csv_runs_no_formula(app: Application, visitor: Visitor, name
 
 
 def test_nothing_typed_reaches_a_header(visitor: Visitor) -> None:
-    for reply in (visitor.post("", action="delete", version="1.0\r\nSet-Cookie: a=b"), visitor.post("versions/1.0/", action="promote", to="x\r\ny")):
-        assert "set-cookie" not in reply.headers and all("\n" not in value for value in reply.headers.values())
+    for reply in (
+        visitor.post("", action="delete", version="1.0\r\nSet-Cookie: a=b"),
+        visitor.post("versions/1.0/", action="promote", to="x\r\ny"),
+    ):
+        assert "set-cookie" not in reply.headers and all(
+            "\n" not in value for value in reply.headers.values()
+        )
 
 
 def test_a_notice_that_the_site_never_gave_is_not_shown(visitor: Visitor) -> None:
@@ -251,11 +365,22 @@ def test_a_notice_that_the_site_never_gave_is_not_shown(visitor: Visitor) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES + ["login/", "nothing/", "?channel=BAD"])
-def test_every_answer_is_kept_from_caches_frames_and_inline_scripts(visitor: Visitor, page: str) -> None:
+def test_every_answer_is_kept_from_caches_frames_and_inline_scripts(
+    visitor: Visitor, page: str
+) -> None:
     reply = visitor.get(page)
     policy = reply.headers["content-security-policy"].split("; ")
-    assert policy[0] == "default-src 'none'" and "frame-ancestors 'none'" in policy and "base-uri 'none'" in policy and "unsafe" not in str(policy)
-    assert reply.headers["cache-control"] == "no-store" and reply.headers["x-content-type-options"] == "nosniff" and reply.headers["referrer-policy"] == "same-origin"
+    assert (
+        policy[0] == "default-src 'none'"
+        and "frame-ancestors 'none'" in policy
+        and "base-uri 'none'" in policy
+        and "unsafe" not in str(policy)
+    )
+    assert (
+        reply.headers["cache-control"] == "no-store"
+        and reply.headers["x-content-type-options"] == "nosniff"
+        and reply.headers["referrer-policy"] == "same-origin"
+    )
     assert not re.search(r"<(script|style)>| style=| on\w+=\"|javascript:", reply.text)
 
 
@@ -268,16 +393,32 @@ def test_there_is_no_site_where_there_shall_be_none(data: Path) -> None:
     app.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("admin_host, host, local, there", [
-    ("admin.test", "admin.test:8000", "10.0.0.1", True), ("admin.test", "updates.test", "10.0.0.1", False),
-    ("127.0.0.1", "127.0.0.1:8000", "127.0.0.1", True), ("127.0.0.1", "localhost:8000", "127.0.0.1", True), ("127.0.0.1", "updates.test", "127.0.0.1", False),
-    ("127.0.0.1", "127.0.0.1", "10.0.0.1", False), ("10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1", True), ("::1", "[::1]:8000", "::1", True),
-])
-def test_the_site_is_there_under_its_host_only(data: Path, admin_host: str, host: str, local: str, there: bool) -> None:
+@pytest.mark.parametrize(
+    "admin_host, host, local, there",
+    [
+        ("admin.test", "admin.test:8000", "10.0.0.1", True),
+        ("admin.test", "updates.test", "10.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1:8000", "127.0.0.1", True),
+        ("127.0.0.1", "localhost:8000", "127.0.0.1", True),
+        ("127.0.0.1", "updates.test", "127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1", "10.0.0.1", False),
+        ("10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1", True),
+        ("::1", "[::1]:8000", "::1", True),
+    ],
+)
+def test_the_site_is_there_under_its_host_only(
+    data: Path, admin_host: str, host: str, local: str, there: bool
+) -> None:
     app = Application(data, Settings(admin_host=admin_host))
-    assert Visitor(app).get("login/", HTTP_HOST=host, **{"nuitkal.local_address": local}).status == (200 if there else 404)
-    front = Visitor(app).get("/", HTTP_HOST=host, HTTP_ACCEPT="text/html,*/*;q=0.8", **{"nuitkal.local_address": local})
-    assert (front.status, front.headers.get("location")) == ((302, "/admin/") if there else (404, None))
+    assert Visitor(app).get(
+        "login/", HTTP_HOST=host, **{"nuitkal.local_address": local}
+    ).status == (200 if there else 404)
+    front = Visitor(app).get(
+        "/", HTTP_HOST=host, HTTP_ACCEPT="text/html,*/*;q=0.8", **{"nuitkal.local_address": local}
+    )
+    assert (front.status, front.headers.get("location")) == (
+        (302, "/admin/") if there else (404, None)
+    )
     app.close()
 
 

@@ -1,4 +1,5 @@
 """The contract's JSON API, call by call and error by error."""
+
 from __future__ import annotations
 
 import errno
@@ -32,12 +33,32 @@ def test_an_upload_is_what_check_offers(call: Caller) -> None:
     reply = call.upload("1.0.1", file=package, changelog="第一版\n<b>bold</b>")
     release = reply.json
     assert (reply.status, release.pop("message")) == (201, "版本上传成功")
-    assert re.fullmatch(r"http://updates\.test/media/nuitkal_packs/20\d\d/[01]\d/update_1\.0\.1\.zip", release["download_url"])
+    assert re.fullmatch(
+        r"http://updates\.test/media/nuitkal_packs/20\d\d/[01]\d/update_1\.0\.1\.zip",
+        release["download_url"],
+    )
     assert release["manifest_url"] == release["download_url"][:-4] + ".json"
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", release["upload_time"])
-    assert {name: release[name] for name in ("version", "file_hash", "file_size", "changelog", "is_active", "signature", "signature_url")} == {
-        "version": "1.0.1", "file_hash": sha256(package), "file_size": len(package), "changelog": "第一版\n<b>bold</b>", "is_active": True,
-        "signature": None, "signature_url": None}
+    assert {
+        name: release[name]
+        for name in (
+            "version",
+            "file_hash",
+            "file_size",
+            "changelog",
+            "is_active",
+            "signature",
+            "signature_url",
+        )
+    } == {
+        "version": "1.0.1",
+        "file_hash": sha256(package),
+        "file_size": len(package),
+        "changelog": "第一版\n<b>bold</b>",
+        "is_active": True,
+        "signature": None,
+        "signature_url": None,
+    }
     assert call.get("check/").json == {**release, "deltas": []}
     assert call.media(release["download_url"]) == package
 
@@ -56,13 +77,19 @@ def test_a_publishers_manifest_and_signature_are_kept_byte_for_byte(call: Caller
     assert call.get("check/").json["signature"] == release["signature"]
 
 
-@pytest.mark.parametrize("path", ["check", "check/", "channels/stable/check", "channels/stable/check/"])
-def test_paths_work_with_and_without_the_final_slash_and_the_channels_name(call: Caller, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["check", "check/", "channels/stable/check", "channels/stable/check/"]
+)
+def test_paths_work_with_and_without_the_final_slash_and_the_channels_name(
+    call: Caller, path: str
+) -> None:
     call.upload("1.0", TREE)
     assert call.get(path).json["version"] == "1.0"
 
 
-def test_check_is_the_same_document_for_every_client_and_costs_nothing_when_it_is_known(call: Caller) -> None:
+def test_check_is_the_same_document_for_every_client_and_costs_nothing_when_it_is_known(
+    call: Caller,
+) -> None:
     call.upload("1.0", TREE)
     first = call.get("check/")
     assert call("GET", "check/", query="version=0.9") == first
@@ -82,13 +109,26 @@ def test_head_is_get_without_the_body(call: Caller) -> None:
 
 def test_urls_begin_with_the_address_of_the_request(call: Caller) -> None:
     call.upload("1.0", TREE)
-    urls = [call.get("check/", **environ).json["download_url"].split("/media/")[0] for environ in (
-        {"HTTP_HOST": "a.example:8080"}, {"HTTP_HOST": "[::1]:80", "wsgi.url_scheme": "https"}, {"HTTP_HOST": "b", "SCRIPT_NAME": "/below"},
-        {"HTTP_HOST": ""})]
-    assert urls == ["http://a.example:8080", "https://[::1]:80", "http://b/below", "http://127.0.0.1:8000"]
+    urls = [
+        call.get("check/", **environ).json["download_url"].split("/media/")[0]
+        for environ in (
+            {"HTTP_HOST": "a.example:8080"},
+            {"HTTP_HOST": "[::1]:80", "wsgi.url_scheme": "https"},
+            {"HTTP_HOST": "b", "SCRIPT_NAME": "/below"},
+            {"HTTP_HOST": ""},
+        )
+    ]
+    assert urls == [
+        "http://a.example:8080",
+        "https://[::1]:80",
+        "http://b/below",
+        "http://127.0.0.1:8000",
+    ]
 
 
-@pytest.mark.parametrize("host", ["evil.example/path", "a b", "user@host", "a:b", "a:999999", '"', "host?x", "é"])
+@pytest.mark.parametrize(
+    "host", ["evil.example/path", "a b", "user@host", "a:b", "a:999999", '"', "host?x", "é"]
+)
 def test_a_forged_host_is_refused(call: Caller, host: str) -> None:
     call.upload("1.0", TREE)
     reply = call.get("check/", HTTP_HOST=host)
@@ -98,7 +138,11 @@ def test_a_forged_host_is_refused(call: Caller, host: str) -> None:
 def test_the_public_url_wins_over_the_host_and_may_be_cached_by_all(tmp_path: Path) -> None:
     app = create_app(tmp_path / "public", public_url="https://cdn.example/u/")
     public = Caller(app)
-    assert public.upload("1.0", TREE).json["download_url"].startswith("https://cdn.example/u/media/nuitkal_packs/")
+    assert (
+        public.upload("1.0", TREE)
+        .json["download_url"]
+        .startswith("https://cdn.example/u/media/nuitkal_packs/")
+    )
     reply = public.get("check/", HTTP_HOST="evil example")
     assert reply.json["manifest_url"].startswith("https://cdn.example/u/media/")
     assert reply.headers["cache-control"] == "public, no-cache"
@@ -108,61 +152,169 @@ def test_the_public_url_wins_over_the_host_and_may_be_cached_by_all(tmp_path: Pa
 def test_versions_are_shown_newest_upload_first_and_in_pages(call: Caller) -> None:
     for version in ("2.0", "1.0", "3.0"):
         call.upload(version, TREE, is_active="no")
-    assert [release["version"] for release in call.get("versions/").json["versions"]] == ["3.0", "1.0", "2.0"]
+    assert [release["version"] for release in call.get("versions/").json["versions"]] == [
+        "3.0",
+        "1.0",
+        "2.0",
+    ]
     page = call("GET", "versions/", query="limit=1&offset=1").json
     assert (page["count"], [release["version"] for release in page["versions"]]) == (3, ["1.0"])
 
 
-@pytest.mark.parametrize("query", ["limit=x", "limit=-1", "offset=1e3", "limit=", "limit=1234567890"])
+@pytest.mark.parametrize(
+    "query", ["limit=x", "limit=-1", "offset=1e3", "limit=", "limit=1234567890"]
+)
 def test_a_limit_that_is_no_number_is_refused(call: Caller, query: str) -> None:
     reply = call("GET", "versions/", query=query)
     assert (reply.status, reply.code) == (400, "bad_field")
 
 
-@pytest.mark.parametrize("text, active", [("true", True), ("YES", True), ("1", True), ("On", True), ("false", False), ("No", False), ("0", False), ("OFF", False)])
+@pytest.mark.parametrize(
+    "text, active",
+    [
+        ("true", True),
+        ("YES", True),
+        ("1", True),
+        ("On", True),
+        ("false", False),
+        ("No", False),
+        ("0", False),
+        ("OFF", False),
+    ],
+)
 def test_is_active_is_spelt_as_forms_do(call: Caller, text: str, active: bool) -> None:
     assert call.upload("1.0", TREE, is_active=text).json["is_active"] is active
     assert call.get("check/").status == (200 if active else 404)
 
 
-@pytest.mark.parametrize("parts, code", [
-    pytest.param({"version": "1.0"}, "missing_field", id="no file"),
-    pytest.param({"file": make_zip(TREE)}, "missing_field", id="no version"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "signature": b"x"}, "missing_field", id="a signature of nothing"),
-    pytest.param({"version": "1.0", "file": "text"}, "bad_field", id="a file sent as text"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "is_active": "maybe"}, "bad_field", id="is_active"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "is_active": ""}, "bad_field", id="empty is_active"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "manifest": b"{}"}, "bad_field", id="not a manifest"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "manifest": b"\xff"}, "bad_field", id="not JSON"),
-    pytest.param({"version": "1.0.0.0.0", "file": make_zip(TREE)}, "bad_version", id="five parts"),
-    pytest.param({"version": "", "file": make_zip(TREE)}, "bad_version", id="empty version"),
-    pytest.param({"version": "1." * 33 + "1", "file": make_zip(TREE)}, "bad_version", id="long version"),
-    pytest.param({"version": "../1.0", "file": make_zip(TREE)}, "bad_version", id="a version that is a path"),
-    pytest.param({"version": "1.0", "file": b"PK not really"}, "bad_zip", id="no ZIP"),
-    pytest.param({"version": "1.0", "file": b""}, "bad_zip", id="empty file"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE)[:-30]}, "bad_zip", id="cut short"),
-    pytest.param({"version": "1.0", "file": make_zip({})}, "bad_zip", id="no entries"),
-    pytest.param({"version": "1.0", "file": make_zip({"../evil": b""})}, "unsafe_path", id="dot dot"),
-    pytest.param({"version": "1.0", "file": make_zip({"/etc/passwd": b""})}, "unsafe_path", id="absolute"),
-    pytest.param({"version": "1.0", "file": make_zip({"Lib/a": b"", "lib/b": b""})}, "unsafe_path", id="case"),
-    pytest.param({"version": "1.0", "file": make_zip({"aux.txt": b""})}, "unsafe_path", id="a Windows device"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "manifest": make_manifest("1.0", {"../x": b""})}, "unsafe_path", id="in the manifest"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE), "manifest": make_manifest("1.1", TREE)}, "manifest_mismatch", id="another version"),
-    pytest.param({"version": "1.0", "file": make_zip({**TREE, "extra": b""}), "manifest": make_manifest("1.0", TREE)}, "manifest_mismatch", id="too much"),
-    pytest.param({"version": "1.0", "file": make_zip({**TREE, "main.py": b"x"}), "manifest": make_manifest("1.0", TREE)}, "manifest_mismatch", id="other bytes"),
-    pytest.param({"version": "1.0", "file": make_zip({}), "manifest": make_manifest("1.0", TREE)}, "incomplete", id="nothing sent, nothing held"),
-    pytest.param({"version": "1.0", "file": make_zip(TREE, b"nuitkal-partial")}, "incomplete", id="partial without a manifest"),
-])
-def test_a_bad_upload_is_refused_and_leaves_nothing(call: Caller, parts: Dict[str, Any], code: str) -> None:
+@pytest.mark.parametrize(
+    "parts, code",
+    [
+        pytest.param({"version": "1.0"}, "missing_field", id="no file"),
+        pytest.param({"file": make_zip(TREE)}, "missing_field", id="no version"),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "signature": b"x"},
+            "missing_field",
+            id="a signature of nothing",
+        ),
+        pytest.param({"version": "1.0", "file": "text"}, "bad_field", id="a file sent as text"),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "is_active": "maybe"},
+            "bad_field",
+            id="is_active",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "is_active": ""},
+            "bad_field",
+            id="empty is_active",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "manifest": b"{}"},
+            "bad_field",
+            id="not a manifest",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "manifest": b"\xff"},
+            "bad_field",
+            id="not JSON",
+        ),
+        pytest.param(
+            {"version": "1.0.0.0.0", "file": make_zip(TREE)}, "bad_version", id="five parts"
+        ),
+        pytest.param({"version": "", "file": make_zip(TREE)}, "bad_version", id="empty version"),
+        pytest.param(
+            {"version": "1." * 33 + "1", "file": make_zip(TREE)}, "bad_version", id="long version"
+        ),
+        pytest.param(
+            {"version": "../1.0", "file": make_zip(TREE)},
+            "bad_version",
+            id="a version that is a path",
+        ),
+        pytest.param({"version": "1.0", "file": b"PK not really"}, "bad_zip", id="no ZIP"),
+        pytest.param({"version": "1.0", "file": b""}, "bad_zip", id="empty file"),
+        pytest.param({"version": "1.0", "file": make_zip(TREE)[:-30]}, "bad_zip", id="cut short"),
+        pytest.param({"version": "1.0", "file": make_zip({})}, "bad_zip", id="no entries"),
+        pytest.param(
+            {"version": "1.0", "file": make_zip({"../evil": b""})}, "unsafe_path", id="dot dot"
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip({"/etc/passwd": b""})}, "unsafe_path", id="absolute"
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip({"Lib/a": b"", "lib/b": b""})},
+            "unsafe_path",
+            id="case",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip({"aux.txt": b""})},
+            "unsafe_path",
+            id="a Windows device",
+        ),
+        pytest.param(
+            {
+                "version": "1.0",
+                "file": make_zip(TREE),
+                "manifest": make_manifest("1.0", {"../x": b""}),
+            },
+            "unsafe_path",
+            id="in the manifest",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE), "manifest": make_manifest("1.1", TREE)},
+            "manifest_mismatch",
+            id="another version",
+        ),
+        pytest.param(
+            {
+                "version": "1.0",
+                "file": make_zip({**TREE, "extra": b""}),
+                "manifest": make_manifest("1.0", TREE),
+            },
+            "manifest_mismatch",
+            id="too much",
+        ),
+        pytest.param(
+            {
+                "version": "1.0",
+                "file": make_zip({**TREE, "main.py": b"x"}),
+                "manifest": make_manifest("1.0", TREE),
+            },
+            "manifest_mismatch",
+            id="other bytes",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip({}), "manifest": make_manifest("1.0", TREE)},
+            "incomplete",
+            id="nothing sent, nothing held",
+        ),
+        pytest.param(
+            {"version": "1.0", "file": make_zip(TREE, b"nuitkal-partial")},
+            "incomplete",
+            id="partial without a manifest",
+        ),
+    ],
+)
+def test_a_bad_upload_is_refused_and_leaves_nothing(
+    call: Caller, parts: Dict[str, Any], code: str
+) -> None:
     reply = call.form("upload/", **parts)
     assert (reply.status, reply.code) == (400, code)
     assert call.get("versions/").json["count"] == 0
     store = call.app.store
-    assert [path for path in (*store.media.rglob("*"), *store.incoming.rglob("*")) if path.is_file()] == []
+    assert [
+        path for path in (*store.media.rglob("*"), *store.incoming.rglob("*")) if path.is_file()
+    ] == []
 
 
-@pytest.mark.parametrize("signature", [pytest.param(b"", id="empty"), pytest.param(b"\xff\xfe", id="not text"), pytest.param(SIGNATURE * 2, id="two of them"),
-                                       pytest.param(b"x" * 10_000, id="long")])
+@pytest.mark.parametrize(
+    "signature",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xfe", id="not text"),
+        pytest.param(SIGNATURE * 2, id="two of them"),
+        pytest.param(b"x" * 10_000, id="long"),
+    ],
+)
 def test_what_cannot_be_a_signature_is_refused(call: Caller, signature: bytes) -> None:
     reply = call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), signature=signature)
     assert (reply.status, reply.code) == (403, "bad_signature")
@@ -183,7 +335,12 @@ def test_a_build_in_the_url_is_percent_encoded_once(call: Caller) -> None:
 
 
 def test_an_upload_without_a_length_is_refused(call: Caller) -> None:
-    reply = call("POST", "upload/", CONTENT_LENGTH="", CONTENT_TYPE=f"multipart/form-data; boundary={BOUNDARY}")
+    reply = call(
+        "POST",
+        "upload/",
+        CONTENT_LENGTH="",
+        CONTENT_TYPE=f"multipart/form-data; boundary={BOUNDARY}",
+    )
     assert (reply.status, reply.code) == (411, "length_required")
     assert call("POST", "missing/", CONTENT_LENGTH="").status == 411
 
@@ -191,13 +348,28 @@ def test_an_upload_without_a_length_is_refused(call: Caller) -> None:
 def test_an_upload_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     app = create_app(tmp_path / "small", max_upload=1000)
     call = Caller(app)
-    reply = call("POST", "upload/", b"", CONTENT_LENGTH="1001", CONTENT_TYPE="multipart/form-data; boundary=b")
+    reply = call(
+        "POST",
+        "upload/",
+        b"",
+        CONTENT_LENGTH="1001",
+        CONTENT_TYPE="multipart/form-data; boundary=b",
+    )
     assert (reply.status, reply.code) == (413, "too_large")
     app.close()
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")], ids=["file", "database"])
-def test_a_full_disk_is_507_and_leaves_nothing(call: Caller, failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
+    ids=["file", "database"],
+)
+def test_a_full_disk_is_507_and_leaves_nothing(
+    call: Caller, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any) -> None:
         raise failure
 
@@ -209,8 +381,12 @@ def test_a_full_disk_is_507_and_leaves_nothing(call: Caller, failure: Exception,
     assert call.upload("1.0", TREE).status == 201
 
 
-def test_an_upload_that_cannot_fit_is_refused_before_it_is_read(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 2**20, 2**20))
+def test_an_upload_that_cannot_fit_is_refused_before_it_is_read(
+    call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30 - 2**20, 2**20)
+    )
     reply = call.upload("1.0", TREE)
     assert (reply.status, reply.code) == (507, "disk_full")
 
@@ -219,16 +395,31 @@ def test_activating_moves_the_one_mark(call: Caller) -> None:
     call.upload("1.0.0", TREE)
     call.upload("1.0.1", TREE)
     reply = call("POST", "set_active/1.0.0/")
-    assert (reply.status, reply.json) == (200, {"message": "版本 1.0.0 已设为激活版本", "version": "1.0.0"})
-    assert {release["version"]: release["is_active"] for release in call.get("versions/").json["versions"]} == {"1.0.0": True, "1.0.1": False}
+    assert (reply.status, reply.json) == (
+        200,
+        {"message": "版本 1.0.0 已设为激活版本", "version": "1.0.0"},
+    )
+    assert {
+        release["version"]: release["is_active"]
+        for release in call.get("versions/").json["versions"]
+    } == {"1.0.0": True, "1.0.1": False}
     assert call.get("check/").json["version"] == "1.0.0"
 
 
-@pytest.mark.parametrize("method, path, fields", [
-    ("POST", "set_active/9.9/", None), ("POST", "set_active/banana/", None), ("PATCH", "versions/9.9/", {}), ("DELETE", "versions/9.9/", None),
-    ("POST", "channels/beta/promote/9.9/", {"from": "stable"}), ("POST", "promote/1.0/", {"from": "nowhere"}),
-])
-def test_a_version_that_is_not_there_is_404(call: Caller, method: str, path: str, fields: Any) -> None:
+@pytest.mark.parametrize(
+    "method, path, fields",
+    [
+        ("POST", "set_active/9.9/", None),
+        ("POST", "set_active/banana/", None),
+        ("PATCH", "versions/9.9/", {}),
+        ("DELETE", "versions/9.9/", None),
+        ("POST", "channels/beta/promote/9.9/", {"from": "stable"}),
+        ("POST", "promote/1.0/", {"from": "nowhere"}),
+    ],
+)
+def test_a_version_that_is_not_there_is_404(
+    call: Caller, method: str, path: str, fields: Any
+) -> None:
     call.upload("1.0", TREE, channel="other")
     reply = call.send(method, path, fields)
     assert (reply.status, reply.code) == (404, "no_such_version")
@@ -237,15 +428,28 @@ def test_a_version_that_is_not_there_is_404(call: Caller, method: str, path: str
 def test_missing_names_the_contents_that_no_channel_has(call: Caller) -> None:
     call.upload("1.0", TREE, channel="beta")
     held, other = sha256(TREE["main.py"]), sha256(b"other")
-    assert call.send("POST", "missing/", {"hashes": [other, held, other]}).json == {"missing": [other]}
+    assert call.send("POST", "missing/", {"hashes": [other, held, other]}).json == {
+        "missing": [other]
+    }
     assert call.send("POST", "missing/", {"hashes": []}).json == {"missing": []}
 
 
-@pytest.mark.parametrize("body, code", [
-    (b"{", "bad_json"), (b"[]", "bad_json"), (b"\xff", "bad_json"), (b"[" * 100_000, "bad_json"), (b"", "bad_json"), (b"{}", "bad_field"),
-    (b'{"hashes": "a"}', "bad_field"), (b'{"hashes": [1]}', "bad_field"), (b'{"hashes": ["zz"]}', "bad_field"),
-    (b'{"hashes": ["' + b"A" * 64 + b'"]}', "bad_field"), (b'{"hashes": [], "more": 1}', "bad_field"),
-])
+@pytest.mark.parametrize(
+    "body, code",
+    [
+        (b"{", "bad_json"),
+        (b"[]", "bad_json"),
+        (b"\xff", "bad_json"),
+        (b"[" * 100_000, "bad_json"),
+        (b"", "bad_json"),
+        (b"{}", "bad_field"),
+        (b'{"hashes": "a"}', "bad_field"),
+        (b'{"hashes": [1]}', "bad_field"),
+        (b'{"hashes": ["zz"]}', "bad_field"),
+        (b'{"hashes": ["' + b"A" * 64 + b'"]}', "bad_field"),
+        (b'{"hashes": [], "more": 1}', "bad_field"),
+    ],
+)
 def test_missing_refuses_what_is_no_list_of_hashes(call: Caller, body: bytes, code: str) -> None:
     reply = call("POST", "missing/", body)
     assert (reply.status, reply.code) == (400, code)
@@ -257,22 +461,42 @@ def test_json_over_the_limit_is_413(call: Caller) -> None:
 
 def test_an_edit_changes_what_it_names(call: Caller) -> None:
     call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), changelog="old")
-    edited = call.send("PATCH", "versions/v1/", {"changelog": "new", "signature": SIGNATURE.decode()})
+    edited = call.send(
+        "PATCH", "versions/v1/", {"changelog": "new", "signature": SIGNATURE.decode()}
+    )
     assert (edited.status, edited.json["changelog"], edited.json["is_active"]) == (200, "new", True)
-    assert call.media(edited.json["signature_url"]).decode() == edited.json["signature"] == call.get("check/").json["signature"]
+    assert (
+        call.media(edited.json["signature_url"]).decode()
+        == edited.json["signature"]
+        == call.get("check/").json["signature"]
+    )
     off = call.send("PATCH", "versions/1.0", {"is_active": False}).json
     assert (off["is_active"], off["changelog"]) == (False, "new")
     assert call.get("check/").code == "no_active_version"
     assert call.send("PATCH", "versions/1.0", {"is_active": True}).json["is_active"] is True
-    assert call.send("PATCH", "versions/1.0", {}).json == call.send("PATCH", "versions/1.0", {}).json
+    assert (
+        call.send("PATCH", "versions/1.0", {}).json == call.send("PATCH", "versions/1.0", {}).json
+    )
 
 
-@pytest.mark.parametrize("fields, status, code", [
-    ({"changelog": 5}, 400, "bad_field"), ({"changelog": None}, 400, "bad_field"), ({"changelog": "\ud800"}, 400, "bad_field"),
-    ({"is_active": "maybe"}, 400, "bad_field"), ({"is_active": 1}, 400, "bad_field"), ({"version": "2"}, 400, "bad_field"), ([], 400, "bad_json"),
-    ({"signature": 1}, 400, "bad_field"), ({"signature": ""}, 403, "bad_signature"), ({"signature": SIGNATURE.decode() + "x"}, 403, "bad_signature"),
-])
-def test_an_edit_refuses_what_it_cannot_set_and_changes_nothing(call: Caller, fields: Any, status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    "fields, status, code",
+    [
+        ({"changelog": 5}, 400, "bad_field"),
+        ({"changelog": None}, 400, "bad_field"),
+        ({"changelog": "\ud800"}, 400, "bad_field"),
+        ({"is_active": "maybe"}, 400, "bad_field"),
+        ({"is_active": 1}, 400, "bad_field"),
+        ({"version": "2"}, 400, "bad_field"),
+        ([], 400, "bad_json"),
+        ({"signature": 1}, 400, "bad_field"),
+        ({"signature": ""}, 403, "bad_signature"),
+        ({"signature": SIGNATURE.decode() + "x"}, 403, "bad_signature"),
+    ],
+)
+def test_an_edit_refuses_what_it_cannot_set_and_changes_nothing(
+    call: Caller, fields: Any, status: int, code: str
+) -> None:
     call.upload("1.0", TREE)
     before = call.get("check/").body
     reply = call.send("PATCH", "versions/1.0/", fields)
@@ -284,14 +508,22 @@ def test_no_changelog_makes_check_longer_than_clients_read(call: Caller) -> None
     longest = "\x01" * MAX_CHANGELOG_BYTES  # what JSON makes most of
     assert call.upload("1.0", TREE, changelog=longest).status == 201
     assert len(call.get("check/").body) < MAX_CHECK_BYTES
-    assert (call.upload("1.1", TREE, changelog=longest + "x").code, call.send("PATCH", "versions/1.0/", {"changelog": longest + "x"}).code) == ("too_large", "too_large")
+    assert (
+        call.upload("1.1", TREE, changelog=longest + "x").code,
+        call.send("PATCH", "versions/1.0/", {"changelog": longest + "x"}).code,
+    ) == ("too_large", "too_large")
     assert call.get("check/").json["changelog"] == longest
 
 
 def test_a_refused_field_undoes_the_whole_edit(call: Caller) -> None:
     call.upload("1.0", TREE)
     before = call.get("check/").body
-    assert call.send("PATCH", "versions/1.0/", {"changelog": "new", "is_active": False, "signature": ""}).status == 403
+    assert (
+        call.send(
+            "PATCH", "versions/1.0/", {"changelog": "new", "is_active": False, "signature": ""}
+        ).status
+        == 403
+    )
     assert call.get("check/").body == before
 
 
@@ -302,24 +534,51 @@ def test_the_active_version_cannot_be_deleted_and_another_one_can(call: Caller) 
     reply = call("DELETE", "versions/v1/")
     assert (reply.status, reply.body) == (204, b"")
     assert call("DELETE", "versions/1.0/").code == "no_such_version"
-    assert call.get(release["download_url"][len("http://updates.test"):]).status == 404
+    assert call.get(release["download_url"][len("http://updates.test") :]).status == 404
     assert [shown["version"] for shown in call.get("versions/").json["versions"]] == ["1.1"]
 
 
 def test_promoting_moves_a_release_into_another_channel_as_it_is(call: Caller) -> None:
-    first = call.upload("1.0", TREE, channel="beta", manifest=make_manifest("1.0", TREE), signature=SIGNATURE, changelog="text").json
+    first = call.upload(
+        "1.0",
+        TREE,
+        channel="beta",
+        manifest=make_manifest("1.0", TREE),
+        signature=SIGNATURE,
+        changelog="text",
+    ).json
     reply = call.send("POST", "promote/1.0/", {"from": "beta"})
     promoted = reply.json
-    assert reply.status == 201 and promoted["download_url"] == first["download_url"].replace("/beta/", "/")
-    assert [promoted[name] for name in ("file_hash", "signature", "changelog", "is_active")] == [first["file_hash"], SIGNATURE.decode(), "text", True]
+    assert reply.status == 201 and promoted["download_url"] == first["download_url"].replace(
+        "/beta/", "/"
+    )
+    assert [promoted[name] for name in ("file_hash", "signature", "changelog", "is_active")] == [
+        first["file_hash"],
+        SIGNATURE.decode(),
+        "text",
+        True,
+    ]
     for url in ("download_url", "manifest_url", "signature_url"):
         assert call.media(promoted[url]) == call.media(first[url])
     again = call.send("POST", "promote/1/", {"from": "beta"})
     assert (again.status, again.code) == (409, "version_exists")
-    assert call.send("POST", "channels/late/promote/1.0/", {"from": "beta", "is_active": "no"}).json["is_active"] is False
+    assert (
+        call.send("POST", "channels/late/promote/1.0/", {"from": "beta", "is_active": "no"}).json[
+            "is_active"
+        ]
+        is False
+    )
 
 
-@pytest.mark.parametrize("fields, code", [({}, "missing_field"), ({"from": 1}, "bad_field"), ({"from": "beta", "is_active": 3}, "bad_field"), ("x", "bad_json")])
+@pytest.mark.parametrize(
+    "fields, code",
+    [
+        ({}, "missing_field"),
+        ({"from": 1}, "bad_field"),
+        ({"from": "beta", "is_active": 3}, "bad_field"),
+        ("x", "bad_json"),
+    ],
+)
 def test_promoting_refuses_bad_fields(call: Caller, fields: Any, code: str) -> None:
     reply = call.send("POST", "promote/1.0/", fields)
     assert (reply.status, reply.code) == (400, code)
@@ -328,7 +587,10 @@ def test_promoting_refuses_bad_fields(call: Caller, fields: Any, code: str) -> N
 def test_a_channel_keeps_its_app(call: Caller) -> None:
     call.upload("0.9", TREE)  # without a manifest: unknown
     call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE, app="one"))
-    assert call.upload("1.1", TREE, manifest=make_manifest("1.1", TREE, app="two")).code == "manifest_mismatch"
+    assert (
+        call.upload("1.1", TREE, manifest=make_manifest("1.1", TREE, app="two")).code
+        == "manifest_mismatch"
+    )
     assert call.upload("1.2", TREE, manifest=make_manifest("1.2", TREE, app="")).status == 201
     written = call.upload("1.3", TREE).json
     assert json.loads(call.media(written["manifest_url"]))["app"] == "one"
@@ -340,7 +602,12 @@ def test_channels_do_not_see_each_others_versions(call: Caller) -> None:
     call.upload("1.0", TREE, channel="beta")
     assert call.get("check/").code == "no_active_version"
     assert call.upload("1.0", TREE).status == 201
-    assert call.get("channels/beta/check/").json["download_url"].split("nuitkal_packs/")[1].startswith("beta/")
+    assert (
+        call.get("channels/beta/check/")
+        .json["download_url"]
+        .split("nuitkal_packs/")[1]
+        .startswith("beta/")
+    )
 
 
 @pytest.mark.parametrize("channel", ["Beta", "-x", "a" * 65, "a b", "..", "é"])
@@ -349,22 +616,49 @@ def test_a_name_that_is_no_channel_is_404(call: Caller, channel: str) -> None:
     assert call.upload("1.0", TREE, channel=channel).status == 404
 
 
-@pytest.mark.parametrize("path, allowed", [("check/", "GET, HEAD"), ("upload/", "POST"), ("versions/1.0/", "PATCH, DELETE"), ("missing", "POST"), ("health/", "GET, HEAD")])
+@pytest.mark.parametrize(
+    "path, allowed",
+    [
+        ("check/", "GET, HEAD"),
+        ("upload/", "POST"),
+        ("versions/1.0/", "PATCH, DELETE"),
+        ("missing", "POST"),
+        ("health/", "GET, HEAD"),
+    ],
+)
 def test_a_wrong_method_is_405_with_what_is_allowed(call: Caller, path: str, allowed: str) -> None:
     for method in ("PUT", "OPTIONS", "TRACE") + (("HEAD",) if "GET" not in allowed else ()):
         reply = call(method, path)
         assert (reply.status, reply.headers["allow"]) == (405, allowed)
 
 
-@pytest.mark.parametrize("path", ["/", "/api/", BASE, "check//", "nothing/", "set_active/", "set_active/1/2/", "channels/", "channels/beta/", "/media/nuitkal.db",
-                                  "/media/", "/media/../nuitkal.db", "/nuitkal.db", "/media/nuitkal_packs/", "channels/a/channels/b/check/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api/",
+        BASE,
+        "check//",
+        "nothing/",
+        "set_active/",
+        "set_active/1/2/",
+        "channels/",
+        "channels/beta/",
+        "/media/nuitkal.db",
+        "/media/",
+        "/media/../nuitkal.db",
+        "/nuitkal.db",
+        "/media/nuitkal_packs/",
+        "channels/a/channels/b/check/",
+    ],
+)
 def test_an_unknown_path_is_404(call: Caller, path: str) -> None:
     reply = call.get(path)
     assert (reply.status, reply.code) == (404, "not_found")
 
 
 def test_media_answers_get_and_head_only(call: Caller) -> None:
-    url = call.upload("1.0", TREE).json["download_url"][len("http://updates.test"):]
+    url = call.upload("1.0", TREE).json["download_url"][len("http://updates.test") :]
     reply = call("POST", url)
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
     part = call.get(url, HTTP_RANGE="bytes=0-3")
@@ -373,19 +667,38 @@ def test_media_answers_get_and_head_only(call: Caller) -> None:
 
 
 def test_a_signature_is_asked_for_again_and_a_package_never(call: Caller) -> None:
-    release = call.upload("1.0", TREE, manifest=make_manifest("1.0", TREE), signature=SIGNATURE).json
-    caching = [call.get(release[name][len("http://updates.test"):]).headers["cache-control"] for name in ("download_url", "manifest_url", "signature_url")]
+    release = call.upload(
+        "1.0", TREE, manifest=make_manifest("1.0", TREE), signature=SIGNATURE
+    ).json
+    caching = [
+        call.get(release[name][len("http://updates.test") :]).headers["cache-control"]
+        for name in ("download_url", "manifest_url", "signature_url")
+    ]
     assert caching == ["public, max-age=31536000, immutable"] * 2 + ["no-cache"]
 
 
-@pytest.mark.parametrize("method, path", [
-    ("POST", "upload/"), ("POST", "set_active/1.0/"), ("POST", "missing/"), ("PATCH", "versions/1.0/"), ("POST", "promote/1.0/"), ("DELETE", "versions/1.0/"),
-])
+@pytest.mark.parametrize(
+    "method, path",
+    [
+        ("POST", "upload/"),
+        ("POST", "set_active/1.0/"),
+        ("POST", "missing/"),
+        ("PATCH", "versions/1.0/"),
+        ("POST", "promote/1.0/"),
+        ("DELETE", "versions/1.0/"),
+    ],
+)
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic abc", "Bearer é"])
-def test_what_changes_something_needs_a_token(call: Caller, method: str, path: str, header: Any) -> None:
+def test_what_changes_something_needs_a_token(
+    call: Caller, method: str, path: str, header: Any
+) -> None:
     call.token = None
     reply = call(method, path, **({} if header is None else {"HTTP_AUTHORIZATION": header}))
-    assert (reply.status, reply.code, reply.headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
+    assert (reply.status, reply.code, reply.headers["www-authenticate"]) == (
+        401,
+        "unauthorized",
+        "Bearer",
+    )
 
 
 def test_ten_wrong_tokens_a_minute_and_the_right_one_always(call: Caller) -> None:
@@ -393,7 +706,10 @@ def test_ten_wrong_tokens_a_minute_and_the_right_one_always(call: Caller) -> Non
     assert [reply.status for reply in wrong] == [401] * 10 + [429] * 2
     assert wrong[-1].code == "too_many_attempts" and 0 < int(wrong[-1].headers["retry-after"]) <= 61
     assert call.send("POST", "missing/", {"hashes": []}).status == 200
-    assert call("POST", "missing/", HTTP_AUTHORIZATION="Bearer wrong", REMOTE_ADDR="192.0.2.2").status == 401
+    assert (
+        call("POST", "missing/", HTTP_AUTHORIZATION="Bearer wrong", REMOTE_ADDR="192.0.2.2").status
+        == 401
+    )
 
 
 def test_health_asks_the_database(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,12 +722,20 @@ def test_health_asks_the_database(call: Caller, monkeypatch: pytest.MonkeyPatch)
 
 def test_errors_are_chinese_unless_english_is_preferred(call: Caller) -> None:
     assert call.get("check/").json["error"] == "通道 stable 没有激活的版本"
-    assert call.get("check/", HTTP_ACCEPT_LANGUAGE="en-US,en;q=0.9,zh;q=0.5").json["error"] == "channel stable has no active version"
+    assert (
+        call.get("check/", HTTP_ACCEPT_LANGUAGE="en-US,en;q=0.9,zh;q=0.5").json["error"]
+        == "channel stable has no active version"
+    )
     call.upload("1.0", TREE)
-    assert call("POST", "set_active/1.0/", HTTP_ACCEPT_LANGUAGE="en").json["message"] == "version 1.0 is now active"
+    assert (
+        call("POST", "set_active/1.0/", HTTP_ACCEPT_LANGUAGE="en").json["message"]
+        == "version 1.0 is now active"
+    )
 
 
-def test_a_failure_of_our_own_is_500_in_the_same_form(call: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_our_own_is_500_in_the_same_form(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(call.app.store.database, "generation", lambda: 1 // 0)
     reply = call.get("check/")
     assert (reply.status, reply.code) == (500, "internal_error")

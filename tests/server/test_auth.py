@@ -1,4 +1,5 @@
 """Tokens, passwords and the brake."""
+
 from __future__ import annotations
 
 import hashlib
@@ -31,7 +32,9 @@ def test_a_token_is_known_by_its_secret_until_it_is_revoked(database: Database) 
     assert auth.token_name(database, secret) is None
 
 
-def test_no_token_is_taken_for_an_option_by_a_command_line(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_is_taken_for_an_option_by_a_command_line(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One in 64 began with a dash, and `--token -x…` is a usage error."""
     monkeypatch.setattr("secrets.token_urlsafe", lambda count: "-" * count)
     assert not auth.create_token(database, "laptop", "tests").startswith("-")
@@ -44,7 +47,9 @@ def test_only_the_hash_of_a_token_is_stored(database: Database, tmp_path: Path) 
     assert hashlib.sha256(secret).digest() in stored and secret not in stored
 
 
-def test_the_last_use_of_a_token_is_noted_at_most_once_a_minute(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_use_of_a_token_is_noted_at_most_once_a_minute(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moments = [10**15]
     monkeypatch.setattr(auth, "now", lambda: moments[0])
     secret = auth.create_token(database, "ci", "tests")
@@ -89,7 +94,9 @@ def test_two_equal_passwords_are_stored_differently() -> None:
     assert stored[0] != stored[1] and all(auth.password_matches("x", text) for text in stored)
 
 
-def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(auth, "_PBKDF2", "1000")
     by_scrypt = auth.hash_password("x")
     with monkeypatch.context() as without:
@@ -100,10 +107,16 @@ def test_without_scrypt_pbkdf2_takes_its_place_and_both_are_understood(monkeypat
     assert not auth.password_matches("y", by_pbkdf2)
 
 
-def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_user_costs_as_much_as_a_wrong_password(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     auth.create_user(database, "root", "x", "tests")
     tried = []
-    monkeypatch.setattr(auth, "_stretch", lambda scheme, parameters, salt, password: tried.append((scheme, parameters)) or b"")
+    monkeypatch.setattr(
+        auth,
+        "_stretch",
+        lambda scheme, parameters, salt, password: tried.append((scheme, parameters)) or b"",
+    )
     auth.check_password(database, "root", "y")
     auth.check_password(database, "nobody", "y")
     assert len(tried) == 2 and tried[0] == tried[1]
@@ -111,16 +124,27 @@ def test_an_unknown_user_costs_as_much_as_a_wrong_password(database: Database, m
 
 def test_first_credentials_are_made_once(database: Database) -> None:
     made = auth.first_credentials(database, "tests")
-    assert made and made.token and auth.check_password(database, made.username, made.password) and auth.token_name(database, made.token)
+    assert (
+        made
+        and made.token
+        and auth.check_password(database, made.username, made.password)
+        and auth.token_name(database, made.token)
+    )
     assert auth.first_credentials(database, "tests") is None
 
 
-def test_who_made_a_token_first_still_gets_a_user_and_who_made_a_user_nothing(database: Database) -> None:
+def test_who_made_a_token_first_still_gets_a_user_and_who_made_a_user_nothing(
+    database: Database,
+) -> None:
     auth.create_token(database, "x", "tests")
     made = auth.first_credentials(database, "tests")
-    assert made and made.token is None and auth.check_password(database, made.username, made.password)
+    assert (
+        made and made.token is None and auth.check_password(database, made.username, made.password)
+    )
     auth.revoke_token(database, "x", "tests")
-    assert auth.first_credentials(database, "tests") is None, "a folder without tokens is not a new one"
+    assert auth.first_credentials(database, "tests") is None, (
+        "a folder without tokens is not a new one"
+    )
 
 
 # --- the brake
@@ -134,7 +158,7 @@ class Clock:
         return self.seconds
 
 
-def refused_after(brake: auth.Brake, address: str) -> int:
+def refused_after(brake: auth.RateLimiter, address: str) -> int:
     """How many failures the address has before it is refused."""
     for count in range(100):
         try:
@@ -146,7 +170,7 @@ def refused_after(brake: auth.Brake, address: str) -> int:
 
 def test_an_address_has_ten_tries_a_minute() -> None:
     clock = Clock()
-    brake = auth.Brake(clock)
+    brake = auth.RateLimiter(clock)
     assert refused_after(brake, "192.0.2.1") == 10
     assert refused_after(brake, "192.0.2.2") == 10
     clock.seconds += 59
@@ -157,16 +181,25 @@ def test_an_address_has_ten_tries_a_minute() -> None:
     assert refused_after(brake, "192.0.2.1") == 10
 
 
-@pytest.mark.parametrize("address, tries", [("2001:db8::2", 0), ("2001:db8:0:1::1", 10), ("::ffff:192.0.2.9", 10), ("unix:", 10), ("fe80::1%eth0", 10)])
+@pytest.mark.parametrize(
+    "address, tries",
+    [
+        ("2001:db8::2", 0),
+        ("2001:db8:0:1::1", 10),
+        ("::ffff:192.0.2.9", 10),
+        ("unix:", 10),
+        ("fe80::1%eth0", 10),
+    ],
+)
 def test_an_ipv6_network_counts_as_one_address(address: str, tries: int) -> None:
-    brake = auth.Brake(Clock())
+    brake = auth.RateLimiter(Clock())
     assert refused_after(brake, "2001:db8::1") == 10
     assert refused_after(brake, address) == tries
 
 
 def test_many_addresses_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "MAX_ADDRESSES", 5)
-    brake = auth.Brake(Clock())
+    brake = auth.RateLimiter(Clock())
     for number in range(20):
         brake.failed(f"192.0.2.{number}")
     assert len(brake._failures) == 5

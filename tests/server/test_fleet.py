@@ -1,4 +1,5 @@
 """Counting who asks for updates: cheap, bounded, added up over processes, and about nobody."""
+
 from __future__ import annotations
 
 import threading
@@ -27,7 +28,9 @@ def counts(database: Database, channel: str = "stable") -> Dict[str, int]:
     return found
 
 
-def test_spellings_of_one_version_are_one_and_what_is_none_is_not_counted(database: Database) -> None:
+def test_spellings_of_one_version_are_one_and_what_is_none_is_not_counted(
+    database: Database,
+) -> None:
     counter = Fleet(database)
     for text in ("1.0", "v1.0.0", "1.0.0+build", "1.0.1", "x", "", "1" * 65, "<b>"):
         counter.count("stable", text)
@@ -65,19 +68,25 @@ def test_a_check_does_not_wait_for_another_process_that_writes(app: object, call
     call.get("check/")
     with call.app.store.database.write():
         answered: List[int] = []
-        asker = threading.Thread(target=lambda: answered.append(call.get("check/", QUERY_STRING="version=1.0").status))
+        asker = threading.Thread(
+            target=lambda: answered.append(call.get("check/", QUERY_STRING="version=1.0").status)
+        )
         asker.start()
         asker.join(10)
         assert answered == [200]
 
 
-def test_inventing_versions_fills_neither_memory_nor_disk(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inventing_versions_fills_neither_memory_nor_disk(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fleet, "MAX_COUNTED", 50)
     monkeypatch.setattr(fleet, "MAX_STRANGERS", 10)
     with database.write() as db:
         db.execute("INSERT INTO channels VALUES ('stable', '')")
-        db.execute("INSERT INTO releases (id, channel, app, version, canonical, package, file_hash, file_size, manifest_hash, changelog, is_active, uploaded_at, file_count, tree_size)"
-                   " VALUES (1, 'stable', '', '1.0.0', '1.0.0', '', '', 0, '', '', 0, 0, 0, 0)")
+        db.execute(
+            "INSERT INTO releases (id, channel, app, version, canonical, package, file_hash, file_size, manifest_hash, changelog, is_active, uploaded_at, file_count, tree_size)"
+            " VALUES (1, 'stable', '', '1.0.0', '1.0.0', '', '', 0, '', '', 0, 0, 0, 0)"
+        )
     counter = Fleet(database)
     counter.count("stable", "1.0.0")
     for number in range(200):
@@ -102,7 +111,9 @@ def test_old_figures_are_forgotten(database: Database) -> None:
     database.close()
 
 
-def test_a_database_that_fails_loses_counts_and_nothing_else(database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_that_fails_loses_counts_and_nothing_else(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with database.write() as db:
         db.execute("DROP TABLE fleet")
     counter = Fleet(database)

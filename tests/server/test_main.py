@@ -1,4 +1,5 @@
 """The command line, as real processes."""
+
 from __future__ import annotations
 
 import json
@@ -25,30 +26,49 @@ from tests.support import ROOT, RunningServer, need_tool, start_server
 
 from .caller import BOUNDARY, files_below, make_form, make_zip
 
-BIG = make_form({"version": "1.0", "file": make_zip({"a": os.urandom(900_000)})})  # more than the form parser reads at once
+BIG = make_form(
+    {"version": "1.0", "file": make_zip({"a": os.urandom(900_000)})}
+)  # more than the form parser reads at once
 
 
 def run(*args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "nuitkal_mini.server", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=30)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
 
 
 def request(server: RunningServer, path: str, body: Optional[bytes] = None, **headers: str) -> Any:
     """The JSON of an answer of the API."""
-    asked = urllib.request.Request(server.api + path, body, {"Authorization": f"Bearer {server.token}", **headers})
+    asked = urllib.request.Request(
+        server.api + path, body, {"Authorization": f"Bearer {server.token}", **headers}
+    )
     with urllib.request.urlopen(asked, timeout=30) as reply:
         return json.load(reply)
 
 
 def upload(server: RunningServer, version: str, package: bytes) -> Any:
-    return request(server, "upload/", make_form({"version": version, "file": package}), **{"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+    return request(
+        server,
+        "upload/",
+        make_form({"version": version, "file": package}),
+        **{"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+    )
 
 
 def begin_upload(server: RunningServer, body: bytes, sent: int) -> socket.socket:
     """A connection on which an upload has begun."""
     client = socket.create_connection(("127.0.0.1", port_of(server)), timeout=20)
-    head = f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n" \
-           f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     client.sendall(head.encode() + body[:sent])
     return client
 
@@ -99,10 +119,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(data: Path) -> None:
 
 
 def test_a_killed_server_s_half_upload_is_gone_after_the_next_start(data: Path) -> None:
-    with start_server(data) as server:
-        with begin_upload(server, BIG, 600_000):
-            wait_until(lambda: any((data / "incoming").glob("*/*/upload-*")))
-            server.kill()
+    with start_server(data) as server, begin_upload(server, BIG, 600_000):
+        wait_until(lambda: any((data / "incoming").glob("*/*/upload-*")))
+        server.kill()
     assert any(path.name.startswith("upload-") for path in (data / "incoming").rglob("*"))
     with start_server(data):
         assert not any(path.name.startswith("upload-") for path in (data / "incoming").rglob("*"))
@@ -134,7 +153,9 @@ def test_two_servers_over_one_data_folder_agree(data: Path) -> None:
 
 def test_several_servers_can_start_on_a_new_folder_at_once(data: Path) -> None:
     servers: List[RunningServer] = []
-    threads = [threading.Thread(target=lambda: servers.append(start_server(data))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: servers.append(start_server(data))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -149,21 +170,40 @@ def test_several_servers_can_start_on_a_new_folder_at_once(data: Path) -> None:
 
 
 def test_a_user_is_made_with_a_password_from_stdin(data: Path) -> None:
-    made = run("createsuperuser", "--data", data, "--username", "anna", "--password-stdin", stdin="secret word\n")
+    made = run(
+        "createsuperuser",
+        "--data",
+        data,
+        "--username",
+        "anna",
+        "--password-stdin",
+        stdin="secret word\n",
+    )
     assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
     database = open_database(data)
     assert auth.check_password(database, "anna", "secret word")
     database.close()
-    again = run("createsuperuser", "--data", data, "--username", "anna", "--password-stdin", stdin="x\n")
-    assert (again.returncode, again.stderr) == (1, "there is a user 'anna' already; choose another name\n")
+    again = run(
+        "createsuperuser", "--data", data, "--username", "anna", "--password-stdin", stdin="x\n"
+    )
+    assert (again.returncode, again.stderr) == (
+        1,
+        "there is a user 'anna' already; choose another name\n",
+    )
 
 
 def test_tokens_are_made_listed_and_revoked(data: Path) -> None:
     made = run("token", "create", "ci", "--data", data)
-    assert made.returncode == 0 and re.fullmatch(r"nk_[A-Za-z0-9_-]{43}\n", made.stdout) and made.stderr == ""
+    assert (
+        made.returncode == 0
+        and re.fullmatch(r"nk_[A-Za-z0-9_-]{43}\n", made.stdout)
+        and made.stderr == ""
+    )
     listed = run("token", "list", "--data", data).stdout
     assert re.fullmatch(r"ci\tcreated \S+Z\tnever used\n", listed)
-    assert run("--data", data, "token", "revoke", "ci").returncode == 0  # --data may stand before the command, too
+    assert (
+        run("--data", data, "token", "revoke", "ci").returncode == 0
+    )  # --data may stand before the command, too
     assert run("token", "revoke", "ci", "--data", data).stderr == "there is no token 'ci'\n"
     assert run("token", "list", "--data", data).stdout == ""
 
@@ -192,16 +232,22 @@ def test_a_port_in_use_is_named(data: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        only_sentence(run("--data", data, "--port", port), "cannot listen on 127.0.0.1", str(port), "in use")
+        only_sentence(
+            run("--data", data, "--port", port), "cannot listen on 127.0.0.1", str(port), "in use"
+        )
 
 
 def test_a_host_that_is_not_ours_is_named(data: Path) -> None:
-    only_sentence(run("--data", data, "--host", "192.0.2.1", "--port", 0), "cannot listen on 192.0.2.1")
+    only_sentence(
+        run("--data", data, "--host", "192.0.2.1", "--port", 0), "cannot listen on 192.0.2.1"
+    )
 
 
 def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    only_sentence(run("--data", tmp_path / "file" / "data"), str(tmp_path / "file" / "data"), "cannot be used")
+    only_sentence(
+        run("--data", tmp_path / "file" / "data"), str(tmp_path / "file" / "data"), "cannot be used"
+    )
 
 
 def test_a_database_of_a_newer_version_is_left_alone(data: Path) -> None:
@@ -225,11 +271,28 @@ def test_a_missing_certificate_is_named(data: Path) -> None:
 
 def test_a_bad_certificate_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("not a certificate")
-    only_sentence(run("--data", data, "--certfile", tmp_path / "bad.pem"), "bad.pem", "cannot be used for HTTPS")
+    only_sentence(
+        run("--data", data, "--certfile", tmp_path / "bad.pem"),
+        "bad.pem",
+        "cannot be used for HTTPS",
+    )
 
 
-@pytest.mark.parametrize("args", [["--port", "x"], ["--public-url", "ftp://x"], ["--public-url", "example.com"], ["--trusted-proxy", "nobody"], ["token"], ["nonsense"],
-                                  ["createsuperuser"], ["--max-upload", "-1"], ["--port", "70000"], ["--keyfile", "x"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--port", "x"],
+        ["--public-url", "ftp://x"],
+        ["--public-url", "example.com"],
+        ["--trusted-proxy", "nobody"],
+        ["token"],
+        ["nonsense"],
+        ["createsuperuser"],
+        ["--max-upload", "-1"],
+        ["--port", "70000"],
+        ["--keyfile", "x"],
+    ],
+)
 def test_usage_errors_are_exit_code_2(args: List[str], data: Path) -> None:
     done = run("--data", data, *args)
     assert done.returncode == 2 and "usage:" in done.stderr
@@ -238,24 +301,52 @@ def test_usage_errors_are_exit_code_2(args: List[str], data: Path) -> None:
 
 def test_https_is_served_with_a_certificate(data: Path, tmp_path: Path) -> None:
     certificate = tmp_path / "cert.pem"
-    subprocess.run([need_tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext",
-                    "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(certificate)], check=True, stderr=subprocess.DEVNULL)
-    with start_server(data, "--certfile", str(certificate), "--keyfile", str(tmp_path / "key.pem")) as server:
+    subprocess.run(
+        [
+            need_tool("openssl"),
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(tmp_path / "key.pem"),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    with start_server(
+        data, "--certfile", str(certificate), "--keyfile", str(tmp_path / "key.pem")
+    ) as server:
         assert server.url.startswith("https://")
-        with urllib.request.urlopen(server.api + "health/", context=ssl.create_default_context(cafile=str(certificate))) as reply:
+        with urllib.request.urlopen(
+            server.api + "health/", context=ssl.create_default_context(cafile=str(certificate))
+        ) as reply:
             assert json.load(reply) == {"status": "ok"}
 
 
 def test_importing_the_package_for_another_server_is_light() -> None:
     program = "import sys; before = set(sys.modules); import nuitkal_mini.server; print('sqlite3' in sys.modules, 'nuitkal_mini.server.api' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE).stdout.split() == [b"False", b"False"]
+    assert subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE
+    ).stdout.split() == [b"False", b"False"]
 
 
 @pytest.mark.slow
 def test_an_upload_of_a_gigabyte_takes_little_memory(data: Path, tmp_path: Path) -> None:
     block = os.urandom(2**20)
     package = tmp_path / "big.zip"
-    with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as out, out.open("noise", "w", force_zip64=True) as member:
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as out, out.open(
+        "noise", "w", force_zip64=True
+    ) as member:
         for _ in range(1024):
             member.write(block)
     head, tail = make_form({"version": "1.0", "file": b"@@"}).split(b"@@")
@@ -269,9 +360,15 @@ def test_an_upload_of_a_gigabyte_takes_little_memory(data: Path, tmp_path: Path)
                 yield from iter(lambda: file.read(2**20), b"")
             yield tail
 
-        asked = urllib.request.Request(server.api + "upload/", pieces(), {
-            "Authorization": f"Bearer {server.token}", "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
-            "Content-Length": str(len(head) + package.stat().st_size + len(tail))})
+        asked = urllib.request.Request(
+            server.api + "upload/",
+            pieces(),
+            {
+                "Authorization": f"Bearer {server.token}",
+                "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+                "Content-Length": str(len(head) + package.stat().st_size + len(tail)),
+            },
+        )
         with urllib.request.urlopen(asked, timeout=120) as reply:
             assert reply.status == 201
         assert resident(server.process.pid, "VmHWM") - idle < 64 * 2**10

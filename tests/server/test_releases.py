@@ -1,4 +1,5 @@
 """What lies on the disk and in the database: composed packages, shared contents, deletions, crashes, races."""
+
 from __future__ import annotations
 
 import io
@@ -31,8 +32,15 @@ OLD = {"app/main.py": b"one\n" * 100, "lib/big.so": noise("big"), "readme": b"te
 NEW = {**OLD, "app/main.py": b"two\n" * 100, "copy/of/big.so": OLD["lib/big.so"]}
 
 
-def upload_partial(call: Caller, version: str, tree: Dict[str, bytes], sent: Dict[str, bytes], **parts: Any) -> Any:
-    return call.upload(version, file=make_zip(sent, b"nuitkal-partial"), manifest=make_manifest(version, tree), **parts)
+def upload_partial(
+    call: Caller, version: str, tree: Dict[str, bytes], sent: Dict[str, bytes], **parts: Any
+) -> Any:
+    return call.upload(
+        version,
+        file=make_zip(sent, b"nuitkal-partial"),
+        manifest=make_manifest(version, tree),
+        **parts,
+    )
 
 
 def contents_of(package: bytes) -> Dict[str, bytes]:
@@ -55,18 +63,28 @@ def test_what_the_server_holds_need_not_be_sent(call: Caller) -> None:
 
 def test_a_composed_package_has_the_newest_contents_last(call: Caller) -> None:
     call.upload("1.0", {"z": b"first", "y": noise("y")})
-    upload_partial(call, "1.1", {"z": b"first", "y": noise("y"), "b": b"second", "a": noise("a")}, {"b": b"second", "a": noise("a")})
+    upload_partial(
+        call,
+        "1.1",
+        {"z": b"first", "y": noise("y"), "b": b"second", "a": noise("a")},
+        {"b": b"second", "a": noise("a")},
+    )
     tree = {"0": b"third", "a": noise("a"), "b": b"second", "y": noise("y"), "z": b"first"}
     reply = upload_partial(call, "1.2", tree, {"0": b"third"})
     package = io.BytesIO(call.media(reply.json["download_url"]))
-    assert [member.path for member in sorted(read_directory(package).members, key=lambda member: member.offset)] == ["y", "z", "a", "b", "0"]
+    assert [
+        member.path
+        for member in sorted(read_directory(package).members, key=lambda member: member.offset)
+    ] == ["y", "z", "a", "b", "0"]
 
 
 def test_the_order_of_contents_survives_the_release_that_brought_them(call: Caller) -> None:
     call.upload("1.0", {"z": b"old"})
     upload_partial(call, "1.1", {"z": b"old", "a": b"newer"}, {"a": b"newer"})
     call("DELETE", "versions/1.0/")
-    reply = upload_partial(call, "1.2", {"z": b"old", "a": b"newer", "0": b"newest"}, {"0": b"newest"})
+    reply = upload_partial(
+        call, "1.2", {"z": b"old", "a": b"newer", "0": b"newest"}, {"0": b"newest"}
+    )
     assert list(contents_of(call.media(reply.json["download_url"]))) == ["z", "a", "0"]
 
 
@@ -77,7 +95,10 @@ def test_compressed_bytes_are_copied_as_they_are(call: Caller) -> None:
         package.writestr("a", b"a" * 5000)
     call.upload("1.0", file=stored.getvalue())
     reply = upload_partial(call, "1.1", {"a": b"a" * 5000, "b": b"b"}, {"b": b"b"})
-    assert {member.path: member.method for member in read_directory(io.BytesIO(call.media(reply.json["download_url"]))).members}["a"] == 0
+    assert {
+        member.path: member.method
+        for member in read_directory(io.BytesIO(call.media(reply.json["download_url"]))).members
+    }["a"] == 0
 
 
 def test_contents_are_found_under_other_names_and_in_other_channels(call: Caller) -> None:
@@ -101,7 +122,10 @@ def test_links_and_modes_come_from_the_manifest(call: Caller) -> None:
     manifest = dumps(Manifest("tests", "1.1", (entry, link_entry("current", "bin/run"))))
     call.upload("1.0", OLD)
     reply = call.upload("1.1", file=make_zip({}, b"nuitkal-partial"), manifest=manifest)
-    members = {member.path: member for member in read_directory(io.BytesIO(call.media(reply.json["download_url"]))).members}
+    members = {
+        member.path: member
+        for member in read_directory(io.BytesIO(call.media(reply.json["download_url"]))).members
+    }
     assert (members["bin/run"].mode, members["current"].is_link) == ("755", True)
     assert call.media(reply.json["manifest_url"]) == manifest
 
@@ -113,14 +137,19 @@ def test_an_empty_tree_can_be_a_release_when_its_manifest_says_so(call: Caller) 
 def test_what_is_nowhere_is_named(call: Caller) -> None:
     tree = {f"file{number}": noise(str(number), 10) for number in range(5)}
     reply = call.upload("1.0", {}, manifest=make_manifest("1.0", tree))
-    assert (reply.code, reply.json["error"]) == ("incomplete", "5 个文件的内容既不在 ZIP 文件中，也不在服务器上：file0, file1, file2, …")
+    assert (reply.code, reply.json["error"]) == (
+        "incomplete",
+        "5 个文件的内容既不在 ZIP 文件中，也不在服务器上：file0, file1, file2, …",
+    )
 
 
 def test_a_damaged_package_is_no_source_any_more(call: Caller) -> None:
     first = call.upload("1.0", OLD).json
     path = call.app.store.media / first["download_url"].split("/media/")[1]
     path.write_bytes(path.read_bytes()[:100])
-    assert upload_partial(call, "1.1", NEW, {"app/main.py": NEW["app/main.py"]}).code == "incomplete"
+    assert (
+        upload_partial(call, "1.1", NEW, {"app/main.py": NEW["app/main.py"]}).code == "incomplete"
+    )
     wanted = sorted(map(sha256, OLD.values()))
     assert sorted(call.send("POST", "missing/", {"hashes": wanted}).json["missing"]) == wanted
     assert upload_partial(call, "1.1", NEW, NEW).status == 201
@@ -133,21 +162,30 @@ def test_a_deleted_release_takes_its_contents_along_unless_another_has_them(call
     call.upload("1.0", {"a": b"alone", "b": b"shared"})
     call.upload("1.1", {"b": b"shared"})
     call("DELETE", "versions/1.0/")
-    assert call.send("POST", "missing/", {"hashes": [sha256(b"alone"), sha256(b"shared")]}).json == {"missing": [sha256(b"alone")]}
+    assert call.send(
+        "POST", "missing/", {"hashes": [sha256(b"alone"), sha256(b"shared")]}
+    ).json == {"missing": [sha256(b"alone")]}
     assert len(files_below(call.app.store.media)) == 2
 
 
 def test_a_deleted_version_comes_back_only_with_the_same_files(call: Caller) -> None:
     call.upload("v1.0", OLD)
-    call.upload("2.0", {"x": b""}, manifest=make_manifest("2.0", {"x": b""}))  # now the channel has an app
+    call.upload(
+        "2.0", {"x": b""}, manifest=make_manifest("2.0", {"x": b""})
+    )  # now the channel has an app
     call("DELETE", "versions/1.0/")
     refused = call.upload("1.0.0", NEW)
     assert (refused.status, refused.code) == (409, "version_exists")
     back = call.upload("1.0.0", OLD, changelog="again")
     assert (back.status, back.json["version"], back.json["changelog"]) == (201, "v1.0", "again")
     assert contents_of(call.media(back.json["download_url"])) == OLD
-    assert [release["version"] for release in call.get("versions/").json["versions"]] == ["v1.0", "2.0"]
-    assert call.send("POST", "missing/", {"hashes": [sha256(OLD["readme"])]}).json == {"missing": []}
+    assert [release["version"] for release in call.get("versions/").json["versions"]] == [
+        "v1.0",
+        "2.0",
+    ]
+    assert call.send("POST", "missing/", {"hashes": [sha256(OLD["readme"])]}).json == {
+        "missing": []
+    }
 
 
 def test_a_promoted_release_outlives_its_origin(call: Caller) -> None:
@@ -176,7 +214,10 @@ def test_promoting_works_without_hard_links(call: Caller, monkeypatch: pytest.Mo
 def test_what_is_committed_is_on_the_disk(call: Caller) -> None:
     """Some builds of SQLite sync only at checkpoints unless told otherwise; the sweep of power cuts relies on this."""
     with call.app.store.database.read() as db:
-        assert (db.execute("PRAGMA journal_mode").fetchone(), db.execute("PRAGMA synchronous").fetchone()) == (("wal",), (2,))
+        assert (
+            db.execute("PRAGMA journal_mode").fetchone(),
+            db.execute("PRAGMA synchronous").fetchone(),
+        ) == (("wal",), (2,))
 
 
 def test_two_active_releases_are_impossible(call: Caller) -> None:
@@ -199,22 +240,36 @@ def test_the_log_tells_who_did_what_and_cannot_be_changed(call: Caller) -> None:
         assert rows[0] == ("tests", "token_create", "tests")
         assert {row[0] for row in rows[1:]} == {"token tests"}
         assert [row[1:] for row in rows[1:]] == [
-            ("upload", "stable 1.0"), ("activate", "stable 1.0"), ("upload", "stable 1.1"), ("activate", "stable 1.1"),
-            ("edit", "stable 1.1: changelog"), ("deactivate", "stable 1.1"), ("delete", "stable 1.0"),
-            ("promote", "beta 1.1 from stable"), ("activate", "beta 1.1")]
+            ("upload", "stable 1.0"),
+            ("activate", "stable 1.0"),
+            ("upload", "stable 1.1"),
+            ("activate", "stable 1.1"),
+            ("edit", "stable 1.1: changelog"),
+            ("deactivate", "stable 1.1"),
+            ("delete", "stable 1.0"),
+            ("promote", "beta 1.1 from stable"),
+            ("activate", "beta 1.1"),
+        ]
         for statement in ("DELETE FROM log", "UPDATE log SET who = 'nobody'"):
             with pytest.raises(sqlite3.IntegrityError):
                 db.execute(statement)
 
 
-def test_uploads_are_ordered_even_when_the_clock_is_set_back(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_are_ordered_even_when_the_clock_is_set_back(
+    call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call.upload("1.0", OLD)
     monkeypatch.setattr("nuitkal_mini.server.releases.now", lambda: 1)
     call.upload("1.1", NEW)
-    assert [release["version"] for release in call.get("versions/").json["versions"]] == ["1.1", "1.0"]
+    assert [release["version"] for release in call.get("versions/").json["versions"]] == [
+        "1.1",
+        "1.0",
+    ]
 
 
-def test_two_versions_that_differ_in_case_are_one_file_where_case_is_folded(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_versions_that_differ_in_case_are_one_file_where_case_is_folded(
+    call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call.upload("1.0-RC", OLD).status == 201
     assert call.upload("1.0-rc", NEW).status == 201
     monkeypatch.setattr(Path, "exists", lambda path: True)
@@ -236,7 +291,9 @@ def test_what_a_crash_left_is_swept_at_the_next_start(call: Caller, data: Path) 
     (orphan / "upload-x").write_bytes(b"half")
     (data / "incoming" / "of-a-dead-server.lock").write_bytes(b"")
     second = create_app(data)
-    assert files_below(data / "media") == sorted(before + [str((folder / "robots.txt").relative_to(data / "media"))])
+    assert files_below(data / "media") == sorted(
+        before + [str((folder / "robots.txt").relative_to(data / "media"))]
+    )
     assert not orphan.exists() and not orphan.with_name("of-a-dead-server.lock").exists()
     second.close()
 
@@ -249,12 +306,21 @@ def test_the_sweep_leaves_what_another_server_is_writing(call: Caller, data: Pat
     assert call.upload("1.0", OLD).status == 201
 
 
-def test_a_release_whose_files_are_gone_is_reported_and_its_contents_are_asked_for(call: Caller, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_whose_files_are_gone_is_reported_and_its_contents_are_asked_for(
+    call: Caller, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = call.upload("1.0", OLD).json["download_url"]
     (data / "media" / url.split("/media/")[1]).unlink()
     create_app(data).close()
     assert "update_1.0.zip are gone" in caplog.text
-    assert len(call.send("POST", "missing/", {"hashes": sorted(map(sha256, OLD.values()))}).json["missing"]) == 3
+    assert (
+        len(
+            call.send("POST", "missing/", {"hashes": sorted(map(sha256, OLD.values()))}).json[
+                "missing"
+            ]
+        )
+        == 3
+    )
 
 
 def test_closing_leaves_no_unfinished_files(data: Path) -> None:
@@ -293,7 +359,10 @@ def test_what_one_server_changes_another_one_shows(call: Caller, data: Path) -> 
     other.upload("1.1", NEW)
     assert call.get("check/").json["version"] == "1.1"
     call("POST", "set_active/1.0/")
-    assert (call.get("check/").json["version"], other.get("check/").json["version"]) == ("1.0", "1.0")
+    assert (call.get("check/").json["version"], other.get("check/").json["version"]) == (
+        "1.0",
+        "1.0",
+    )
     second.close()
 
 
@@ -318,7 +387,12 @@ class Model:
         self.active: Dict[str, str] = {}
 
     def held(self) -> Set[bytes]:
-        return {content for releases in self.live.values() for tree in releases.values() for content in tree.values()}
+        return {
+            content
+            for releases in self.live.values()
+            for tree in releases.values()
+            for content in tree.values()
+        }
 
     def take(self, channel: str, version: str, tree: Dict[str, bytes], is_active: bool) -> int:
         if version in self.live[channel] or self.gone[channel].get(version, tree) != tree:
@@ -331,7 +405,11 @@ class Model:
     def step(self, name: str, channel: str, version: str) -> int:
         if name == "promote":
             other = "beta" if channel == "stable" else "stable"
-            return self.take(channel, version, self.live[other][version], True) if version in self.live[other] else 404
+            return (
+                self.take(channel, version, self.live[other][version], True)
+                if version in self.live[other]
+                else 404
+            )
         if version not in self.live[channel]:
             return 404
         if name == "activate":
@@ -346,18 +424,38 @@ class Model:
         return 200
 
 
-def perform(call: Caller, model: Model, name: str, channel: str, version: str, tree: Dict[str, bytes], is_active: bool) -> int:
+def perform(
+    call: Caller,
+    model: Model,
+    name: str,
+    channel: str,
+    version: str,
+    tree: Dict[str, bytes],
+    is_active: bool,
+) -> int:
     base = f"channels/{channel}/"
     if name == "upload":  # as `publish` does it: only what the server lacks
-        lacking = set(call.send("POST", "missing/", {"hashes": sorted(map(sha256, tree.values()))}).json["missing"])
+        lacking = set(
+            call.send("POST", "missing/", {"hashes": sorted(map(sha256, tree.values()))}).json[
+                "missing"
+            ]
+        )
         assert lacking == set(map(sha256, set(tree.values()) - model.held()))
         sent = {path: content for path, content in tree.items() if sha256(content) in lacking}
-        return upload_partial(call, version, tree, sent, channel=channel, is_active=str(is_active)).status
+        return upload_partial(
+            call, version, tree, sent, channel=channel, is_active=str(is_active)
+        ).status
     if name == "promote":
-        return call.send("POST", f"{base}promote/{version}/", {"from": "beta" if channel == "stable" else "stable"}).status
+        return call.send(
+            "POST",
+            f"{base}promote/{version}/",
+            {"from": "beta" if channel == "stable" else "stable"},
+        ).status
     if name == "delete":
         return call("DELETE", f"{base}versions/{version}/").status
-    return call.send("PATCH", f"{base}versions/{version}/", {"is_active": name == "activate"}).status
+    return call.send(
+        "PATCH", f"{base}versions/{version}/", {"is_active": name == "activate"}
+    ).status
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -369,12 +467,24 @@ def test_any_sequence_of_calls_leaves_what_it_should(steps: List[Any]) -> None:
         for name, channel, version, *rest in steps:
             tree, is_active = rest or ({}, True)
             status = perform(call, model, name, channel, version, tree, is_active)
-            assert status == (model.take(channel, version, tree, is_active) if name == "upload" else model.step(name, channel, version))
+            assert status == (
+                model.take(channel, version, tree, is_active)
+                if name == "upload"
+                else model.step(name, channel, version)
+            )
         for channel, releases in model.live.items():
-            shown = {release["version"]: release for release in call.get(f"channels/{channel}/versions/").json["versions"]}
-            assert {version: contents_of(call.media(release["download_url"])) for version, release in shown.items()} == releases
+            shown = {
+                release["version"]: release
+                for release in call.get(f"channels/{channel}/versions/").json["versions"]
+            }
+            assert {
+                version: contents_of(call.media(release["download_url"]))
+                for version, release in shown.items()
+            } == releases
             active = [version for version, release in shown.items() if release["is_active"]]
             assert active == ([model.active[channel]] if channel in model.active else [])
-            assert call.get(f"channels/{channel}/check/").json.get("version") == model.active.get(channel)
+            assert call.get(f"channels/{channel}/check/").json.get("version") == model.active.get(
+                channel
+            )
         assert len(files_below(app.store.media)) == 2 * sum(map(len, model.live.values()))
         app.close()

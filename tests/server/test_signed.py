@@ -1,4 +1,5 @@
 """A server that was given public keys: what they have not signed stays outside, and nothing is left of it."""
+
 from __future__ import annotations
 
 import re
@@ -26,35 +27,53 @@ WRONG = [
     pytest.param(None, id="none"),
     pytest.param(b"", id="empty"),
     pytest.param(b"signed, honestly", id="no signature at all"),
-    pytest.param(make_signature(MANIFEST, "1.0", key=SecretKey(b"key id 9", b"1" * 32)), id="an unknown key"),
+    pytest.param(
+        make_signature(MANIFEST, "1.0", key=SecretKey(b"key id 9", b"1" * 32)), id="an unknown key"
+    ),
     pytest.param(make_signature(MANIFEST, "1.0", key=IMPOSTOR), id="another key of the same id"),
     pytest.param(make_signature(MANIFEST + b" ", "1.0"), id="of other bytes"),
     pytest.param(make_signature(MANIFEST, "1.1"), id="for another version"),
     pytest.param(make_signature(MANIFEST, "one"), id="for what is no version"),
     pytest.param(make_signature(MANIFEST, "1.0", app="other"), id="for another app"),
     pytest.param(RIGHT.replace(b"app:tests", b"app:toast"), id="its comment changed"),
-    pytest.param(sign(KEY, MANIFEST, "timestamp:1\tfile:update.json").encode(), id="a comment without app and version"),
+    pytest.param(
+        sign(KEY, MANIFEST, "timestamp:1\tfile:update.json").encode(),
+        id="a comment without app and version",
+    ),
 ]
 
 
 @pytest.fixture
 def strict(data: Path) -> Iterator[Caller]:
     """A server with two keys, one of them given as a .pub file's text."""
-    app = create_app(data, public_keys=[str(public_key(OTHER_KEY)), public_key_text(public_key(KEY))])
+    app = create_app(
+        data, public_keys=[str(public_key(OTHER_KEY)), public_key_text(public_key(KEY))]
+    )
     yield Caller(app)
     app.close()
 
 
 def upload(call: Caller, signature: Optional[bytes], channel: str = "") -> Reply:
-    return call.upload("1.0", TREE, channel, manifest=MANIFEST, **({} if signature is None else {"signature": signature}))
+    return call.upload(
+        "1.0",
+        TREE,
+        channel,
+        manifest=MANIFEST,
+        **({} if signature is None else {"signature": signature}),
+    )
 
 
 @pytest.mark.parametrize("signature", WRONG)
-def test_an_upload_without_a_right_signature_leaves_nothing(strict: Caller, signature: Optional[bytes]) -> None:
+def test_an_upload_without_a_right_signature_leaves_nothing(
+    strict: Caller, signature: Optional[bytes]
+) -> None:
     reply = upload(strict, signature)
     assert (reply.status, reply.code) == (403, "bad_signature")
     store = strict.app.store
-    assert strict.get("versions/").json["count"] == 0 and files_below(store.media) == files_below(store.incoming) == []
+    assert (
+        strict.get("versions/").json["count"] == 0
+        and files_below(store.media) == files_below(store.incoming) == []
+    )
     with store.database.read() as db:
         assert db.execute("SELECT * FROM channels").fetchall() == []
     assert upload(strict, RIGHT).status == 201
@@ -73,11 +92,17 @@ def test_any_of_the_keys_will_do_and_any_spelling_of_the_version(strict: Caller)
 
 
 @pytest.mark.parametrize("signature", WRONG)
-def test_the_site_refuses_the_same_and_says_why(strict: Caller, signature: Optional[bytes], quick_passwords: None) -> None:
+def test_the_site_refuses_the_same_and_says_why(
+    strict: Caller, signature: Optional[bytes], quick_passwords: None
+) -> None:
     visitor = make_visitor(strict.app)
     fields = {"version": "1.0", "file": make_zip(TREE), "manifest": MANIFEST}
-    reply = visitor.post("upload/", **fields, **({} if signature is None else {"signature": signature}))
-    assert reply.status == 403 and re.search(r'class="error"[^>]*>[^<]*(sign|trusted comment)', reply.text)
+    reply = visitor.post(
+        "upload/", **fields, **({} if signature is None else {"signature": signature})
+    )
+    assert reply.status == 403 and re.search(
+        r'class="error"[^>]*>[^<]*(sign|trusted comment)', reply.text
+    )
     assert files_below(strict.app.store.media) == files_below(strict.app.store.incoming) == []
     assert visitor.post("upload/", **fields, signature=RIGHT).status == 303
 
@@ -104,9 +129,20 @@ def test_what_was_taken_before_the_keys_came_is_served_and_not_promoted(data: Pa
     strict.app, strict.token = app, before.token
     assert strict.get("check/").json["version"] == "1.0"
     for source in ("stable", "beta"):
-        assert strict.send("POST", "channels/late/promote/1.0/", {"from": source}).code == "bad_signature"
-    assert strict.send("PATCH", "channels/beta/versions/1.0/", {"signature": RIGHT.decode()}).status == 200
-    assert strict.send("POST", "channels/late/promote/1.0/", {"from": "beta"}).json["signature"].encode() == RIGHT
+        assert (
+            strict.send("POST", "channels/late/promote/1.0/", {"from": source}).code
+            == "bad_signature"
+        )
+    assert (
+        strict.send("PATCH", "channels/beta/versions/1.0/", {"signature": RIGHT.decode()}).status
+        == 200
+    )
+    assert (
+        strict.send("POST", "channels/late/promote/1.0/", {"from": "beta"})
+        .json["signature"]
+        .encode()
+        == RIGHT
+    )
     app.close()
 
 
@@ -116,24 +152,42 @@ def test_without_keys_a_signature_is_kept_as_it_is_whoever_made_it(call: Caller)
     assert call.get("check/").json["signature"].encode() == signature
 
 
-@pytest.mark.parametrize("language, sentence", [
-    pytest.param("en", "the signature is for tests 1.1, the manifest for tests 1.0", id="English"),
-    pytest.param("zh", "签名针对 tests 1.1，而清单属于 tests 1.0", id="Chinese"),
-])
+@pytest.mark.parametrize(
+    "language, sentence",
+    [
+        pytest.param(
+            "en", "the signature is for tests 1.1, the manifest for tests 1.0", id="English"
+        ),
+        pytest.param("zh", "签名针对 tests 1.1，而清单属于 tests 1.0", id="Chinese"),
+    ],
+)
 def test_the_refusal_says_what_is_wrong(strict: Caller, language: str, sentence: str) -> None:
     upload(strict, RIGHT)
     fields = {"signature": make_signature(MANIFEST, "1.1").decode()}
-    assert strict.send("PATCH", "versions/1.0/", fields, HTTP_ACCEPT_LANGUAGE=language).json["error"] == sentence
+    assert (
+        strict.send("PATCH", "versions/1.0/", fields, HTTP_ACCEPT_LANGUAGE=language).json["error"]
+        == sentence
+    )
 
 
 def test_a_key_that_is_none_is_an_error_at_once(data: Path) -> None:
     with pytest.raises(ValueError, match="not a minisign public key"):
         create_app(data, public_keys=["RWQ"])
-    done = subprocess.run([sys.executable, "-m", "nuitkal_mini.server", "--data", str(data), "--public-key", "RWQ"], cwd=ROOT, stderr=subprocess.PIPE)
-    assert done.returncode == 2 and b"'RWQ' is not a minisign public key" in done.stderr and not data.exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "nuitkal_mini.server", "--data", str(data), "--public-key", "RWQ"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
+    assert (
+        done.returncode == 2
+        and b"'RWQ' is not a minisign public key" in done.stderr
+        and not data.exists()
+    )
 
 
-def test_publish_signs_for_a_strict_server_and_minisign_agrees_with_what_it_serves(data: Path, tmp_path: Path) -> None:
+def test_publish_signs_for_a_strict_server_and_minisign_agrees_with_what_it_serves(
+    data: Path, tmp_path: Path
+) -> None:
     """Real processes: keygen, a server with the key, uploads with and without it, and the `minisign` command over what a client gets."""
     program, key, served = tmp_path / "program", tmp_path / "app.key", tmp_path / "served"
     program.mkdir()
@@ -141,19 +195,45 @@ def test_publish_signs_for_a_strict_server_and_minisign_agrees_with_what_it_serv
     (program / "main.py").write_bytes(TREE["main.py"])
     assert publish("keygen", str(key)) == 0
     public = Path(f"{key}.pub").read_text().splitlines()[1]
-    with start_server(data, "--public-key", str(public_key(OTHER_KEY)), "--public-key", public) as server:
-        release = ["upload", str(program), "--app", "tests", "--version", "1.0", "--server", server.api, "--token", server.token]
+    with start_server(
+        data, "--public-key", str(public_key(OTHER_KEY)), "--public-key", public
+    ) as server:
+        release = [
+            "upload",
+            str(program),
+            "--app",
+            "tests",
+            "--version",
+            "1.0",
+            "--server",
+            server.api,
+            "--token",
+            server.token,
+        ]
         assert publish(*release) == 1 and files_below(data / "media") == []
         assert publish(*release, "--key", str(key)) == 0
         names = [name for name in files_below(data / "media") if not name.endswith(".zip")]
         for name in names:
             (served / Path(name).name).write_bytes(fetch(f"{server.url}media/{name}"))
-    verified = subprocess.run([need_tool("minisign"), "-V", "-P", public, "-m", str(served / "update_1.0.json")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert len(names) == 2 and verified.returncode == 0 and b"app:tests\tversion:1.0" in verified.stdout, verified
+    verified = subprocess.run(
+        [need_tool("minisign"), "-V", "-P", public, "-m", str(served / "update_1.0.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert (
+        len(names) == 2
+        and verified.returncode == 0
+        and b"app:tests\tversion:1.0" in verified.stdout
+    ), verified
 
 
 def publish(*args: str) -> int:
-    return subprocess.run([sys.executable, "-m", "nuitkal_mini.publish", *args], cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "nuitkal_mini.publish", *args],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).returncode
 
 
 def fetch(url: str) -> bytes:

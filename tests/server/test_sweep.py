@@ -1,4 +1,5 @@
 """The server ended at its disk operations: a sample in the plain tests, all of them with `-m slow`; and a real one by kill -9."""
+
 from __future__ import annotations
 
 import os
@@ -20,12 +21,20 @@ from .caller import BOUNDARY, files_below, make_form, make_zip, sha256
 from .sweep import WHOLE
 from .test_main import begin_upload, request, upload
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the sweep forks, and asks Linux for names")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="the sweep forks, and asks Linux for names"
+)
 
 
 def sweep(*args: str) -> int:
     """How many points were tried, of which none may be broken."""
-    done = subprocess.run([sys.executable, "-m", "tests.server.sweep", *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.server.sweep", *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout.splitlines()[-1])
     return int(re.findall(r"^(\d+) kill points, 0 broken$", done.stdout, re.MULTILINE)[0])
@@ -61,8 +70,12 @@ def test_a_server_killed_while_it_stores_an_upload_has_it_whole_or_not_at_all(da
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("syscall", ["openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "mkdir", "rmdir"])
-def test_a_server_killed_from_outside_at_any_system_call_of_an_upload_has_it_whole_or_not_at_all(tmp_path: Path, syscall: str) -> None:
+@pytest.mark.parametrize(
+    "syscall", ["openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "mkdir", "rmdir"]
+)
+def test_a_server_killed_from_outside_at_any_system_call_of_an_upload_has_it_whole_or_not_at_all(
+    tmp_path: Path, syscall: str
+) -> None:
     """SQLite's calls are among them. strace counts by thread: one thread carries an upload out."""
     strace, calls, killed = need_tool("strace"), 0, True
     body = make_form({"version": "1.1", "file": WHOLE})
@@ -73,7 +86,18 @@ def test_a_server_killed_from_outside_at_any_system_call_of_an_upload_has_it_who
         shutil.copytree(tmp_path / "prepared", data)
         with start_server(data) as server:
             rule = [f"trace={syscall}", f"inject={syscall}:signal=SIGKILL:when={calls}"]
-            command = [strace, "-f", "-o", os.devnull, "-e", rule[0], "-e", rule[1], "-p", str(server.process.pid)]
+            command = [
+                strace,
+                "-f",
+                "-o",
+                os.devnull,
+                "-e",
+                rule[0],
+                "-e",
+                rule[1],
+                "-p",
+                str(server.process.pid),
+            ]
             with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
                 assert tracer.stderr is not None and b"attached" in tracer.stderr.readline()
                 try:
@@ -84,7 +108,10 @@ def test_a_server_killed_from_outside_at_any_system_call_of_an_upload_has_it_who
         with start_server(data) as server:
             assert whole(server, data) in (["1.0"], ["1.1", "1.0"])
             assert upload_again(server, body) in (201, 409)
-            assert whole(server, data) == ["1.1", "1.0"] and request(server, "check/")["version"] == "1.1"
+            assert (
+                whole(server, data) == ["1.1", "1.0"]
+                and request(server, "check/")["version"] == "1.1"
+            )
     assert calls > 1
     print(f"{calls - 1} calls of {syscall}, 0 broken")
 
@@ -101,7 +128,9 @@ def whole(server: RunningServer, data: Path) -> List[str]:
 
 def upload_again(server: RunningServer, body: bytes) -> int:
     try:
-        request(server, "upload/", body, **{"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+        request(
+            server, "upload/", body, **{"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        )
         return 201
     except urllib.error.HTTPError as error:
         with error:

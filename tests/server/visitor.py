@@ -1,8 +1,10 @@
 """A visitor of the admin site: remembers cookies and the CSRF token as a browser does, follows nothing."""
+
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping
 from urllib.parse import unquote, urlencode
 
 from nuitkal_mini.server.application import Application
@@ -25,14 +27,32 @@ class Visitor:
     def get(self, page: str = "", **environ: str) -> Reply:
         return self._visit("GET", page, b"", environ)
 
-    def post(self, page: str = "", headers: Dict[str, str] = {}, **fields: Any) -> Reply:
+    def post(
+        self, page: str = "", headers: Mapping[str, str] = MappingProxyType({}), **fields: Any
+    ) -> Reply:
         """Send a form; fields that are bytes are files. The CSRF token goes along unless another is given."""
         given = {"csrf": self.csrf, **fields}
         if any(isinstance(value, bytes) for value in given.values()):
-            return self._visit("POST", page, make_form(given), {"CONTENT_TYPE": f"multipart/form-data; boundary={BOUNDARY}", **headers})
-        return self._visit("POST", page, urlencode(given).encode(), {"CONTENT_TYPE": "application/x-www-form-urlencoded", **headers})
+            return self._visit(
+                "POST",
+                page,
+                make_form(given),
+                {"CONTENT_TYPE": f"multipart/form-data; boundary={BOUNDARY}", **headers},
+            )
+        return self._visit(
+            "POST",
+            page,
+            urlencode(given).encode(),
+            {"CONTENT_TYPE": "application/x-www-form-urlencoded", **headers},
+        )
 
-    def log_in(self, username: str = "admin", password: str = PASSWORD, page: str = "login/", **headers: str) -> Reply:
+    def log_in(
+        self,
+        username: str = "admin",
+        password: str = PASSWORD,
+        page: str = "login/",
+        **headers: str,
+    ) -> Reply:
         reply = self.post(page, headers, username=username, password=password)
         if reply.status == 303:
             self.get("tokens/")
@@ -40,7 +60,11 @@ class Visitor:
 
     def _visit(self, method: str, page: str, body: bytes, headers: Dict[str, str]) -> Reply:
         path, _, query = (page if page.startswith("/") else "/admin/" + page).partition("?")
-        environ = {"HTTP_COOKIE": "; ".join(f"{name}={value}" for name, value in self.cookies.items()), "HTTP_ACCEPT_LANGUAGE": "en", **headers}
+        environ = {
+            "HTTP_COOKIE": "; ".join(f"{name}={value}" for name, value in self.cookies.items()),
+            "HTTP_ACCEPT_LANGUAGE": "en",
+            **headers,
+        }
         reply = self._call(method, unquote(path), body, query, **environ)
         for header in reply.cookies:
             name, value = re.match(r"(\w+)=([^;]*)", header).groups()  # type: ignore[union-attr]

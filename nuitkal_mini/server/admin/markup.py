@@ -2,6 +2,7 @@
 
 Templates are our own; `[[text]]` in them is said in the reader's language, `{name}` is a value. What came from outside is never a template.
 """
+
 from __future__ import annotations
 
 import html
@@ -9,8 +10,8 @@ import re
 from functools import lru_cache
 from typing import Iterable
 
-from .texts import CHINESE_TEXTS
 from ..messages import CHINESE
+from .texts import CHINESE_TEXTS
 
 _TEXT = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 
@@ -28,7 +29,11 @@ def escape(value: object) -> Html:
 
 def fill(template: str, language: str, **values: object) -> Html:
     """The template in a language, with its values."""
-    return Html(_localized(template, language).format(**{name: escape(value) for name, value in values.items()}))
+    return Html(
+        _localized(template, language).format(
+            **{name: escape(value) for name, value in values.items()}
+        )
+    )
 
 
 def join(pieces: Iterable[Html]) -> Html:

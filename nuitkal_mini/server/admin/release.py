@@ -1,4 +1,5 @@
 """Everything about one release: what it is, its files beside those of the release before, and all that can be done to it."""
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -11,11 +12,11 @@ from ...minisign import SignatureError, parse_release_comment
 from .. import fleet, releases
 from ..api import parse_channel, parse_flag, signature_text
 from ..releases import Changes, Release
+from ..responses import Answer
 from ..store import manifest_name, signature_name
-from ..wsgi import Answer
 from .markup import Html, join
+from .page import PageRequest, size
 from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signature_of, switch
-from .visit import Visit, size
 
 MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
 
@@ -52,31 +53,51 @@ class Item(NamedTuple):
     changes: Tuple[int, int, int]
 
 
-def show(visit: Visit) -> Answer:
+def show(visit: PageRequest) -> Answer:
     """The page of a release; `?folder=` is the folder of its tree that is shown."""
     with visit.store.database.read() as db:
         release = releases.find(db, visit.channel, visit.version)
         active, before = releases.active(db, visit.channel), releases.before(db, release)
         seen = fleet.seen(db, visit.channel, SEEN_DAYS).get(release.canonical, 0)
-    title = visit.html("[[Version]] {version}" + (BADGE if release.is_active else ""), version=release.version)
-    return visit.page(title, visit.html(
-        PAGE, csrf=visit.csrf(), buttons=buttons(visit, release, active), facts=_facts(visit, release, seen), downloads=_downloads(visit, release),
-        warning=visit.html(WARNING, active=active.version) if active and is_older(release, active) else "",
-        changelog=visit.field("changelog") if visit.action == "save" else release.changelog, to=visit.field("to"),
-        channels=visit.options(name for name in visit.channels if name != visit.channel),
-        **_files(visit, release, before)))
+    title = visit.html(
+        "[[Version]] {version}" + (BADGE if release.is_active else ""), version=release.version
+    )
+    return visit.page(
+        title,
+        visit.html(
+            PAGE,
+            csrf=visit.csrf(),
+            buttons=buttons(visit, release, active),
+            facts=_facts(visit, release, seen),
+            downloads=_downloads(visit, release),
+            warning=visit.html(WARNING, active=active.version)
+            if active and is_older(release, active)
+            else "",
+            changelog=visit.field("changelog") if visit.action == "save" else release.changelog,
+            to=visit.field("to"),
+            channels=visit.options(name for name in visit.channels if name != visit.channel),
+            **_files(visit, release, before),
+        ),
+    )
 
 
-def ask(visit: Visit) -> Answer:
+def ask(visit: PageRequest) -> Answer:
     """The page that asks before a deletion."""
     with visit.store.database.read() as db:
         release = releases.find(db, visit.channel, visit.version)
-    body = visit.html(CANNOT if release.is_active else ASK, csrf=visit.csrf(), version=release.version, size=size(release.file_size),
-                      files=release.file_count, channel=visit.channel, back=visit.release_url(release.version))
+    body = visit.html(
+        CANNOT if release.is_active else ASK,
+        csrf=visit.csrf(),
+        version=release.version,
+        size=size(release.file_size),
+        files=release.file_count,
+        channel=visit.channel,
+        back=visit.release_url(release.version),
+    )
     return visit.page(visit.html("[[Delete]] {version}?", version=release.version), body)
 
 
-def act(visit: Visit) -> Answer:
+def act(visit: PageRequest) -> Answer:
     """Do what a button of these pages says."""
     asked = visit.environ["PATH_INFO"].rstrip("/").endswith("/delete")
     if visit.action == "delete" and not asked:
@@ -86,7 +107,13 @@ def act(visit: Visit) -> Answer:
         return visit.redirect(visit.url(""), "deleted", visit.version)
     if visit.action == "save":
         upload = visit.form.files.get("signature")
-        releases.edit(visit.store, visit.channel, visit.version, Changes(visit.field("changelog"), None, signature_text(upload)), visit.who)
+        releases.edit(
+            visit.store,
+            visit.channel,
+            visit.version,
+            Changes(visit.field("changelog"), None, signature_text(upload)),
+            visit.who,
+        )
         return visit.redirect(visit.release_url(visit.version), "saved")
     if visit.action == "promote":
         return _promote(visit)
@@ -94,49 +121,95 @@ def act(visit: Visit) -> Answer:
     return visit.redirect(visit.release_url(visit.version), notice, visit.version)
 
 
-def _promote(visit: Visit) -> Answer:
-    target, is_active = parse_channel(visit.field("to").strip()), parse_flag("is_active", visit.form.fields.get("is_active", "off"))
-    release = releases.promote(visit.store, visit.channel, target, visit.version, is_active, visit.who)
-    return visit.redirect(visit.release_url(release.version, channel=target), "promoted", release.version)
+def _promote(visit: PageRequest) -> Answer:
+    target, is_active = (
+        parse_channel(visit.field("to").strip()),
+        parse_flag("is_active", visit.form.fields.get("is_active", "off")),
+    )
+    release = releases.promote(
+        visit.store, visit.channel, target, visit.version, is_active, visit.who
+    )
+    return visit.redirect(
+        visit.release_url(release.version, channel=target), "promoted", release.version
+    )
 
 
-def _facts(visit: Visit, release: Release, seen: int) -> Html:
-    return visit.facts(FACTS, (
-        visit.time(release.uploaded_at), release.app or "–", size(release.file_size), size(release.tree_size),
-        _signature(visit, release), f"{seen:,}", visit.html("<code>{hash}</code>", hash=release.file_hash)))
+def _facts(visit: PageRequest, release: Release, seen: int) -> Html:
+    return visit.facts(
+        FACTS,
+        (
+            visit.time(release.uploaded_at),
+            release.app or "–",
+            size(release.file_size),
+            size(release.tree_size),
+            _signature(visit, release),
+            f"{seen:,}",
+            visit.html("<code>{hash}</code>", hash=release.file_hash),
+        ),
+    )
 
 
-def _signature(visit: Visit, release: Release) -> str:
+def _signature(visit: PageRequest, release: Release) -> str:
     """The key, and when it last signed: what `resign` renews."""
     key, comment = signature_of(release)
     try:
-        return visit.html("{key}, {time}", key=key, time=visit.time(parse_release_comment(comment).timestamp * 10**6))
+        return visit.html(
+            "{key}, {time}",
+            key=key,
+            time=visit.time(parse_release_comment(comment).timestamp * 10**6),
+        )
     except (SignatureError, OverflowError):  # unsigned, or signed in a year that no calendar has
         return key or "–"
 
 
-def _downloads(visit: Visit, release: Release) -> Html:
-    paths = [release.package, manifest_name(release.package)] + [signature_name(release.package)] * (release.signature is not None)
-    media = visit.root[:-len("admin/")] + "media/"
-    return join(visit.html(DOWNLOAD, url=media + quote(path), name=visit.say(name)) for name, path in zip(DOWNLOADS, paths))
+def _downloads(visit: PageRequest, release: Release) -> Html:
+    paths = [release.package, manifest_name(release.package)] + [
+        signature_name(release.package)
+    ] * (release.signature is not None)
+    media = visit.root[: -len("admin/")] + "media/"
+    return join(
+        visit.html(DOWNLOAD, url=media + quote(path), name=visit.say(name))
+        for name, path in zip(DOWNLOADS, paths)
+    )
 
 
 # --- the tree -----------------------------------------------------------------------------------
 
 
-def _files(visit: Visit, release: Release, before: Optional[Release]) -> Dict[str, object]:
+def _files(visit: PageRequest, release: Release, before: Optional[Release]) -> Dict[str, object]:
     files = _files_of(visit.store.media / manifest_name(release.package))
     older = _files_of(visit.store.media / manifest_name(before.package)) if before else files
     changes = diff(older, files)
     folder = visit.query.get("folder", "").strip("/")
     items = listing(files, changes, folder)
-    counts = {"added": len(changes.added), "changed": len(changes.changed), "removed": len(changes.removed)}
-    summary = visit.html("[[{files} files, {size}.]] ", files=f"{len(files):,}", size=size(release.tree_size))
+    counts = {
+        "added": len(changes.added),
+        "changed": len(changes.changed),
+        "removed": len(changes.removed),
+    }
+    summary = visit.html(
+        "[[{files} files, {size}.]] ", files=f"{len(files):,}", size=size(release.tree_size)
+    )
     if before:
-        summary = Html(summary + visit.html("[[Against {before}: {added} new, {changed} changed, {removed} removed.]]", before=before.version, **counts))
-    more = visit.html('<p>[[{count} more are in the manifest.]]</p>', count=len(items) - MAX_ITEMS) if len(items) > MAX_ITEMS else ""
-    return {"summary": summary, "path": _path(visit, release, folder), "more": more,
-            "items": join(_item(visit, release, folder, item) for item in items[:MAX_ITEMS])}
+        summary = Html(
+            summary
+            + visit.html(
+                "[[Against {before}: {added} new, {changed} changed, {removed} removed.]]",
+                before=before.version,
+                **counts,
+            )
+        )
+    more = (
+        visit.html("<p>[[{count} more are in the manifest.]]</p>", count=len(items) - MAX_ITEMS)
+        if len(items) > MAX_ITEMS
+        else ""
+    )
+    return {
+        "summary": summary,
+        "path": _path(visit, release, folder),
+        "more": more,
+        "items": join(_item(visit, release, folder, item) for item in items[:MAX_ITEMS]),
+    }
 
 
 def listing(files: Tuple[FileEntry, ...], changes: Diff, folder: str) -> List[Item]:
@@ -148,34 +221,64 @@ def listing(files: Tuple[FileEntry, ...], changes: Diff, folder: str) -> List[It
     items: Dict[str, Item] = {}
     for entry in (*files, *changes.removed):
         if entry.path.startswith(prefix):
-            name, slash, _ = entry.path[len(prefix):].partition("/")
+            name, slash, _ = entry.path[len(prefix) :].partition("/")
             known = items.get(name + slash, Item(name, bool(slash), 0, 0, (0, 0, 0)))
             mark = marks.get(entry.path)
-            added, changed, removed = (count + (mark == number) for number, count in enumerate(known.changes))
+            added, changed, removed = (
+                count + (mark == number) for number, count in enumerate(known.changes)
+            )
             there = mark != 2
-            items[name + slash] = known._replace(files=known.files + there, size=known.size + entry.size * there, changes=(added, changed, removed))
+            items[name + slash] = known._replace(
+                files=known.files + there,
+                size=known.size + entry.size * there,
+                changes=(added, changed, removed),
+            )
     return sorted(items.values(), key=lambda item: (not item.is_folder, item.name))
 
 
-def _item(visit: Visit, release: Release, folder: str, item: Item) -> Html:
+def _item(visit: PageRequest, release: Release, folder: str, item: Item) -> Html:
     words = ("new", "changed", "removed")
     if not item.is_folder:
         change = next((word for word, count in zip(words, item.changes) if count), "")
-        return visit.html(ITEM, kind=Html(f' class="{change}"' if change else ""), name=item.name, files="",
-                          size=size(item.size) if item.files else "", change=visit.say(change) if change else "")
+        return visit.html(
+            ITEM,
+            kind=Html(f' class="{change}"' if change else ""),
+            name=item.name,
+            files="",
+            size=size(item.size) if item.files else "",
+            change=visit.say(change) if change else "",
+        )
     url = visit.release_url(release.version, folder=f"{folder}/{item.name}".strip("/")) + "#files"
-    change = ", ".join(f"{count} {visit.say(word)}" for word, count in zip(words, item.changes) if count)
-    return visit.html(ITEM, kind="", name=visit.html('<a href="{url}">{name}/</a>', url=url, name=item.name), files=f"{item.files:,}",
-                      size=size(item.size), change=change)
+    change = ", ".join(
+        f"{count} {visit.say(word)}" for word, count in zip(words, item.changes) if count
+    )
+    return visit.html(
+        ITEM,
+        kind="",
+        name=visit.html('<a href="{url}">{name}/</a>', url=url, name=item.name),
+        files=f"{item.files:,}",
+        size=size(item.size),
+        change=change,
+    )
 
 
-def _path(visit: Visit, release: Release, folder: str) -> Html:
+def _path(visit: PageRequest, release: Release, folder: str) -> Html:
     """The way from the release's top to the folder, each step a link."""
     parts = folder.split("/") if folder else []
-    return Html(" / ".join(visit.html(STEP, url=visit.release_url(release.version, folder="/".join(parts[:depth])), name=name)
-                           for depth, name in enumerate([release.version, *parts])))
+    return Html(
+        " / ".join(
+            visit.html(
+                STEP,
+                url=visit.release_url(release.version, folder="/".join(parts[:depth])),
+                name=name,
+            )
+            for depth, name in enumerate([release.version, *parts])
+        )
+    )
 
 
-@lru_cache(maxsize=4)  # two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
+@lru_cache(
+    maxsize=4
+)  # two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
 def _files_of(manifest: Path) -> Tuple[FileEntry, ...]:
     return loads(manifest.read_bytes()).files

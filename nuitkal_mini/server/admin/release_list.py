@@ -1,4 +1,5 @@
 """The releases of a channel: which is active, what each is, and a button for each thing to do."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Optional, Tuple
@@ -9,19 +10,32 @@ from .. import fleet, releases
 from ..api import BASE
 from ..refused import no_such_action
 from ..releases import STABLE, Release
-from ..wsgi import Answer, base_url
+from ..responses import Answer, base_url
 from .markup import Html, join
-from .visit import Visit, size
+from .page import PageRequest, size
 
 ROWS = 50
-MAX_LINE = 90  # bytes of a changelog's first line: 90 letters, or 30 Chinese characters, which are as wide
+MAX_LINE = (
+    90  # bytes of a changelog's first line: 90 letters, or 30 Chinese characters, which are as wide
+)
 SEEN_DAYS = 7
 
 COLUMNS = (  # title, what it sorts by, class
-    ("Version", "version", ""), ("Changelog", "", ""), ("Size", "size", "n"), ("Files", "files", "n"), ("Uploaded", "uploaded", ""),
-    ("Signed by", "", ""), ("Seen in 7 days", "", "n"), ("Actions", "", "do"),
+    ("Version", "version", ""),
+    ("Changelog", "", ""),
+    ("Size", "size", "n"),
+    ("Files", "files", "n"),
+    ("Uploaded", "uploaded", ""),
+    ("Signed by", "", ""),
+    ("Seen in 7 days", "", "n"),
+    ("Actions", "", "do"),
 )
-SORTS = {"uploaded": "uploaded_at", "version": "precedence", "size": "file_size", "files": "file_count"}
+SORTS = {
+    "uploaded": "uploaded_at",
+    "version": "precedence",
+    "size": "file_size",
+    "files": "file_count",
+}
 
 LIST = """<form class="search" method="get" role="search"><input type="hidden" name="channel" value="{channel}">
 <div><label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}" data-filter="releases"><button type="submit">[[Search]]</button></div>
@@ -43,22 +57,52 @@ EMPTY = """<div class="panel"><p>[[Nothing has been published in this channel. U
 NOT_FOUND = '<tr><td colspan="8">[[No release has these words in its version or changelog.]]'
 
 
-def show(visit: Visit) -> Answer:
+def show(visit: PageRequest) -> Answer:
     """The list, sorted, searched and cut by the database."""
     words, sort = visit.query.get("q", "").strip(), visit.query.get("sort", "")
-    first = ROWS * (min(int(visit.query["page"]), 10**9) - 1) if visit.query.get("page", "").isdecimal() and int(visit.query["page"]) else 0
+    first = (
+        ROWS * (min(int(visit.query["page"]), 10**9) - 1)
+        if visit.query.get("page", "").isdecimal() and int(visit.query["page"])
+        else 0
+    )
     with visit.store.database.read() as db:
-        count, shown = releases.page(db, visit.channel, ROWS, first, SORTS.get(sort, "uploaded_at"), visit.query.get("order") != "up", words)
+        count, shown = releases.page(
+            db,
+            visit.channel,
+            ROWS,
+            first,
+            SORTS.get(sort, "uploaded_at"),
+            visit.query.get("order") != "up",
+            words,
+        )
         active, seen = releases.active(db, visit.channel), fleet.seen(db, visit.channel, SEEN_DAYS)
     if not shown and not words:
-        return visit.page("Releases", visit.html(EMPTY, server=api_url(visit), upload=visit.url("upload/"), tokens=visit.url("tokens/")))
+        return visit.page(
+            "Releases",
+            visit.html(
+                EMPTY,
+                server=api_url(visit),
+                upload=visit.url("upload/"),
+                tokens=visit.url("tokens/"),
+            ),
+        )
     rows = join(_row(visit, release, active, seen) for release in shown) or visit.html(NOT_FOUND)
-    return visit.page("Releases", visit.html(
-        LIST, channel=visit.channel, words=words, upload=visit.url("upload/"), columns=_columns(visit, sort), rows=rows,
-        hint=visit.html(HINT) if any(is_older(release, active) for release in shown) else "", pages=_pages(visit, first, len(shown), count)))
+    return visit.page(
+        "Releases",
+        visit.html(
+            LIST,
+            channel=visit.channel,
+            words=words,
+            upload=visit.url("upload/"),
+            columns=_columns(visit, sort),
+            rows=rows,
+            hint=visit.html(HINT) if any(is_older(release, active) for release in shown) else "",
+            pages=_pages(visit, first, len(shown), count),
+        ),
+    )
 
 
-def act(visit: Visit) -> Answer:
+def act(visit: PageRequest) -> Answer:
     """Activate, deactivate, or go on to the page that asks before a deletion."""
     version, back = visit.field("version"), visit.here()
     if visit.action == "delete":
@@ -67,14 +111,16 @@ def act(visit: Visit) -> Answer:
     return visit.redirect(back, notice, version)
 
 
-def switch(visit: Visit, version: str) -> str:
+def switch(visit: PageRequest, version: str) -> str:
     """Activate or deactivate a release as the button said; the notice of what has happened."""
     if visit.action not in ("activate", "deactivate"):
         raise no_such_action(visit.action)
     with visit.store.database.read() as db:
         earlier = releases.active(db, visit.channel)
     if visit.action == "deactivate":
-        releases.edit(visit.store, visit.channel, version, releases.Changes(is_active=False), visit.who)
+        releases.edit(
+            visit.store, visit.channel, version, releases.Changes(is_active=False), visit.who
+        )
         return "deactivated"
     release = releases.activate(visit.store, visit.channel, version, visit.who)
     return "back" if is_older(release, earlier) else "activated"
@@ -91,46 +137,88 @@ def signature_of(release: Release) -> Tuple[str, str]:
     return (key_name(signature.key_id), signature.trusted_comment) if signature else ("", "")
 
 
-def buttons(visit: Visit, release: Release, active: Optional[Release]) -> Html:
+def buttons(visit: PageRequest, release: Release, active: Optional[Release]) -> Html:
     """What can be done to a release."""
     if release.is_active:
         return visit.html(IS_ACTIVE + DELETE)
     return visit.html((GO_BACK if is_older(release, active) else ACTIVATE) + DELETE)
 
 
-def api_url(visit: Visit) -> str:
+def api_url(visit: PageRequest) -> str:
     """What `--server` of the publisher takes for this channel."""
     base = (visit.settings.public_url or base_url(visit.environ)) + BASE
     return base if visit.channel == STABLE else f"{base}channels/{visit.channel}/"
 
 
-def _row(visit: Visit, release: Release, active: Optional[Release], seen: Dict[str, int]) -> Html:
+def _row(
+    visit: PageRequest, release: Release, active: Optional[Release], seen: Dict[str, int]
+) -> Html:
     line = release.changelog.strip().partition("\n")[0].strip()
     cut = line.encode("utf-8")[:MAX_LINE].decode("utf-8", "ignore")
     return visit.html(
-        ROW, version=release.version, active=Html(' class="active"' if release.is_active else ""), url=visit.release_url(release.version),
-        badge=visit.html(BADGE) if release.is_active else "", line=cut + "…" * (cut != line), size=size(release.file_size),
-        files=f"{release.file_count:,}", time=visit.time(release.uploaded_at), key=signature_of(release)[0],
-        seen=f"{seen.get(release.canonical, 0):,}", csrf=visit.csrf(), buttons=buttons(visit, release, active))
+        ROW,
+        version=release.version,
+        active=Html(' class="active"' if release.is_active else ""),
+        url=visit.release_url(release.version),
+        badge=visit.html(BADGE) if release.is_active else "",
+        line=cut + "…" * (cut != line),
+        size=size(release.file_size),
+        files=f"{release.file_count:,}",
+        time=visit.time(release.uploaded_at),
+        key=signature_of(release)[0],
+        seen=f"{seen.get(release.canonical, 0):,}",
+        csrf=visit.csrf(),
+        buttons=buttons(visit, release, active),
+    )
 
 
-def _columns(visit: Visit, sort: str) -> Html:
+def _columns(visit: PageRequest, sort: str) -> Html:
     up = visit.query.get("order") == "up"
     heads: List[Html] = []
     for title, name, kind in COLUMNS:
-        mark = Html(f' aria-sort="{"ascending" if up else "descending"}"') if name and name == sort else Html("")
+        mark = (
+            Html(f' aria-sort="{"ascending" if up else "descending"}"')
+            if name and name == sort
+            else Html("")
+        )
         shown = visit.say(title)
         if name:
             order = "up" if name == sort and not up else ""
-            shown = visit.html('<a href="{url}">{title}</a>', url=visit.here(sort=name, order=order, page=""), title=shown)
-        heads.append(visit.html('<th scope="col" class="{kind}"{mark}>{shown}</th>', kind=kind, mark=mark, shown=shown))
+            shown = visit.html(
+                '<a href="{url}">{title}</a>',
+                url=visit.here(sort=name, order=order, page=""),
+                title=shown,
+            )
+        heads.append(
+            visit.html(
+                '<th scope="col" class="{kind}"{mark}>{shown}</th>',
+                kind=kind,
+                mark=mark,
+                shown=shown,
+            )
+        )
     return join(heads)
 
 
-def _pages(visit: Visit, first: int, shown: int, count: int) -> Html:
+def _pages(visit: PageRequest, first: int, shown: int, count: int) -> Html:
     if count <= ROWS and not first:
         return Html("")
     page = first // ROWS + 1
-    back = visit.html('<a rel="prev" href="{url}">← [[Previous]]</a>', url=visit.here(page=page - 1)) if first else ""
-    on = visit.html('<a rel="next" href="{url}">[[Next]] →</a>', url=visit.here(page=page + 1)) if first + shown < count else ""
-    return visit.html(PAGES, back=back, on=on, first=f"{first + 1:,}", last=f"{first + shown:,}", count=f"{count:,}")
+    back = (
+        visit.html('<a rel="prev" href="{url}">← [[Previous]]</a>', url=visit.here(page=page - 1))
+        if first
+        else ""
+    )
+    on = (
+        visit.html('<a rel="next" href="{url}">[[Next]] →</a>', url=visit.here(page=page + 1))
+        if first + shown < count
+        else ""
+    )
+    return visit.html(
+        PAGES,
+        back=back,
+        on=on,
+        first=f"{first + 1:,}",
+        last=f"{first + shown:,}",
+        count=f"{count:,}",
+    )

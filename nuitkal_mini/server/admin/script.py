@@ -1,4 +1,5 @@
 """The script: nothing needs it. Times in the browser's zone, a filter while typing, drag and drop, the progress of an upload, copying."""
+
 from __future__ import annotations
 
 import hashlib

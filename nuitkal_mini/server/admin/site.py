@@ -4,6 +4,7 @@ Every POST passes one place: the session, the Origin (of this Host), the form, i
 shown by the page of the same address, above what was typed. Every answer carries the same headers: nothing is stored,
 framed, sniffed or loaded from elsewhere, and no inline script or style runs.
 """
+
 from __future__ import annotations
 
 import hmac
@@ -13,35 +14,46 @@ from urllib.parse import quote, urlsplit
 
 from .. import sessions
 from ..api import Settings, parse_channel
-from ..auth import Brake, check_password
+from ..auth import RateLimiter, check_password
 from ..database import write_log
 from ..fleet import Fleet
 from ..multipart import content_length, parse_form
-from ..refused import Headers, Refused, diagnose, method_not_allowed, not_found
+from ..refused import Headers, Refused, method_not_allowed, not_found, to_refusal
 from ..releases import STABLE, channels
+from ..responses import Answer, Environ, parse_address
 from ..store import Store
-from ..wsgi import Answer, Environ, parse_address
 from . import access, history, overview, release, release_list, script, style, usage
-from .markup import Html
-from .visit import BASE, LANGUAGE_COOKIE, LOCALES, Visit
 from . import upload as uploading
+from .markup import Html
+from .page import BASE, LANGUAGE_COOKIE, LOCALES, PageRequest
 
 SESSION_COOKIE = "nuitkal_session"
 MAX_FORM = 2 * 2**20  # of every form but the upload's: a changelog, URL-encoded, and a signature
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 YEAR_SECONDS = 365 * 24 * 3600
 
-Page = Callable[[Visit], Answer]
+Page = Callable[[PageRequest], Answer]
 
 HEADERS = (
-    ("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-                                "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"),
-    ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Cross-Origin-Opener-Policy", "same-origin"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "same-origin"),  # with no-referrer, browsers would send "Origin: null" with our own forms
+    (
+        "Referrer-Policy",
+        "same-origin",
+    ),  # with no-referrer, browsers would send "Origin: null" with our own forms
 )
 NOT_STORED = ("Cache-Control", "no-store")
-FOR_EVER = ("Cache-Control", "public, max-age=31536000, immutable")  # their names change with their contents
+FOR_EVER = (
+    "Cache-Control",
+    "public, max-age=31536000, immutable",
+)  # their names change with their contents
 
 # Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take for a slash, no way up.
 _NEXT = re.compile(r"/admin/(?!/)(?!.*(?:[.]|%2[eE]){2})(?:[A-Za-z0-9._~%+=&?-]|/(?!/))*")
@@ -61,23 +73,27 @@ class Site:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._brake = Brake()
+        self._brake = RateLimiter()
 
     def answer(self, environ: Environ, path: str) -> Answer:
         """The answer to any request for a path at or below /admin/, or for /, from where browsers are led there; Refused where --admin-host keeps it away."""
         _check_host(environ, self._settings.admin_host)
-        visit = Visit(environ, self._store, self._settings, self._fleet)
+        visit = PageRequest(environ, self._store, self._settings, self._fleet)
         try:
-            reply = visit.redirect(visit.root, status=302) if path == "/" else self._answer(visit, path[len(BASE):])
+            reply = (
+                visit.redirect(visit.root, status=302)
+                if path == "/"
+                else self._answer(visit, path[len(BASE) :])
+            )
         except ConnectionError:
             raise  # the client has gone
         except Exception as error:
-            visit.problem = refused = diagnose(error)
+            visit.problem = refused = to_refusal(error)
             reply = visit.page("That did not work", Html(""), refused.status, refused.headers)
         kept = () if any(name == "Cache-Control" for name, _ in reply.headers) else (NOT_STORED,)
         return reply._replace(headers=reply.headers + HEADERS + kept)
 
-    def _answer(self, visit: Visit, path: str) -> Answer:
+    def _answer(self, visit: PageRequest, path: str) -> Answer:
         if path in (style.NAME, script.NAME):
             asset = style if path == style.NAME else script
             return Answer(200, asset.BODY, (("Content-Type", asset.TYPE), FOR_EVER))
@@ -93,12 +109,16 @@ class Site:
         if parts == ["login"]:
             return self._log_in(visit) if is_post else _show_login(visit)
         if visit.session is None:
-            return visit.redirect(visit.root + "login/?next=" + quote(_target(visit), safe=""), status=302)
+            return visit.redirect(
+                visit.root + "login/?next=" + quote(_target(visit), safe=""), status=302
+            )
         return self._post(visit, parts) if is_post else self._page(visit, PAGES, parts)
 
     # --- pages
 
-    def _page(self, visit: Visit, pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Answer:
+    def _page(
+        self, visit: PageRequest, pages: Dict[Tuple[str, int], Page], parts: List[str]
+    ) -> Answer:
         page = _find(pages, parts)
         given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
         visit.channel = parse_channel(given)
@@ -107,7 +127,7 @@ class Site:
             visit.channels = channels(db)
         return page(visit)
 
-    def _post(self, visit: Visit, parts: List[str]) -> Answer:
+    def _post(self, visit: PageRequest, parts: List[str]) -> Answer:
         """What goes wrong is said by the page of the same address, with what was typed."""
         try:
             with self._store.scratch() as visit.folder:
@@ -115,13 +135,13 @@ class Site:
         except ConnectionError:
             raise
         except Exception as error:
-            visit.problem = refused = diagnose(error)
+            visit.problem = refused = to_refusal(error)
             if refused.code == "forbidden" or (parts[0], len(parts)) not in PAGES:
                 raise refused from error
             shown = self._page(visit, PAGES, parts)
             return shown._replace(status=refused.status, headers=shown.headers + refused.headers)
 
-    def _act(self, visit: Visit, parts: List[str]) -> Answer:
+    def _act(self, visit: PageRequest, parts: List[str]) -> Answer:
         limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
         if not visit.environ.get("CONTENT_TYPE", "").lower().startswith(FORMS):
             _check_csrf(visit)  # no form, no token
@@ -135,13 +155,16 @@ class Site:
 
     # --- login
 
-    def _log_in(self, visit: Visit) -> Answer:
+    def _log_in(self, visit: PageRequest) -> Answer:
         with self._store.scratch() as folder:
             visit.form = parse_form(visit.environ, folder, MAX_FORM)
         name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
         if check_password(self._database, name, visit.form.fields.get("password", "")):
             bits = sessions.begin(self._database, name, address)
-            return visit.redirect(_safe_next(visit) or visit.root, cookies=(visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),))
+            return visit.redirect(
+                _safe_next(visit) or visit.root,
+                cookies=(visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),),
+            )
         try:
             self._brake.failed(address)
             self._brake.failed(f"user {name}")
@@ -149,10 +172,12 @@ class Site:
             visit.problem = refused
             return _show_login(visit, 429, refused.headers)
         with self._database.write() as db:
-            write_log(db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address)
+            write_log(
+                db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address
+            )
         return _show_login(visit, 401)
 
-    def _log_out(self, visit: Visit) -> Answer:
+    def _log_out(self, visit: PageRequest) -> Answer:
         if visit.session:
             sessions.end(self._database, visit.cookies[SESSION_COOKIE], visit.session.user)
         return visit.redirect(visit.root + "login/", cookies=(visit.cookie(SESSION_COOKIE, "", 0),))
@@ -160,13 +185,24 @@ class Site:
 
 # first word and number of words of a path below /admin/ -> its page
 PAGES: Dict[Tuple[str, int], Page] = {
-    ("", 1): release_list.show, ("upload", 1): uploading.show, ("versions", 2): release.show, ("versions", 3): release.ask,
-    ("fleet", 1): usage.show, ("tokens", 1): access.show_tokens, ("users", 1): access.show_users, ("log", 1): history.show,
-    ("log.csv", 1): history.download, ("overview", 1): overview.show,
+    ("", 1): release_list.show,
+    ("upload", 1): uploading.show,
+    ("versions", 2): release.show,
+    ("versions", 3): release.ask,
+    ("fleet", 1): usage.show,
+    ("tokens", 1): access.show_tokens,
+    ("users", 1): access.show_users,
+    ("log", 1): history.show,
+    ("log.csv", 1): history.download,
+    ("overview", 1): overview.show,
 }
 ACTIONS: Dict[Tuple[str, int], Page] = {
-    ("", 1): release_list.act, ("upload", 1): uploading.act, ("versions", 2): release.act, ("versions", 3): release.act,
-    ("tokens", 1): access.act_on_tokens, ("users", 1): access.act_on_users,
+    ("", 1): release_list.act,
+    ("upload", 1): uploading.act,
+    ("versions", 2): release.act,
+    ("versions", 3): release.act,
+    ("tokens", 1): access.act_on_tokens,
+    ("users", 1): access.act_on_users,
 }
 
 
@@ -177,26 +213,39 @@ def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
     return page
 
 
-def _show_login(visit: Visit, status: int = 200, headers: Headers = ()) -> Answer:
-    body = visit.html(LOGIN, action=visit.root + "login/" + ("?next=" + quote(visit.query["next"], safe="") if _safe_next(visit) else ""),
-                      username=visit.field("username"))
+def _show_login(visit: PageRequest, status: int = 200, headers: Headers = ()) -> Answer:
+    body = visit.html(
+        LOGIN,
+        action=visit.root
+        + "login/"
+        + ("?next=" + quote(visit.query["next"], safe="") if _safe_next(visit) else ""),
+        username=visit.field("username"),
+    )
     visit.session = None  # the frame of somebody who is not logged in
-    return visit.page("Log in", Html((visit.html(WRONG) if status == 401 else "") + body), status, headers)
+    return visit.page(
+        "Log in", Html((visit.html(WRONG) if status == 401 else "") + body), status, headers
+    )
 
 
-def _switch_language(visit: Visit) -> Answer:
-    return visit.redirect(visit.here(lang=""), status=302, cookies=(visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS),))
+def _switch_language(visit: PageRequest) -> Answer:
+    return visit.redirect(
+        visit.here(lang=""),
+        status=302,
+        cookies=(visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS),),
+    )
 
 
-def _target(visit: Visit) -> str:
+def _target(visit: PageRequest) -> str:
     """Where to go on after the login, below the place where this application is mounted."""
     query = visit.environ.get("QUERY_STRING", "")
-    return quote(visit.environ.get("PATH_INFO", "").encode("latin-1")) + (f"?{query}" if query else "")
+    return quote(visit.environ.get("PATH_INFO", "").encode("latin-1")) + (
+        f"?{query}" if query else ""
+    )
 
 
-def _safe_next(visit: Visit) -> Optional[str]:
+def _safe_next(visit: PageRequest) -> Optional[str]:
     wanted = visit.query.get("next", "")
-    return visit.root + wanted[len(BASE):] if _NEXT.fullmatch(wanted) else None
+    return visit.root + wanted[len(BASE) :] if _NEXT.fullmatch(wanted) else None
 
 
 # --- who may call -------------------------------------------------------------------------------
@@ -206,13 +255,22 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
     """A form that another site sends says so; programs that say nothing have no cookies of somebody else's."""
     origin = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
     ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
-    if origin and urlsplit(origin).netloc.lower() not in ours - {""} or environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
-        raise Refused("forbidden", "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url")
+    if (
+        origin
+        and urlsplit(origin).netloc.lower() not in ours - {""}
+        or environ.get("HTTP_SEC_FETCH_SITE") == "cross-site"
+    ):
+        raise Refused(
+            "forbidden",
+            "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url",
+        )
 
 
-def _check_csrf(visit: Visit) -> None:
+def _check_csrf(visit: PageRequest) -> None:
     given = visit.form.fields.get("csrf", "")
-    if visit.session is None or not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), visit.session.csrf.encode()):
+    if visit.session is None or not hmac.compare_digest(
+        given.encode("utf-8", "surrogatepass"), visit.session.csrf.encode()
+    ):
         raise Refused("forbidden", "this form is of an earlier login; load the page again")
 
 
@@ -220,11 +278,15 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     """With --admin-host, the site is there under that name only; an address must also be where the connection came in."""
     if admin_host is None:
         return
-    host, wanted = urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or "", parse_address(admin_host)
+    host, wanted = (
+        urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or "",
+        parse_address(admin_host),
+    )
     if wanted is None:
         is_here = host == admin_host.lower()
     else:
         is_here = wanted == parse_address(environ.get("nuitkal.local_address", "")) and (
-            wanted == parse_address(host) or wanted.is_loopback and host == "localhost")
+            wanted == parse_address(host) or wanted.is_loopback and host == "localhost"
+        )
     if not is_here:
         raise not_found()

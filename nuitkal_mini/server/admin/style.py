@@ -1,4 +1,5 @@
 """The style sheet: one column of panels, light and dark by the reader's system, tables that become cards on a phone."""
+
 from __future__ import annotations
 
 import hashlib

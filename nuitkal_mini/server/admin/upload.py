@@ -1,11 +1,12 @@
 """The upload: the API's fields as a form, streamed the same way into the same `releases.create`."""
+
 from __future__ import annotations
 
 from .. import releases
 from ..api import parse_channel, read_offer
-from ..wsgi import Answer
+from ..responses import Answer
 from .markup import Html
-from .visit import Visit
+from .page import PageRequest
 
 FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data" data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
 <p><label for="version">[[Version]]</label><input id="version" name="version" required maxlength="64" placeholder="1.0.0" value="{version}" autocomplete="off"></p>
@@ -19,20 +20,34 @@ FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-
 <p><button type="submit" class="primary">[[Upload]]</button> <progress max="1" value="0" aria-label="[[Sending]]" hidden></progress> <output></output></p></form>"""
 
 
-def show(visit: Visit) -> Answer:
+def show(visit: PageRequest) -> Answer:
     """The form, with what was typed when it did not go well."""
     is_again = visit.problem is not None and bool(visit.form.fields)
-    return visit.page("Upload a release", visit.html(
-        FORM, csrf=visit.csrf(), version=visit.field("version"), changelog=visit.field("changelog"), channel=visit.field("channel") or visit.channel,
-        channels=visit.options(visit.channels),
-        checked=Html("" if is_again and visit.form.fields.get("is_active") in (None, "off") else " checked"),
-        open=Html(" open" if visit.settings.public_keys else "")))
+    return visit.page(
+        "Upload a release",
+        visit.html(
+            FORM,
+            csrf=visit.csrf(),
+            version=visit.field("version"),
+            changelog=visit.field("changelog"),
+            channel=visit.field("channel") or visit.channel,
+            channels=visit.options(visit.channels),
+            checked=Html(
+                ""
+                if is_again and visit.form.fields.get("is_active") in (None, "off")
+                else " checked"
+            ),
+            open=Html(" open" if visit.settings.public_keys else ""),
+        ),
+    )
 
 
-def act(visit: Visit) -> Answer:
+def act(visit: PageRequest) -> Answer:
     """Take the upload, then show what has become of it."""
     visit.form.fields.setdefault("is_active", "off")  # a box that is not ticked sends nothing
     channel = parse_channel(visit.field("channel") or visit.channel)
     offer = read_offer(visit.form, channel)._replace(changelog=visit.field("changelog"))
     release = releases.create(visit.store, visit.folder, offer, visit.who)
-    return visit.redirect(visit.release_url(release.version, channel=channel), "uploaded", release.version)
+    return visit.redirect(
+        visit.release_url(release.version, channel=channel), "uploaded", release.version
+    )

@@ -1,4 +1,5 @@
 """Which installed versions ask for updates, and how far the active one has come."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -8,12 +9,12 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from .. import fleet, releases
 from ..database import precedence_key
-from ..fleet import Daily, OTHER, Share
+from ..fleet import OTHER, Daily, Share
 from ..releases import rfc3339
-from ..wsgi import Answer
+from ..responses import Answer
 from .chart import Series, stacked
 from .markup import Html, join
-from .visit import Visit, percent
+from .page import PageRequest, percent
 
 DAYS = 30
 MAX_ROWS = 100
@@ -42,7 +43,7 @@ class Adoption(NamedTuple):
     half_days: Optional[int]
 
 
-def show(visit: Visit) -> Answer:
+def show(visit: PageRequest) -> Answer:
     """The chart, the table below it, and the active release's share."""
     visit.fleet.flush()
     with visit.store.database.read() as db:
@@ -50,19 +51,42 @@ def show(visit: Visit) -> Answer:
         active = releases.active(db, visit.channel)
         shares = fleet.shares(db, visit.channel, active.canonical) if active else []
         since = _activated(db, visit.channel, active.version) if active else None
-        names = {release: name for release, name in db.execute("SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,))}
+        names = dict(
+            db.execute(
+                "SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,)
+            )
+        )
     days = [fleet.utc_day(ago) for ago in reversed(range(DAYS))]
     if not figures:
         return visit.page("Installed versions", visit.html(EMPTY))
     names[OTHER] = visit.say("others")
-    series = [one._replace(name=names.get(one.name, one.name)) for one in stack(figures, days, active.canonical if active else "")]
-    return visit.page("Installed versions", visit.html(
-        PAGE, adoption=_said(visit, adoption(shares, active.version, since)) if active else "",
-        chart=stacked(visit.say("Requests for updates in the last 30 days, by installed version"), [day[5:] for day in days], series),
-        legend=join(visit.html(AREA, number=number, name=one.name) for number, one in enumerate(series)),
-        versions=_versions(visit, figures, names), names=join(visit.html(COLUMN, name=one.name) for one in series),
-        days=join(visit.html(LINE, day=day, cells=join(visit.html(CELL, asked=asked) for asked in column))
-                  for day, column in zip(days, zip(*(one.values for one in series))))))
+    series = [
+        one._replace(name=names.get(one.name, one.name))
+        for one in stack(figures, days, active.canonical if active else "")
+    ]
+    return visit.page(
+        "Installed versions",
+        visit.html(
+            PAGE,
+            adoption=_said(visit, adoption(shares, active.version, since)) if active else "",
+            chart=stacked(
+                visit.say("Requests for updates in the last 30 days, by installed version"),
+                [day[5:] for day in days],
+                series,
+            ),
+            legend=join(
+                visit.html(AREA, number=number, name=one.name) for number, one in enumerate(series)
+            ),
+            versions=_versions(visit, figures, names),
+            names=join(visit.html(COLUMN, name=one.name) for one in series),
+            days=join(
+                visit.html(
+                    LINE, day=day, cells=join(visit.html(CELL, asked=asked) for asked in column)
+                )
+                for day, column in zip(days, zip(*(one.values for one in series)))
+            ),
+        ),
+    )
 
 
 def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Series]:
@@ -74,35 +98,64 @@ def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Se
     values: Dict[str, List[int]] = {name: [0] * len(days) for name in [*own, OTHER]}
     for figure in figures:
         if figure.day in at:
-            values[figure.version if figure.version in own else OTHER][at[figure.day]] += figure.asked
-    return [Series(name, values[name]) for name in [*own, OTHER] if name != OTHER or any(values[OTHER])]
+            values[figure.version if figure.version in own else OTHER][at[figure.day]] += (
+                figure.asked
+            )
+    return [
+        Series(name, values[name]) for name in [*own, OTHER] if name != OTHER or any(values[OTHER])
+    ]
 
 
 def adoption(shares: Sequence[Share], version: str, since: Optional[str]) -> Adoption:
     """How far the active release has come by its shares; `since` is the day it was activated."""
-    half = next(((date.fromisoformat(share.day) - date.fromisoformat(since)).days for share in shares
-                 if since is not None and share.day >= since and 2 * share.asked >= share.of), None)
+    half = next(
+        (
+            (date.fromisoformat(share.day) - date.fromisoformat(since)).days
+            for share in shares
+            if since is not None and share.day >= since and 2 * share.asked >= share.of
+        ),
+        None,
+    )
     return Adoption(version, shares[-1].asked, shares[-1].of, half)
 
 
-def _said(visit: Visit, found: Adoption) -> Html:
+def _said(visit: PageRequest, found: Adoption) -> Html:
     if found.half_days is None:
         half = visit.html("[[It has not reached half of them yet.]]")
     elif found.half_days < 1:
         half = visit.html("[[It had half of them on its first day.]]")
     else:
         half = visit.html("[[It took {days} days to reach half of them.]]", days=found.half_days)
-    share = visit.html("[[The active version {version} has {share} of the requests.]]", version=found.version, share=percent(found.asked, found.of))
+    share = visit.html(
+        "[[The active version {version} has {share} of the requests.]]",
+        version=found.version,
+        share=percent(found.asked, found.of),
+    )
     return Html(f"<strong>{share}</strong> {half}")
 
 
-def _versions(visit: Visit, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
+def _versions(visit: PageRequest, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
     """A row for each version, newest first."""
     today, week = fleet.utc_day(), fleet.utc_day(7)
-    month, days, now = _totals(figures), _totals(one for one in figures if one.day > week), _totals(one for one in figures if one.day == today)
-    order = sorted(month, key=lambda version: precedence_key(version) if version else "", reverse=True)
-    return join(visit.html(VERSION, name=names.get(version, version), month=f"{month[version]:,}", week=f"{days[version]:,}", today=f"{now[version]:,}",
-                           share=percent(now[version], sum(now.values()))) for version in order[:MAX_ROWS])
+    month, days, now = (
+        _totals(figures),
+        _totals(one for one in figures if one.day > week),
+        _totals(one for one in figures if one.day == today),
+    )
+    order = sorted(
+        month, key=lambda version: precedence_key(version) if version else "", reverse=True
+    )
+    return join(
+        visit.html(
+            VERSION,
+            name=names.get(version, version),
+            month=f"{month[version]:,}",
+            week=f"{days[version]:,}",
+            today=f"{now[version]:,}",
+            share=percent(now[version], sum(now.values())),
+        )
+        for version in order[:MAX_ROWS]
+    )
 
 
 def _totals(figures: Iterable[Daily]) -> Counter[str]:
@@ -114,5 +167,8 @@ def _totals(figures: Iterable[Daily]) -> Counter[str]:
 
 def _activated(db: sqlite3.Connection, channel: str, version: str) -> Optional[str]:
     """The day on which the active release became so, from the log."""
-    row = db.execute("SELECT at FROM log WHERE action = 'activate' AND detail = ? ORDER BY id DESC LIMIT 1", (f"{channel} {version}",)).fetchone()
+    row = db.execute(
+        "SELECT at FROM log WHERE action = 'activate' AND detail = ? ORDER BY id DESC LIMIT 1",
+        (f"{channel} {version}",),
+    ).fetchone()
     return rfc3339(row[0])[:10] if row else None

@@ -5,6 +5,7 @@ https; the configured headers go to one origin only; no wait is without end, be 
 that hangs; whatever fails is a `DownloadError` whose sentence names the host and what to do. Redirects are followed here
 and not by urllib, which reads their bodies whole and passes our headers on.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,20 +30,33 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 MAX_REDIRECTS = 10  # browsers and curl follow 20 to 50, a CDN needs two
-MINIMUM_RATE = 1000  # bytes per second; GPRS managed 4,000. A server that stays below it is holding us up
+MINIMUM_RATE = (
+    1000  # bytes per second; GPRS managed 4,000. A server that stays below it is holding us up
+)
 RATE_WINDOW_SECONDS = 60.0  # a train goes through a tunnel in less
-MAX_OVERHEAD_BYTES = 2**20  # status lines, headers, chunk sizes, trailers: http.client would read them without end
+MAX_OVERHEAD_BYTES = (
+    2**20
+)  # status lines, headers, chunk sizes, trailers: http.client would read them without end
 OVERHEAD_RATIO = 10  # of such to one byte of a body: chunks of one byte need six
 CONNECT_SHARE = 0.4  # of a time-out: when a name's first address swallows packets (IPv6, often), the next gets its turn
 HOP_TIMEOUTS = 2  # DNS, two connection attempts, TLS and the first answer fit in
 LONGEST_RETRY_AFTER_SECONDS = 60.0  # somebody may be looking at a progress bar
 ERROR_BODY_BYTES = 4096  # enough for {"error": "<sentence>", "code": …}
 # Where distributions keep the CAs: the OpenSSL in a frozen binary looks where its build machine had them.
-CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986: reserved, and % because what is quoted stays so
 REDIRECTS = (301, 302, 303, 307, 308)
-HINTS = {401: ": check `headers`", 403: ": check `headers`", 404: ": is the address right?",
-         407: ": the proxy wants a password, as in http_proxy=http://user:password@host:port"}
+HINTS = {
+    401: ": check `headers`",
+    403: ": check `headers`",
+    404: ": is the address right?",
+    407: ": the proxy wants a password, as in http_proxy=http://user:password@host:port",
+}
 
 
 class Interrupted(DownloadError):
@@ -54,24 +68,55 @@ class Interrupted(DownloadError):
 class Wire:
     """Requests to the server at `origin_url`, and to wherever its answers lead."""
 
-    def __init__(self, origin_url: str, *, timeout_seconds: float, verify_ssl: bool, ca_file: Optional[str],
-                 headers: Mapping[str, str], chunk_size: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        origin_url: str,
+        *,
+        timeout_seconds: float,
+        verify_ssl: bool,
+        ca_file: Optional[str],
+        headers: Mapping[str, str],
+        chunk_size: int,
+        clock: Callable[[], float],
+    ) -> None:
         self.base = resolve(origin_url, "")
-        self._headers, self._timeout_seconds, self._chunk_size = dict(headers), timeout_seconds, chunk_size
+        self._headers, self._timeout_seconds, self._chunk_size = (
+            dict(headers),
+            timeout_seconds,
+            chunk_size,
+        )
         self._proxies = urllib.request.getproxies()
-        self._opener = urllib.request.OpenerDirector()  # build_opener() would add file:, ftp: and data:
-        self._opener.addheaders = [("User-Agent", "nuitkal_mini"), ("Accept-Language", "en")]  # a server's words become part of our sentences
+        self._opener = (
+            urllib.request.OpenerDirector()
+        )  # build_opener() would add file:, ftp: and data:
+        self._opener.addheaders = [
+            ("User-Agent", "nuitkal_mini"),
+            ("Accept-Language", "en"),
+        ]  # a server's words become part of our sentences
         self._opener.add_handler(urllib.request.ProxyHandler(self._proxies))
         self._opener.add_handler(_WatchedHTTP(clock, verify_ssl, ca_file))
         if not verify_ssl:
-            logger.warning("verify_ssl is off: anybody on the network can pose as %s", host_of(self.base))
+            logger.warning(
+                "verify_ssl is off: anybody on the network can pose as %s", host_of(self.base)
+            )
 
-    def get(self, url: str, request_headers: Mapping[str, str], accepted: Tuple[int, ...], seconds: Optional[float] = None) -> Response:
+    def get(
+        self,
+        url: str,
+        request_headers: Mapping[str, str],
+        accepted: Tuple[int, ...],
+        seconds: Optional[float] = None,
+    ) -> Response:
         """The answer, if its status is an `accepted` one; `seconds` is a time-out shorter than the configured one."""
         timeout_seconds = min(self._timeout_seconds, seconds or self._timeout_seconds)
-        headers = {**(self._headers if origin_of(url) == origin_of(self.base) else {}), **request_headers}
+        headers = {
+            **(self._headers if origin_of(url) == origin_of(self.base) else {}),
+            **request_headers,
+        }
         for _ in range(MAX_REDIRECTS + 1):
-            response = within(HOP_TIMEOUTS * timeout_seconds, url, self._send, url, headers, timeout_seconds)
+            response = within(
+                HOP_TIMEOUTS * timeout_seconds, url, self._send, url, headers, timeout_seconds
+            )
             if response.status in accepted:
                 return response
             with response:
@@ -79,9 +124,13 @@ class Wire:
                     raise self._refusal(response)
                 location = response.headers.get("Location", "")
             # http.client decodes headers as Latin-1, and so gives the bytes back when asked in Latin-1.
-            url = resolve(url, urllib.parse.quote(location, safe=URL_CHARACTERS, encoding="latin-1"))
+            url = resolve(
+                url, urllib.parse.quote(location, safe=URL_CHARACTERS, encoding="latin-1")
+            )
             if origin_of(url) != origin_of(self.base):
-                headers = dict(request_headers)  # and they stay away, should the next redirect lead back
+                headers = dict(
+                    request_headers
+                )  # and they stay away, should the next redirect lead back
         raise DownloadError(f"{host_of(url)} redirects without end")
 
     def _send(self, url: str, headers: Dict[str, str], timeout_seconds: float) -> Response:
@@ -103,7 +152,9 @@ class Wire:
         left = response.length
         while left is None or left > 0:
             try:  # read1: read() would wait until a chunk is full
-                chunk = response.read1(self._chunk_size if left is None else min(self._chunk_size, left))
+                chunk = response.read1(
+                    self._chunk_size if left is None else min(self._chunk_size, left)
+                )
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise explain(error, host_of(response.url)) from error
             if not chunk:
@@ -112,7 +163,9 @@ class Wire:
             left = None if left is None else left - len(chunk)
             yield chunk
         if left:
-            raise Interrupted(f"the connection to {host_of(response.url)} broke, {left} bytes before the end")
+            raise Interrupted(
+                f"the connection to {host_of(response.url)} broke, {left} bytes before the end"
+            )
 
     def _refusal(self, response: Response) -> DownloadError:
         """What an error status means, in the server's own words if it has any."""
@@ -135,7 +188,9 @@ def _own_words(body: bytes) -> Tuple[str, str]:
     """`code` and `error` of an error body in JSON, fit for a log line; else nothing."""
     try:
         said = json.loads(body)
-        return str(said["code"])[:64], "".join(c for c in str(said["error"])[:300] if c.isprintable())
+        return str(said["code"])[:64], "".join(
+            c for c in str(said["error"])[:300] if c.isprintable()
+        )
     except (ValueError, LookupError, TypeError, RecursionError):
         return "", ""
 
@@ -166,9 +221,13 @@ def within(seconds: float, url: str, call: Callable[..., Answer], *arguments: ob
     thread.start()
     ends = time.monotonic() + seconds
     while thread.is_alive() and time.monotonic() < ends:
-        thread.join(max(0.0, min(0.1, ends - time.monotonic())))  # in slices: Windows sees Ctrl-C only between waits
+        thread.join(
+            max(0.0, min(0.1, ends - time.monotonic()))
+        )  # in slices: Windows sees Ctrl-C only between waits
     if not outcome:
-        raise Interrupted(f"{host_of(url)} did not answer within {seconds:.3g} seconds: is the network connected?")
+        raise Interrupted(
+            f"{host_of(url)} did not answer within {seconds:.3g} seconds: is the network connected?"
+        )
     result, error = outcome[0]
     if error is not None:
         raise error
@@ -178,7 +237,9 @@ def within(seconds: float, url: str, call: Callable[..., Answer], *arguments: ob
 def resolve(base: str, reference: str) -> str:
     """The URL that `reference` means in a document from `base`: http or https, and https when `base` is. Raises DownloadError."""
     try:
-        base, quoted = (urllib.parse.quote(url.strip(), safe=URL_CHARACTERS) for url in (base, reference))
+        base, quoted = (
+            urllib.parse.quote(url.strip(), safe=URL_CHARACTERS) for url in (base, reference)
+        )
         parts = urllib.parse.urlsplit(urllib.parse.urljoin(base, quoted))
         host, port = urllib.parse.unquote(parts.hostname or ""), parts.port
         if not host.isascii():
@@ -190,14 +251,22 @@ def resolve(base: str, reference: str) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise DownloadError(f"{reference or base} is not an http:// or https:// address")
     if parts.scheme == "http" and urllib.parse.urlsplit(base).scheme == "https":
-        raise DownloadError(f"{host_of(base)} leads from https to http, to {host}: refused, as anybody could read and change it")
+        raise DownloadError(
+            f"{host_of(base)} leads from https to http, to {host}: refused, as anybody could read and change it"
+        )
     netloc = f"[{host}]" if ":" in host else host
-    return parts._replace(netloc=netloc if port is None else f"{netloc}:{port}", fragment="").geturl()
+    return parts._replace(
+        netloc=netloc if port is None else f"{netloc}:{port}", fragment=""
+    ).geturl()
 
 
 def origin_of(url: str) -> Tuple[str, str, int]:
     parts = urllib.parse.urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return (
+        parts.scheme,
+        parts.hostname or "",
+        parts.port or (443 if parts.scheme == "https" else 80),
+    )
 
 
 def host_of(url: str) -> str:
@@ -208,7 +277,9 @@ def host_of(url: str) -> str:
 class _WatchedHTTP(urllib.request.HTTPHandler):
     """http and https whose every received byte is counted against the clock."""
 
-    def __init__(self, clock: Callable[[], float], verify_ssl: bool, ca_file: Optional[str]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], verify_ssl: bool, ca_file: Optional[str]
+    ) -> None:
         super().__init__()
         self._clock, self._verify_ssl, self._ca_file = clock, verify_ssl, ca_file
         self._context: Optional[ssl.SSLContext] = None
@@ -223,19 +294,27 @@ class _WatchedHTTP(urllib.request.HTTPHandler):
 
     https_request = urllib.request.HTTPHandler.http_request
 
-    def _watched(self, kind: Any, request: urllib.request.Request, **options: Any) -> http.client.HTTPResponse:
+    def _watched(
+        self, kind: Any, request: urllib.request.Request, **options: Any
+    ) -> http.client.HTTPResponse:
         def connection(host: str, **more: Any) -> Any:
             made = kind(host, **options, **more)
             # http.client's own hooks since 3.2: how a socket is made, and a response from it (a proxy's to CONNECT as well)
             made._create_connection = _connected
-            made.response_class = lambda sock, *args, **named: Response(self._clock, sock, *args, **named)
+            made.response_class = lambda sock, *args, **named: Response(
+                self._clock, sock, *args, **named
+            )
             return made
 
         return self.do_open(connection, request)
 
 
-def _connected(address: Tuple[str, int], timeout: float, source_address: Optional[Tuple[str, int]] = None) -> socket.socket:
-    sock = socket.create_connection(address, timeout * CONNECT_SHARE, source_address)  # for each address of the name
+def _connected(
+    address: Tuple[str, int], timeout: float, source_address: Optional[Tuple[str, int]] = None
+) -> socket.socket:
+    sock = socket.create_connection(
+        address, timeout * CONNECT_SHARE, source_address
+    )  # for each address of the name
     sock.settimeout(timeout)
     return sock
 
@@ -243,7 +322,9 @@ def _connected(address: Tuple[str, int], timeout: float, source_address: Optiona
 class Response(http.client.HTTPResponse):
     """An answer whose every byte passes through `watched`."""
 
-    def __init__(self, clock: Callable[[], float], sock: socket.socket, *args: Any, **named: Any) -> None:
+    def __init__(
+        self, clock: Callable[[], float], sock: socket.socket, *args: Any, **named: Any
+    ) -> None:
         super().__init__(sock, *args, **named)
         self.watched = _Watched(self.fp.detach(), clock)
         self.fp = io.BufferedReader(self.watched)
@@ -277,7 +358,9 @@ class _Watched(io.RawIOBase):
             raise DownloadError("the server sends headers or chunk sizes without end")
         if self._waited_seconds >= RATE_WINDOW_SECONDS:
             if self._delivered < MINIMUM_RATE * self._waited_seconds:
-                raise DownloadError(f"the server sends less than {MINIMUM_RATE} bytes a second: try again later")
+                raise DownloadError(
+                    f"the server sends less than {MINIMUM_RATE} bytes a second: try again later"
+                )
             self._waited_seconds, self._delivered = 0.0, 0
         return count
 
@@ -305,13 +388,20 @@ def tls_context(verify_ssl: bool, ca_file: Optional[str]) -> ssl.SSLContext:
 
 def explain(error: Exception, host: str) -> DownloadError:
     """The sentence for a request that failed; `Interrupted` if another attempt can end better."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception) else error
+    reason = (
+        error.reason
+        if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception)
+        else error
+    )
     if isinstance(reason, ssl.SSLCertVerificationError):
         return DownloadError(_certificate_sentence(reason, host))
     if isinstance(reason, ValueError):
         return DownloadError(f"{host} cannot be asked: {reason}")
     if "Tunnel connection failed: 407" in str(reason):
-        return DownloadError(f"{host}: the proxy wants a password, as in https_proxy=http://user:password@host:port", 407)
+        return DownloadError(
+            f"{host}: the proxy wants a password, as in https_proxy=http://user:password@host:port",
+            407,
+        )
     for kind, sentence in _SENTENCES:
         if isinstance(reason, kind):
             return Interrupted(sentence.format(host=host))
@@ -319,11 +409,23 @@ def explain(error: Exception, host: str) -> DownloadError:
 
 
 _SENTENCES: Tuple[Tuple[type, str], ...] = (
-    (socket.gaierror, "the name of {host} cannot be found: is the network connected, and is the address right?"),
-    (ConnectionRefusedError, "{host} refuses connections: its server is not running, or a firewall is in the way"),
+    (
+        socket.gaierror,
+        "the name of {host} cannot be found: is the network connected, and is the address right?",
+    ),
+    (
+        ConnectionRefusedError,
+        "{host} refuses connections: its server is not running, or a firewall is in the way",
+    ),
     (socket.timeout, "{host} does not answer in time: try again later, or raise `timeout`"),
-    (TimeoutError, "{host} does not answer in time: try again later, or raise `timeout`"),  # before 3.10, the system's own only
-    (ssl.SSLError, "no encrypted connection to {host}: is it an https server, and nothing in between that intercepts it?"),
+    (
+        TimeoutError,
+        "{host} does not answer in time: try again later, or raise `timeout`",
+    ),  # before 3.10, the system's own only
+    (
+        ssl.SSLError,
+        "no encrypted connection to {host}: is it an https server, and nothing in between that intercepts it?",
+    ),
     (ConnectionError, "the connection to {host} broke: try again"),
     (http.client.HTTPException, "{host} answers, but not in HTTP: is the address right?"),
 )

@@ -2,6 +2,7 @@
 
 A client that breaks off is no error: nothing is logged above DEBUG, unless the app fails by itself.
 """
+
 from __future__ import annotations
 
 import io
@@ -13,11 +14,11 @@ import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 from wsgiref.util import FileWrapper
 
-from .exchange import BLOCK_BYTES, Body, ClientGone, Connection, Response
-from .messages import language_of
-from .refused import Refused
+from ..messages import language_of
+from ..refused import Refused
+from ..responses import App
+from .connection import BLOCK_BYTES, Body, ClientGone, Connection, Response
 from .request import Network, Origin, Request, environ_of, parse_head
-from .wsgi import App
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("nuitkal_mini.server.access")
@@ -26,7 +27,9 @@ access_logger = logging.getLogger("nuitkal_mini.server.access")
 class Gateway:
     """Serves the requests that come in by `scheme` at `server`, its address and port; `trusted` are the proxies to be believed."""
 
-    def __init__(self, app: App, scheme: str, server: Tuple[str, int], trusted: Sequence[Network]) -> None:
+    def __init__(
+        self, app: App, scheme: str, server: Tuple[str, int], trusted: Sequence[Network]
+    ) -> None:
         self._app, self._scheme, self._server, self._trusted = app, scheme, server, trusted
 
     def serve(self, connection: Connection, keep_alive: bool) -> None:
@@ -52,12 +55,18 @@ class Gateway:
             _log_access(connection.client, request, response, time.monotonic() - started)
         _settle(connection, body, response)
 
-    def _run(self, connection: Connection, request: Request, body: Body, response: Response) -> None:
+    def _run(
+        self, connection: Connection, request: Request, body: Body, response: Response
+    ) -> None:
         """Call the app; whatever it raises is answered with 500, or by breaking off when the response is under way."""
-        environ = environ_of(request, Origin(connection.peer, self._scheme, self._server), self._trusted)
+        environ = environ_of(
+            request, Origin(connection.peer, self._scheme, self._server), self._trusted
+        )
         connection.client = environ["REMOTE_ADDR"]
         environ.update(_SERVER_ENVIRON)
-        environ["nuitkal.local_address"] = _local_address(connection.sock)    # SERVER_NAME may be all addresses at once
+        environ["nuitkal.local_address"] = _local_address(
+            connection.sock
+        )  # SERVER_NAME may be all addresses at once
         environ["wsgi.errors"] = sys.stderr
         environ["wsgi.input"] = io.BufferedReader(body, BLOCK_BYTES) if body.left else io.BytesIO()
         try:
@@ -74,12 +83,19 @@ class Gateway:
             logger.exception("%s %s failed", request.method, request.split_target[0])
             if response.has_begun:
                 raise ClientGone("a response was broken off") from error
-            response.answer(Refused("internal_error", "the server failed; its log says why"), language_of(environ))
+            response.answer(
+                Refused("internal_error", "the server failed; its log says why"),
+                language_of(environ),
+            )
 
 
 _SERVER_ENVIRON: Dict[str, Any] = {
-    "wsgi.version": (1, 0), "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
-    "wsgi.file_wrapper": FileWrapper}
+    "wsgi.version": (1, 0),
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+    "wsgi.run_once": False,
+    "wsgi.file_wrapper": FileWrapper,
+}
 
 
 def _settle(connection: Connection, body: Optional[Body], response: Response) -> None:
@@ -101,15 +117,24 @@ def _language(head: bytes) -> str:
 def _local_address(sock: socket.socket) -> str:
     try:
         return str(sock.getsockname()[0])
-    except OSError:    # macOS, when the client has gone
+    except OSError:  # macOS, when the client has gone
         return ""
 
 
-def _log_access(client: str, request: Optional[Request], response: Response, seconds: float) -> None:
+def _log_access(
+    client: str, request: Optional[Request], response: Response, seconds: float
+) -> None:
     """One line a request. Of the query only the version is told: whatever else may be a secret."""
     if not access_logger.isEnabledFor(logging.INFO):
         return
     method, path, query = (request.method, *request.split_target) if request else ("-", "-", "")
     version = re.search(r"(?:^|&)(version=[^&]*)", query)
-    access_logger.info("%s %s %s %s %d bytes %.1f ms", client, method, path + ("?" + version.group(1) if version else ""),
-                       response.status[:3] or "-", response.body_bytes, seconds * 1000)
+    access_logger.info(
+        "%s %s %s %s %d bytes %.1f ms",
+        client,
+        method,
+        path + ("?" + version.group(1) if version else ""),
+        response.status[:3] or "-",
+        response.body_bytes,
+        seconds * 1000,
+    )

@@ -1,4 +1,5 @@
 """A client folder with an updater at work in it: nobody else is, nothing is half done, and the program stands still while its files change."""
+
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 LOG_BYTES = 10**6
 
 
-class Workplace:
+class ClientFolder:
     """The client folder, as the configuration says at the moment of each call."""
 
     def __init__(self, config: UpdaterConfig, disk: Disk) -> None:
@@ -34,7 +35,13 @@ class Workplace:
         folder = os.path.abspath(config.client_dir)
         if "/" in config.version_file or "\\" in config.version_file:
             raise InstallError(f"version_file must be a plain name, not {config.version_file}")
-        return Installation(folder, config.version_file, disk=self._disk, preserve=tuple(config.preserve), launcher=_launcher_in(folder))
+        return Installation(
+            folder,
+            config.version_file,
+            disk=self._disk,
+            preserve=tuple(config.preserve),
+            launcher=_launcher_in(folder),
+        )
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Installation]:
@@ -42,28 +49,35 @@ class Workplace:
         place = self.look()
         try:
             folder = place.at(UPDATE_FOLDER)
-            for made in (place.folder, folder):  # one by one, as makedirs leaves the mode of those above to the umask
+            for made in (
+                place.folder,
+                folder,
+            ):  # one by one, as makedirs leaves the mode of those above to the umask
                 os.makedirs(made, 0o755, exist_ok=True)
             check_owned(folder)
             held = _lock(place).update(self._config.lock_seconds)
             if held is None:
-                raise InstallError(f"another updater is at work in {place.folder}; try again when it is done")
+                raise InstallError(
+                    f"another updater is at work in {place.folder}; try again when it is done"
+                )
             with held:
                 self._recover(place)
                 yield place
         except UnicodeEncodeError as error:
-            raise InstallError(f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale") from error
+            raise InstallError(
+                f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale"
+            ) from error
         except OSError as error:
             raise InstallError(disk_error(error, place.folder)) from error
 
-    def stand_still(self, place: Installation) -> Optional[Held]:
+    def try_swap_lock(self, place: Installation) -> Optional[Held]:
         """The right to change files; None while the program runs."""
         return _lock(place).swap(0)
 
     @contextlib.contextmanager
-    def standing_still(self, place: Installation, error: Type[UpdaterError]) -> Iterator[None]:
+    def swap_lock(self, place: Installation, error: Type[UpdaterError]) -> Iterator[None]:
         """The right to change files, or an `error` while the program runs."""
-        held = self.stand_still(place)
+        held = self.try_swap_lock(place)
         if held is None:
             raise error(f"the program in {place.folder} is running; close it and try again")
         with held:
@@ -74,10 +88,14 @@ class Workplace:
         try:
             held = _lock(place).run(self._config.lock_seconds)
         except OSError as error:
-            logger.debug("no lock on %s (%s): nobody can update it from here either", place.folder, error)
+            logger.debug(
+                "no lock on %s (%s): nobody can update it from here either", place.folder, error
+            )
             return Held()
         if held is None or place.pending():
-            raise LaunchError(f"an update of {place.folder} is being installed; start again when it is done")
+            raise LaunchError(
+                f"an update of {place.folder} is being installed; start again when it is done"
+            )
         return held
 
     def close(self) -> None:
@@ -89,7 +107,7 @@ class Workplace:
 
     def _recover(self, place: Installation) -> None:
         if place.pending():
-            with self.standing_still(place, InstallError):
+            with self.swap_lock(place, InstallError):
                 place.recover()
         else:
             place.recover()
@@ -97,9 +115,14 @@ class Workplace:
     def _open_log(self) -> None:
         if self._config.log_file is None or self._log_handler is not None:
             return
-        from logging.handlers import RotatingFileHandler  # not at the top: most apps have no log file, and it loads sockets and queues
+        from logging.handlers import (
+            RotatingFileHandler,
+        )  # not at the top: most apps have no log file, and it loads sockets and queues
+
         try:
-            self._log_handler = RotatingFileHandler(self._config.log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+            self._log_handler = RotatingFileHandler(
+                self._config.log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
+            )
         except OSError as error:
             logger.warning("no log file: %s", error)
             self._config.log_file = None
@@ -117,4 +140,8 @@ def _lock(place: Installation) -> Lock:
 def _launcher_in(folder: str) -> str:
     """The path of the running launcher in the app's tree; empty when it lies elsewhere."""
     launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
-    return os.path.relpath(launcher, root).replace(os.sep, "/") if launcher.startswith(root + os.sep) else ""
+    return (
+        os.path.relpath(launcher, root).replace(os.sep, "/")
+        if launcher.startswith(root + os.sep)
+        else ""
+    )

@@ -1,4 +1,5 @@
 """The HTTP server over real sockets, with clients that are slow, hasty, silent or gone."""
+
 from __future__ import annotations
 
 import json
@@ -18,8 +19,9 @@ from wsgiref.util import FileWrapper
 
 import pytest
 
-from nuitkal_mini.server import exchange, httpd
-from nuitkal_mini.server.httpd import Server
+from nuitkal_mini.server.http import connection as exchange
+from nuitkal_mini.server.http import server as httpd
+from nuitkal_mini.server.http.server import Server
 
 StartResponse = Callable[..., Any]
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -102,8 +104,18 @@ def echo(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[byt
         return [b"unread"]
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "application/json")])
-    told = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "wsgi.url_scheme", "HTTP_HOST", "SERVER_PORT")
-    return [json.dumps({**{name: environ.get(name) for name in told}, "body": body.decode()}).encode()]
+    told = (
+        "REQUEST_METHOD",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REMOTE_ADDR",
+        "wsgi.url_scheme",
+        "HTTP_HOST",
+        "SERVER_PORT",
+    )
+    return [
+        json.dumps({**{name: environ.get(name) for name in told}, "body": body.decode()}).encode()
+    ]
 
 
 @pytest.fixture(name="server", scope="module")
@@ -117,15 +129,23 @@ def test_a_connection_is_used_again_and_again(server: Server) -> None:
         for i in range(5):
             reply = client.get("/p%%20q?x=%d" % i)
             told = json.loads(reply.body)
-            assert (reply.status, told["PATH_INFO"], told["QUERY_STRING"]) == (200, "/p q", "x=%d" % i)
+            assert (reply.status, told["PATH_INFO"], told["QUERY_STRING"]) == (
+                200,
+                "/p q",
+                "x=%d" % i,
+            )
             assert "Connection" not in reply.headers and reply.headers["Date"].endswith(" GMT")
             assert told["REMOTE_ADDR"] == "127.0.0.1" and told["SERVER_PORT"] == str(server.port)
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     with Client(server) as client:
-        client.send(b"".join(POST % (b"/%d" % i, 3) + b"abc" for i in range(20)) + b"\r\n" + GET % b"/last")
-        assert [json.loads(client.reply().body)["PATH_INFO"] for _ in range(21)] == ["/%d" % i for i in range(20)] + ["/last"]
+        client.send(
+            b"".join(POST % (b"/%d" % i, 3) + b"abc" for i in range(20)) + b"\r\n" + GET % b"/last"
+        )
+        assert [json.loads(client.reply().body)["PATH_INFO"] for _ in range(21)] == [
+            "/%d" % i for i in range(20)
+        ] + ["/last"]
 
 
 def test_a_request_may_come_byte_by_byte(server: Server) -> None:
@@ -163,14 +183,17 @@ def test_a_large_body_arrives_and_the_next_request_too(server: Server) -> None:
 def test_a_small_unread_body_is_drained_and_the_connection_goes_on(server: Server) -> None:
     with Client(server) as client:
         client.send(POST % (b"/unread", 1000) + b"x" * 1000 + GET % b"/next")
-        assert client.reply().body == b"unread" and json.loads(client.reply().body)["PATH_INFO"] == "/next"
+        assert (
+            client.reply().body == b"unread"
+            and json.loads(client.reply().body)["PATH_INFO"] == "/next"
+        )
 
 
 def test_a_large_unread_body_costs_the_connection_but_the_answer_arrives(server: Server) -> None:
     size = 20_000_000
     with Client(server) as client:
         client.send(POST % (b"/unread", size))
-        client.send(b"x" * size)    # blind, as http.client does it
+        client.send(b"x" * size)  # blind, as http.client does it
         reply = client.reply()
         assert reply.body == b"unread" and reply.headers["Connection"] == "close"
         assert client.is_closed()
@@ -198,24 +221,47 @@ def test_http_1_0_closes_unless_asked_not_to(server: Server) -> None:
         assert client.reply().headers["Connection"] == "close" and client.is_closed()
 
 
-@pytest.mark.parametrize("head, status, code", [
-    (b"nonsense", 400, "bad_request"), (b"GET / HTTP/1.1", 400, "bad_request"), (b"GET / HTTP/3.0\r\nHost: x", 505, "http_version_not_supported"),
-    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked", 411, "length_required"),
-    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4", 400, "bad_request"),
-    (b"GET /" + b"x" * 100_000, 414, "uri_too_long"), (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000, 431, "header_too_large")],
-    ids=["nonsense", "no host", "version", "chunked", "two lengths", "long line", "long header"])
-def test_a_bad_request_is_refused_as_the_api_refuses(server: Server, head: bytes, status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    "head, status, code",
+    [
+        (b"nonsense", 400, "bad_request"),
+        (b"GET / HTTP/1.1", 400, "bad_request"),
+        (b"GET / HTTP/3.0\r\nHost: x", 505, "http_version_not_supported"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked", 411, "length_required"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4",
+            400,
+            "bad_request",
+        ),
+        (b"GET /" + b"x" * 100_000, 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000, 431, "header_too_large"),
+    ],
+    ids=["nonsense", "no host", "version", "chunked", "two lengths", "long line", "long header"],
+)
+def test_a_bad_request_is_refused_as_the_api_refuses(
+    server: Server, head: bytes, status: int, code: str
+) -> None:
     for language, letter in ((b"en", "[a-z]"), (b"zh-CN,zh;q=0.9", "[\u4e00-\u9fff]")):
         with Client(server) as client:
-            client.send(head.replace(b"Host: x", b"Host: x\r\nAccept-Language: " + language) + b"\r\nAccept-Language: " + language + b"\r\n\r\n")
+            client.send(
+                head.replace(b"Host: x", b"Host: x\r\nAccept-Language: " + language)
+                + b"\r\nAccept-Language: "
+                + language
+                + b"\r\n\r\n"
+            )
             reply = client.reply()
             told = json.loads(reply.body)
-            assert (reply.status, told["code"]) == (status, code) and sorted(told) == ["code", "error"]
+            assert (reply.status, told["code"]) == (status, code) and sorted(told) == [
+                "code",
+                "error",
+            ]
             assert status in (414, 431) or re.search(letter, told["error"])
             assert client.is_closed()
 
 
-def test_a_bug_in_the_app_is_a_500_with_its_traceback_in_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_in_the_app_is_a_500_with_its_traceback_in_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     with Client(server) as client:
         reply = client.get("/fails", "Accept-Language: en")
         assert reply.status == 500 and json.loads(reply.body)["code"] == "internal_error"
@@ -232,8 +278,12 @@ def breaks_off(environ: Dict[str, Any], start_response: StartResponse) -> Iterat
         raise RuntimeError("half way")
 
 
-@pytest.mark.parametrize("path, logged", [("/raises", "half way"), ("/ends", "announced 10 bytes and gave 5")])
-def test_a_response_that_breaks_off_is_seen_as_such(caplog: pytest.LogCaptureFixture, path: str, logged: str) -> None:
+@pytest.mark.parametrize(
+    "path, logged", [("/raises", "half way"), ("/ends", "announced 10 bytes and gave 5")]
+)
+def test_a_response_that_breaks_off_is_seen_as_such(
+    caplog: pytest.LogCaptureFixture, path: str, logged: str
+) -> None:
     with serving(breaks_off) as server, Client(server) as client:
         reply = client.get(path)
         assert reply.body == b"begin" and client.is_closed()
@@ -269,11 +319,18 @@ def test_a_result_of_unknown_length_ends_with_the_connection_and_is_closed() -> 
         assert results[0].is_closed.wait(5)
 
 
-@pytest.mark.parametrize("status, headers, logged", [
-    ("200 OK", [("Location", "/\r\nSet-Cookie: x")], "line break"), ("200 OK", [("X", "a\nb")], "line break"),
-    ("200 OK\r\nX: y", [], "line break"), ("200 OK", [("Content-Length", "2")], "more than the 2 bytes")])
+@pytest.mark.parametrize(
+    "status, headers, logged",
+    [
+        ("200 OK", [("Location", "/\r\nSet-Cookie: x")], "line break"),
+        ("200 OK", [("X", "a\nb")], "line break"),
+        ("200 OK\r\nX: y", [], "line break"),
+        ("200 OK", [("Content-Length", "2")], "more than the 2 bytes"),
+    ],
+)
 def test_a_response_that_would_desynchronise_the_connection_is_not_sent(
-        status: str, headers: List[Tuple[str, str]], logged: str, caplog: pytest.LogCaptureFixture) -> None:
+    status: str, headers: List[Tuple[str, str]], logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         start_response(status, headers)
         return [b"body"]
@@ -317,21 +374,29 @@ def of_file(file: Path, start: int, length: int, streams: List[Any]) -> Any:
         wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](stream, 8192)
         assert isinstance(wrapped, FileWrapper)
         return wrapped
+
     return app
 
 
-@pytest.mark.parametrize("start, length", [(0, 5_120_000), (1_000_000, 4_120_000), (5_119_000, 1000), (0, exchange.BLOCK_BYTES + 1)])
-def test_a_wrapped_file_is_sent_from_where_it_stands_and_closed(file: Path, start: int, length: int) -> None:
+@pytest.mark.parametrize(
+    "start, length",
+    [(0, 5_120_000), (1_000_000, 4_120_000), (5_119_000, 1000), (0, exchange.BLOCK_BYTES + 1)],
+)
+def test_a_wrapped_file_is_sent_from_where_it_stands_and_closed(
+    file: Path, start: int, length: int
+) -> None:
     streams: List[Any] = []
     with serving(of_file(file, start, length, streams)) as server, Client(server) as client:
         for _ in range(2):
-            assert client.get("/").body == file.read_bytes()[start:start + length]
+            assert client.get("/").body == file.read_bytes()[start : start + length]
         client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.reply(is_head=True).headers["Content-Length"] == str(length)
     assert [stream.closed for stream in streams] == [True] * 3
 
 
-def test_a_file_that_shrank_is_a_response_that_broke_off(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_shrank_is_a_response_that_broke_off(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(of_file(file, 0, 6_000_000, [])) as server, Client(server) as client:
         assert len(client.get("/").body) == 5_120_000 and client.is_closed()
     assert "announced 6000000 bytes and gave 5120000" in caplog.text
@@ -364,12 +429,14 @@ class Many:
 
 
 def test_slow_downloads_keep_nobody_waiting(tmp_path: Path) -> None:
-    file, size = tmp_path / "large", 30_000_000    # more than the system takes off our hands
+    file, size = tmp_path / "large", 30_000_000  # more than the system takes off our hands
     file.touch()
     os.truncate(str(file), size)
 
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        return (of_file(file, 0, size, []) if environ["PATH_INFO"] == "/file" else echo)(environ, start_response)
+        return (of_file(file, 0, size, []) if environ["PATH_INFO"] == "/file" else echo)(
+            environ, start_response
+        )
 
     with serving(app) as server, Many(server, 30) as downloads:
         for client in downloads.clients:
@@ -377,16 +444,25 @@ def test_slow_downloads_keep_nobody_waiting(tmp_path: Path) -> None:
         assert all(client.sock.recv(1, socket.MSG_PEEK) for client in downloads.clients)
         with Client(server) as client:
             assert client.get("/x").status == 200
-        assert [thread.name for thread in threading.enumerate()].count("nuitkal-worker") > 30, "the downloads were not slow"
+        assert [thread.name for thread in threading.enumerate()].count("nuitkal-worker") > 30, (
+            "the downloads were not slow"
+        )
         assert len(downloads.clients[0].reply().body) == size
 
 
-def test_more_connections_than_allowed_cost_the_one_that_waits_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_connections_than_allowed_cost_the_one_that_waits_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(httpd, "MAX_CONNECTIONS", 3)
     with serving(echo) as server, Many(server, 3) as crowd:
-        for clients in (crowd.clients, crowd.clients[1:]):  # after which the first one waits longest
+        for clients in (
+            crowd.clients,
+            crowd.clients[1:],
+        ):  # after which the first one waits longest
             assert {client.get("/x").status for client in clients} == {200}
-            while len(server._waiting) < 3:  # a worker may have answered and not yet handed its connection back
+            while (
+                len(server._waiting) < 3
+            ):  # a worker may have answered and not yet handed its connection back
                 time.sleep(0.001)
         with Client(server) as late:
             assert late.get("/x").status == 200
@@ -415,7 +491,9 @@ def test_a_request_that_takes_the_app_long_keeps_nobody_waiting() -> None:
     go_on, is_there = threading.Event(), threading.Event()
 
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        return (waits_for(go_on, is_there) if environ["PATH_INFO"] == "/long" else echo)(environ, start_response)
+        return (waits_for(go_on, is_there) if environ["PATH_INFO"] == "/long" else echo)(
+            environ, start_response
+        )
 
     with serving(app) as server, Many(server, 5) as patient, Client(server) as hasty:
         for client in patient.clients:
@@ -434,7 +512,9 @@ def test_new_connections_keep_no_older_one_waiting() -> None:
 
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [])
-        return [b"x" * (2 * exchange.BUFFER_BYTES if environ["PATH_INFO"] == "/large" else 1)]    # a large one costs the lead
+        return [
+            b"x" * (2 * exchange.BUFFER_BYTES if environ["PATH_INFO"] == "/large" else 1)
+        ]  # a large one costs the lead
 
     def come_again_and_again(server: Server) -> None:
         while not stop.is_set():
@@ -466,7 +546,9 @@ class EmptyLines:
 
 
 def test_a_client_that_sends_empty_lines_for_ever_keeps_nobody_waiting() -> None:
-    connection = exchange.Connection(cast(socket.socket, EmptyLines()), "", False, lambda connection: None)
+    connection = exchange.Connection(
+        cast(socket.socket, EmptyLines()), "", False, lambda connection: None
+    )
     assert connection.fill() and not connection.has_head()
 
 
@@ -484,9 +566,13 @@ def test_an_app_that_exits_ends_its_request_only(caplog: pytest.LogCaptureFixtur
     assert "an exit in the app" in caplog.text
 
 
-def test_a_machine_without_threads_serves_one_after_the_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_machine_without_threads_serves_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     go_on, is_there = threading.Event(), threading.Event()
-    with serving(waits_for(go_on, is_there)) as server, Client(server) as first, Client(server) as second:
+    with serving(waits_for(go_on, is_there)) as server, Client(server) as first, Client(
+        server
+    ) as second:
         first.send(GET % b"/1")
         assert is_there.wait(5)
         second.send(GET % b"/2")
@@ -495,7 +581,9 @@ def test_a_machine_without_threads_serves_one_after_the_other(monkeypatch: pytes
         go_on.clear()
         is_there.clear()
         monkeypatch.setattr(threading.Thread, "start", no_more_threads)
-        monkeypatch.setattr(server, "_followers", threading.Semaphore(0))    # those that there are are elsewhere
+        monkeypatch.setattr(
+            server, "_followers", threading.Semaphore(0)
+        )  # those that there are are elsewhere
         first.send(GET % b"/3")
         assert is_there.wait(5)
         second.send(GET % b"/4")
@@ -527,9 +615,15 @@ def no_more_threads(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_what_the_leader_fails_of_ends_the_server_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_leader_fails_of_ends_the_server_and_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     server = Server(echo, "127.0.0.1", 0)
-    monkeypatch.setattr(server, "_accept_again", lambda: server._selector.register(server._listener, 1, lambda: 1 / 0))
+    monkeypatch.setattr(
+        server,
+        "_accept_again",
+        lambda: server._selector.register(server._listener, 1, lambda: 1 / 0),
+    )
     with ThreadPoolExecutor(1) as pool:
         end = pool.submit(server.serve_forever)
         with Client(server), pytest.raises(ZeroDivisionError):
@@ -543,11 +637,21 @@ def waits_for(event: threading.Event, is_there: Optional[threading.Event] = None
         assert event.wait(10)
         start_response("200 OK", [])
         return [b"done"]
+
     return app
 
 
-@pytest.mark.parametrize("limit, sent", [("IDLE_SECONDS", b""), ("HEAD_SECONDS", b"GET /"), ("IO_SECONDS", POST % (b"/x", 9) + b"body")])
-def test_a_silent_client_is_let_go(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "limit, sent",
+    [
+        ("IDLE_SECONDS", b""),
+        ("HEAD_SECONDS", b"GET /"),
+        ("IO_SECONDS", POST % (b"/x", 9) + b"body"),
+    ],
+)
+def test_a_silent_client_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str, sent: bytes
+) -> None:
     monkeypatch.setattr(exchange, limit, 0.1)
     with serving(echo) as server, Client(server) as client:
         client.send(sent)
@@ -556,25 +660,42 @@ def test_a_silent_client_is_let_go(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 @pytest.mark.parametrize("begun", [b"GET /", b"GET / HTTP/1.1\r\n"])
-def test_who_sends_half_a_request_behind_a_whole_one_is_let_go_too(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+def test_who_sends_half_a_request_behind_a_whole_one_is_let_go_too(
+    monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
     monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.1)
     with serving(echo) as server, Client(server) as client:
         client.send(GET % b"/" + begun)
         assert client.reply().status == 200 and client.is_closed()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /", GET % b"/x", POST % (b"/x", 100) + b"cut off", POST % (b"/unread", 100) + b"cut off"])
-def test_a_client_that_goes_away_is_no_error(server: Server, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):    # a goodbye, and a reset
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /",
+        GET % b"/x",
+        POST % (b"/x", 100) + b"cut off",
+        POST % (b"/unread", 100) + b"cut off",
+    ],
+)
+def test_a_client_that_goes_away_is_no_error(
+    server: Server, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for linger in (b"\0" * 8, b"\1\0\0\0\0\0\0\0"):  # a goodbye, and a reset
         with Client(server) as client:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.send(sent)
     with Client(server) as client:
         assert client.get("/x").status == 200
-    assert "Traceback" not in caplog.text and not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert "Traceback" not in caplog.text and not [
+        record for record in caplog.records if record.levelno > logging.INFO
+    ]
 
 
-def test_an_app_that_finds_its_client_gone_is_no_error_either(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_app_that_finds_its_client_gone_is_no_error_either(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     sent = threading.Event()
 
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
@@ -593,15 +714,23 @@ def test_an_app_that_finds_its_client_gone_is_no_error_either(server: Server, ca
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-def test_each_request_is_one_line_in_the_log_without_secrets(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_request_is_one_line_in_the_log_without_secrets(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="nuitkal_mini.server.access")
     with Client(server) as client:
-        client.get("/api/check/?token=SECRET&version=1.0.1&x=SECRET", "Authorization: Bearer SECRET", "X-Forwarded-For: 203.0.113.9")
+        client.get(
+            "/api/check/?token=SECRET&version=1.0.1&x=SECRET",
+            "Authorization: Bearer SECRET",
+            "X-Forwarded-For: 203.0.113.9",
+        )
         client.send(b"nonsense\r\n\r\n")
         client.reply()
         assert client.is_closed()
     lines = [record.getMessage() for record in caplog.records]
-    assert re.match(r"203\.0\.113\.9 GET /api/check/\?version=1\.0\.1 200 \d+ bytes \d+\.\d ms\Z", lines[0])
+    assert re.match(
+        r"203\.0\.113\.9 GET /api/check/\?version=1\.0\.1 200 \d+ bytes \d+\.\d ms\Z", lines[0]
+    )
     assert re.match(r"127\.0\.0\.1 - - 400 \d+ bytes ", lines[1])
     assert len(lines) == 2 and "SECRET" not in "".join(lines)
 
@@ -682,7 +811,7 @@ MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg5c9y0bZKKq9tWxDi
 +KaBMSPl6FToeImJXpWiUM1CNGuhRANCAASIMLzdkFT7harE65irImQW8kQQsE7G
 GfF1L8K8SNYPNgRT4fTa9nvTUGtxXc25/MtioBTK1PslezmqNfSYF4pr
 -----END PRIVATE KEY-----
-"""    # for localhost, until the year 2126; its key protects nothing
+"""  # for localhost, until the year 2126; its key protects nothing
 
 
 @pytest.fixture(name="certfile")
@@ -696,7 +825,9 @@ def test_tls_serves_small_large_and_many(certfile: Path, file: Path) -> None:
     context = ssl.create_default_context(cafile=str(certfile))
 
     def app(environ: Dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        return (of_file(file, 0, 5_120_000, []) if environ["PATH_INFO"] == "/file" else echo)(environ, start_response)
+        return (of_file(file, 0, 5_120_000, []) if environ["PATH_INFO"] == "/file" else echo)(
+            environ, start_response
+        )
 
     with serving(app, certfile=str(certfile)) as server, Client(server, context) as client:
         assert json.loads(client.get("/x").body)["wsgi.url_scheme"] == "https"
@@ -707,7 +838,9 @@ def test_tls_serves_small_large_and_many(certfile: Path, file: Path) -> None:
         assert [json.loads(client.reply().body)["PATH_INFO"] for _ in range(2)] == ["/1", "/2"]
 
 
-def test_who_fails_the_tls_handshake_is_no_error(certfile: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_fails_the_tls_handshake_is_no_error(
+    certfile: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exchange, "HEAD_SECONDS", 0.2)
     with serving(echo, certfile=str(certfile)) as server:
         for sent in (b"", GET % b"/", b"\x16\x03\x01"):
@@ -715,7 +848,7 @@ def test_who_fails_the_tls_handshake_is_no_error(certfile: Path, caplog: pytest.
                 client.send(sent)
                 with suppress(ConnectionResetError):
                     client.sock.recv(100)
-        monkeypatch.undo()    # the good one has time
+        monkeypatch.undo()  # the good one has time
         with Client(server, ssl.create_default_context(cafile=str(certfile))) as client:
             assert client.get("/x").status == 200
     assert not [record for record in caplog.records if record.levelno > logging.INFO]

@@ -3,6 +3,7 @@
 Nothing is changed here. Files that the installed manifest does not list are the user's: they are never deleted, and one
 that is in the way of a new file is kept beside it.
 """
+
 from __future__ import annotations
 
 import os
@@ -31,8 +32,14 @@ class Changes(NamedTuple):
     make: Tuple[str, ...]  # shallowest first
 
 
-def arrange(place: Tree, old: Iterable[FileEntry], new: Iterable[FileEntry], identifier: str,
-            source_of: Callable[[FileEntry], str], preserved: Callable[[str], bool]) -> Changes:
+def arrange(
+    place: Tree,
+    old: Iterable[FileEntry],
+    new: Iterable[FileEntry],
+    identifier: str,
+    source_of: Callable[[FileEntry], str],
+    preserved: Callable[[str], bool],
+) -> Changes:
     """What turns the folder, in which the tree `old` was installed, into the tree `new`.
 
     A user's file in the way is kept as `NAME.user-<identifier>`; a `preserved` one that was edited stays, and the shipped
@@ -59,11 +66,16 @@ class _Arrangement:
         self._make: Set[str] = set()
         self._seen: Set[str] = set()
 
-    def of(self, new: Tuple[FileEntry, ...], source_of: Callable[[FileEntry], str], preserved: Callable[[str], bool]) -> Changes:
+    def of(
+        self,
+        new: Tuple[FileEntry, ...],
+        source_of: Callable[[FileEntry], str],
+        preserved: Callable[[str], bool],
+    ) -> Changes:
         self._new = {fold(entry.path): entry for entry in new}
         for key, entry in self._old.items():
             if key not in self._new or self._new[key].path != entry.path:
-                self._retire(entry, keep=preserved(entry.path))
+                self._plan_removal(entry, keep=preserved(entry.path))
         into = []
         for entry in new:
             target = self._target(entry, preserved)
@@ -76,18 +88,31 @@ class _Arrangement:
         self._drop_what_empties({folder for entry in new for folder in ancestors(entry.path)})
         self._stale.update(cached for path in self._out for cached in self._bytecode(path))
         dropped = set(map(fold, self._drop))  # where names ignore case, `lib` goes with `Lib`
-        self._make.update(folder for move in into for folder in ancestors(move.target) if fold(folder) in dropped)
-        return Changes(tuple(self._out.values()), tuple(into),
-                       tuple(sorted(path for path in self._stale if fold(path) not in self._new and path not in self._out)),
-                       tuple(sorted(self._drop, key=lambda path: (-path.count("/"), path))),
-                       tuple(sorted(self._make, key=lambda path: (path.count("/"), path))))
+        self._make.update(
+            folder for move in into for folder in ancestors(move.target) if fold(folder) in dropped
+        )
+        return Changes(
+            tuple(self._out.values()),
+            tuple(into),
+            tuple(
+                sorted(
+                    path
+                    for path in self._stale
+                    if fold(path) not in self._new and path not in self._out
+                )
+            ),
+            tuple(sorted(self._drop, key=lambda path: (-path.count("/"), path))),
+            tuple(sorted(self._make, key=lambda path: (path.count("/"), path))),
+        )
 
     def _leave(self, path: str, found: FileEntry, keep: bool) -> None:
-        target = f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
+        target = (
+            f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
+        )
         self._out[path] = Move(path, target, found._replace(path=path))
         self._leaving[fold(path)] = path
 
-    def _retire(self, entry: FileEntry, keep: bool) -> None:
+    def _plan_removal(self, entry: FileEntry, keep: bool) -> None:
         """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
         found = self._place.look(entry.path)
         if found is None or found.mode not in IN_RELEASES:
@@ -105,15 +130,23 @@ class _Arrangement:
         if found is None or self._is_leaving(path):
             return path
         if found.mode == "special":
-            raise InstallError(f"{self._place.at(path)} is a device or a socket; remove it and update again")
+            raise InstallError(
+                f"{self._place.at(path)} is a device or a socket; remove it and update again"
+            )
         if found.mode == "folder":
             self._empty(path)
             return path
         if self._place.same(found, entry):
             return ""
         listed = before is not None and before.path == path
-        if preserved(path) and not (listed and before is not None and self._place.same(found, before)):
-            return self._beside(entry) if before is None or before._replace(mode="") != entry._replace(mode="") else ""
+        if preserved(path) and not (
+            listed and before is not None and self._place.same(found, before)
+        ):
+            return (
+                self._name_for_shipped_copy(entry)
+                if before is None or before._replace(mode="") != entry._replace(mode="")
+                else ""
+            )
         self._leave(path, found, keep=not listed)
         return path
 
@@ -122,7 +155,7 @@ class _Arrangement:
         twin = self._leaving.get(fold(path), path)
         return path in self._out or twin != path and self._place.is_one_file(path, twin)
 
-    def _beside(self, entry: FileEntry) -> str:
+    def _name_for_shipped_copy(self, entry: FileEntry) -> str:
         """The name under which the shipped file comes beside one that the user has edited."""
         for name in (entry.path + ".new", f"{entry.path}.new-{self._id}"):
             found = self._place.look(name)
@@ -141,27 +174,42 @@ class _Arrangement:
                 if self._is_leaving(f"{relative}/{name}"):
                     continue
                 if "__pycache__" not in relative.split("/"):
-                    raise InstallError(f"{self._place.at(path)} must become a file, but {name} in it is not the program's; move it away and update again")
+                    raise InstallError(
+                        f"{self._place.at(path)} must become a file, but {name} in it is not the program's; move it away and update again"
+                    )
                 self._stale.add(f"{relative}/{name}")
             self._drop.add(relative)
 
     def _drop_what_empties(self, needed: Set[str]) -> None:
         """The folders that the old release had and the new one has not go, if nothing but cached bytecode stays in them."""
-        left = {move.source for move in self._out.values() if move.target.startswith(BACKUP_FOLDER + "/")}
+        left = {
+            move.source
+            for move in self._out.values()
+            if move.target.startswith(BACKUP_FOLDER + "/")
+        }
         for folder in {folder for path in left for folder in ancestors(path)}:
             self._check_folder(folder)
             if folder not in needed:
                 self._drop.add(folder)
         for folder in list(self._drop):
-            stay = {f"{folder}/{name}" for name in os.listdir(self._place.at(folder))} - left - self._drop
-            if stay == {f"{folder}/__pycache__"} and not os.path.islink(self._place.at(f"{folder}/__pycache__")):
+            stay = (
+                {f"{folder}/{name}" for name in os.listdir(self._place.at(folder))}
+                - left
+                - self._drop
+            )
+            if stay == {f"{folder}/__pycache__"} and not os.path.islink(
+                self._place.at(f"{folder}/__pycache__")
+            ):
                 self._empty(f"{folder}/__pycache__")
 
     def _bytecode(self, path: str) -> Iterator[str]:
         """Cached bytecode of a module: Python trusts it when size and time, in seconds, match."""
         stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
         folder = f"{parent_of(path)}/__pycache__".lstrip("/")
-        if suffix in ("py", "pyw") and (self._place.look(folder) or FileEntry(path, 0, "", "")).mode == "folder":
+        if (
+            suffix in ("py", "pyw")
+            and (self._place.look(folder) or FileEntry(path, 0, "", "")).mode == "folder"
+        ):
             for name in os.listdir(self._place.at(folder)):
                 if name.startswith(stem + dot) and name.endswith(".pyc"):
                     yield f"{folder}/{name}"
@@ -170,9 +218,13 @@ class _Arrangement:
         """A folder that gains or loses a name must let us, and by a rename."""
         full = self._place.at(folder) if folder else self._place.folder
         if os.lstat(full).st_dev != os.stat(self._place.folder).st_dev:
-            raise InstallError(f"{full} lies on another file system; make it a plain folder and update again")
+            raise InstallError(
+                f"{full} lies on another file system; make it a plain folder and update again"
+            )
         if not os.access(full, os.W_OK | os.X_OK):
-            raise InstallError(f"{full} may not be changed by this user: Permission denied; let its owner update, or give write access")
+            raise InstallError(
+                f"{full} may not be changed by this user: Permission denied; let its owner update, or give write access"
+            )
 
     def _clear_way(self, folder: str) -> None:
         """Every folder above a new file is a real one on this file system, or will be made."""
@@ -185,7 +237,9 @@ class _Arrangement:
         elif found.mode == "folder":
             self._check_folder(folder)
         elif found.link is not None or found.mode == "special":
-            raise InstallError(f"{self._place.at(folder)} is a link or special file where the program has a folder; remove it and update again")
+            raise InstallError(
+                f"{self._place.at(folder)} is a link or special file where the program has a folder; remove it and update again"
+            )
         else:
             self._leave(folder, found, keep=True)
             self._make.add(folder)

@@ -7,6 +7,7 @@ the member lies, its size and its CRC in both headers, and because clients check
 Contents are ordered by (first upload that brought them, path): what is new lies at the end, beside the central
 directory, so that a client a few versions behind finds all it needs in one range.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +18,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from ..archive import CHUNK, PARTIAL_COMMENT, ArchiveError, Directory, Member, PackageWriter, read_directory, read_entry, read_tree
+from ..archive import (
+    CHUNK,
+    PARTIAL_COMMENT,
+    ArchiveError,
+    Directory,
+    Member,
+    PackageWriter,
+    read_directory,
+    read_entry,
+    read_tree,
+)
 from ..manifest import FileEntry, Manifest, UnsafePath, dumps
 from ..minisign import parse_release_comment, parse_signature, verify
 from ..semver import BadVersion, parse
@@ -29,7 +40,7 @@ logger = logging.getLogger(__name__)
 NAMES_SHOWN = 3  # of paths in one sentence
 
 
-class Intake(NamedTuple):
+class CompletePackage(NamedTuple):
     """A release ready to be placed: a whole package in an unfinished file, and its manifest."""
 
     manifest: Manifest
@@ -50,7 +61,9 @@ class Source(NamedTuple):
 NEW = 2**63 - 1  # the `first_seen` of what no package holds yet
 
 
-def check_signature(store: Store, signature: Optional[str], manifest: bytes, app: str, version: str) -> None:
+def check_signature(
+    store: Store, signature: Optional[str], manifest: bytes, app: str, version: str
+) -> None:
     """Whether a manifest of this app and version is signed as the server demands.
 
     Without keys of its own it cannot know whether a signature is right (clients will), only whether it is one.
@@ -64,39 +77,59 @@ def check_signature(store: Store, signature: Optional[str], manifest: bytes, app
             parse_signature(signature)
         return
     if signature is None:
-        raise Refused("bad_signature", "this server takes signed releases only; send the manifest and its signature")
+        raise Refused(
+            "bad_signature",
+            "this server takes signed releases only; send the manifest and its signature",
+        )
     comment = parse_release_comment(verify(store.public_keys, manifest, signature).trusted_comment)
     try:
         agrees = comment.app == app and parse(comment.version) == parse(version)
     except BadVersion:
         agrees = False
     if not agrees:
-        raise Refused("bad_signature", "the signature is for {other} {other_version}, the manifest for {app} {version}",
-                      other=comment.app, other_version=comment.version, app=app, version=version)
+        raise Refused(
+            "bad_signature",
+            "the signature is for {other} {other_version}, the manifest for {app} {version}",
+            other=comment.app,
+            other_version=comment.version,
+            app=app,
+            version=version,
+        )
 
 
-def take_whole(path: Path, file_hash: str, app: str, version: str) -> Intake:
+def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> CompletePackage:
     """A ZIP that came without a manifest: the server writes it."""
     with open(path, "rb") as package:
         directory = read_directory(package)
         if directory.comment == PARTIAL_COMMENT:
-            raise Refused("incomplete", "the ZIP file holds only a part of its release; send its manifest too")
+            raise Refused(
+                "incomplete", "the ZIP file holds only a part of its release; send its manifest too"
+            )
         if not directory.members:
             raise ArchiveError("the ZIP file holds no files")
         manifest = read_tree(package, app, version)
-    return Intake(manifest, dumps(manifest), path, file_hash, path.stat().st_size)
+    return CompletePackage(manifest, dumps(manifest), path, file_hash, path.stat().st_size)
 
 
-def take_with_manifest(store: Store, folder: Path, path: Path, file_hash: str, manifest: Manifest, manifest_bytes: bytes) -> Intake:
+def take_with_manifest(
+    store: Store,
+    folder: Path,
+    path: Path,
+    file_hash: str,
+    manifest: Manifest,
+    manifest_bytes: bytes,
+) -> CompletePackage:
     """A ZIP that came with its manifest, completed from what the server holds."""
     with open(path, "rb") as package:
         directory = read_directory(package)
         brought = _check_members(package, directory, manifest)
-        whole = len(directory.members) == len(manifest.files) and directory.comment != PARTIAL_COMMENT
+        whole = (
+            len(directory.members) == len(manifest.files) and directory.comment != PARTIAL_COMMENT
+        )
     if not whole:
         sources = _find_sources(store, manifest.files, path, brought)
         path, file_hash = _compose(store, folder, manifest.files, sources)
-    return Intake(manifest, manifest_bytes, path, file_hash, path.stat().st_size)
+    return CompletePackage(manifest, manifest_bytes, path, file_hash, path.stat().st_size)
 
 
 def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) -> Dict[str, str]:
@@ -106,16 +139,26 @@ def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) 
     for member in directory.members:
         entry = entries.get(member.path)
         if entry is None:
-            raise Refused("manifest_mismatch", "{path!r} is in the ZIP file and not in the manifest", path=member.path)
+            raise Refused(
+                "manifest_mismatch",
+                "{path!r} is in the ZIP file and not in the manifest",
+                path=member.path,
+            )
         found = read_entry(package, member)
         if (found.link, found.sha256) != (entry.link, entry.sha256):
-            raise Refused("manifest_mismatch", "{path!r} in the ZIP file is not what the manifest says", path=member.path)
+            raise Refused(
+                "manifest_mismatch",
+                "{path!r} in the ZIP file is not what the manifest says",
+                path=member.path,
+            )
         if entry.link is None:
             brought.setdefault(entry.sha256, entry.path)
     return brought
 
 
-def _find_sources(store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]) -> Dict[str, Source]:
+def _find_sources(
+    store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]
+) -> Dict[str, Source]:
     """SHA-256 -> where to copy it from, for all the tree's contents."""
     sources: Dict[str, Source] = {}
     lacking: List[str] = []
@@ -125,42 +168,61 @@ def _find_sources(store: Store, files: Iterable[FileEntry], upload: Path, brough
                 continue
             held = _held(db, store, entry.sha256)
             if entry.sha256 in brought:
-                sources[entry.sha256] = Source(upload, brought[entry.sha256], held.first_seen if held else NEW)
+                sources[entry.sha256] = Source(
+                    upload, brought[entry.sha256], held.first_seen if held else NEW
+                )
             elif held:
                 sources[entry.sha256] = held
             else:
                 lacking.append(entry.path)
     if lacking:
-        raise Refused("incomplete", "{count} files have contents that are neither in the ZIP file nor on the server: {paths}",
-                      count=len(lacking), paths=", ".join(lacking[:NAMES_SHOWN]) + (", …" if len(lacking) > NAMES_SHOWN else ""))
+        raise Refused(
+            "incomplete",
+            "{count} files have contents that are neither in the ZIP file nor on the server: {paths}",
+            count=len(lacking),
+            paths=", ".join(lacking[:NAMES_SHOWN]) + (", …" if len(lacking) > NAMES_SHOWN else ""),
+        )
     return sources
 
 
 def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[Source]:
     row = db.execute(
         "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE sha256 = ? ORDER BY release DESC LIMIT 1",
-        (bytes.fromhex(sha256),)).fetchone()
+        (bytes.fromhex(sha256),),
+    ).fetchone()
     return Source(store.media / row[0], row[1], row[2]) if row else None
 
 
-class _Shelf(NamedTuple):
+class _OpenPackage(NamedTuple):
     """An open package to copy from."""
 
     package: BinaryIO
     members: Dict[str, Member]
 
 
-def _compose(store: Store, folder: Path, files: Iterable[FileEntry], sources: Dict[str, Source]) -> Tuple[Path, str]:
+def _compose(
+    store: Store, folder: Path, files: Iterable[FileEntry], sources: Dict[str, Source]
+) -> Tuple[Path, str]:
     """Write the whole package into the folder; its path and SHA-256."""
-    order = sorted(files, key=lambda entry: (0 if entry.link is not None else sources[entry.sha256].first_seen, entry.path))
+    order = sorted(
+        files,
+        key=lambda entry: (
+            0 if entry.link is not None else sources[entry.sha256].first_seen,
+            entry.path,
+        ),
+    )
     with ExitStack() as stack:
-        shelves: Dict[Path, _Shelf] = {}
+        shelves: Dict[Path, _OpenPackage] = {}
         for package in {source.package for source in sources.values()}:
             with _reading(store, package):
                 file = stack.enter_context(open(package, "rb"))
-                shelves[package] = _Shelf(file, {member.path: member for member in read_directory(file).members})
+                shelves[package] = _OpenPackage(
+                    file, {member.path: member for member in read_directory(file).members}
+                )
         members = {sha256: _member(store, source, shelves) for sha256, source in sources.items()}
-        store.need(sum(members[entry.sha256].compressed_size for entry in order if entry.link is None))
+        store.need(
+            sum(members[entry.sha256].compressed_size for entry in order if entry.link is None)
+        )
         out = stack.enter_context(open(folder / "composed.zip", "w+b"))
         writer = PackageWriter(out)
         for entry in order:
@@ -178,7 +240,7 @@ def _compose(store: Store, folder: Path, files: Iterable[FileEntry], sources: Di
     return Path(out.name), digest.hexdigest()
 
 
-def _member(store: Store, source: Source, shelves: Dict[Path, _Shelf]) -> Member:
+def _member(store: Store, source: Source, shelves: Dict[Path, _OpenPackage]) -> Member:
     with _reading(store, source.package):
         return shelves[source.package].members[source.path]
 
@@ -191,4 +253,7 @@ def _reading(store: Store, package: Path) -> Iterator[None]:
     except (ArchiveError, UnsafePath, FileNotFoundError, KeyError) as error:
         logger.error("%s cannot be copied from: %s", package, error)
         store.forget_contents(package)
-        raise Refused("incomplete", "the server's copy of some files is damaged or gone; upload again and it will ask for them") from error
+        raise Refused(
+            "incomplete",
+            "the server's copy of some files is damaged or gone; upload again and it will ask for them",
+        ) from error

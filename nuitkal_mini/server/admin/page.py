@@ -1,4 +1,5 @@
 """One request to the admin site, and what every page needs of it: texts, links, numbers, and the frame around the page."""
+
 from __future__ import annotations
 
 from contextlib import suppress
@@ -14,9 +15,9 @@ from ..messages import ENGLISH, language_of, say_problem
 from ..multipart import Form
 from ..refused import Headers
 from ..releases import STABLE, rfc3339
+from ..responses import Answer, Environ
 from ..sessions import Session
 from ..store import Store
-from ..wsgi import Answer, Environ
 from . import script, style
 from .markup import Html, fill, join, text
 
@@ -25,8 +26,15 @@ LANGUAGE_COOKIE = "nuitkal_language"
 NOTICE_COOKIE = "nuitkal_notice"
 NOTICE_SECONDS = 60
 LOCALES = {"en": "en", "zh": "zh-CN"}
-PAGES = (("", "Releases"), ("upload/", "Upload"), ("fleet/", "Installed versions"), ("tokens/", "Tokens"), ("users/", "Users"),
-         ("log/", "Log"), ("overview/", "Overview"))
+PAGES = (
+    ("", "Releases"),
+    ("upload/", "Upload"),
+    ("fleet/", "Installed versions"),
+    ("tokens/", "Tokens"),
+    ("users/", "Users"),
+    ("log/", "Log"),
+    ("overview/", "Overview"),
+)
 NOTICES = {  # what the page after a successful POST says
     "uploaded": "Version {version} was uploaded.",
     "activated": "Version {version} is active now.",
@@ -53,11 +61,13 @@ HEAD = """<nav aria-label="[[Pages]]"><ul>{links}</ul></nav>
 <button type="submit">[[Switch]]</button></form>
 <form class="logout" method="post" action="{logout}">{csrf}<span>{user}</span><button type="submit">[[Log out]]</button></form>"""
 NOTICE = '<p class="notice" role="status">{said}</p>'
-ICON = ("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
-        "%3Cpath d='M8 3v7M5 7.5 8 10.5l3-3M4 13h8' fill='none' stroke='white' stroke-width='1.6'/%3E%3C/svg%3E")
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
+    "%3Cpath d='M8 3v7M5 7.5 8 10.5l3-3M4 13h8' fill='none' stroke='white' stroke-width='1.6'/%3E%3C/svg%3E"
+)
 
 
-class Visit:
+class PageRequest:
     """Who asks for which page how; `form` and `folder` are there for a POST, `problem` when that went wrong."""
 
     def __init__(self, environ: Environ, store: Store, settings: Settings, fleet: Fleet) -> None:
@@ -102,7 +112,11 @@ class Visit:
     def url(self, page: str, /, **query: object) -> str:
         """A page's address, in this channel unless `channel` says another."""
         given = {"channel": self.channel, **query}
-        asked = {name: str(value) for name, value in given.items() if value not in ("", None) and (name, value) != ("channel", STABLE)}
+        asked = {
+            name: str(value)
+            for name, value in given.items()
+            if value not in ("", None) and (name, value) != ("channel", STABLE)
+        }
         return self.root + page + ("?" + urlencode(asked) if asked else "")
 
     def release_url(self, version: str, page: str = "", /, **query: object) -> str:
@@ -110,15 +124,25 @@ class Visit:
 
     def here(self, **query: object) -> str:
         """This page with another query."""
-        page = quote(self.environ.get("PATH_INFO", "").encode("latin-1"))[len(BASE):]
+        page = quote(self.environ.get("PATH_INFO", "").encode("latin-1"))[len(BASE) :]
         return self.url(page, **{**self.query, **query})
 
     def csrf(self) -> Html:
-        return self.html('<input type="hidden" name="csrf" value="{csrf}">', csrf=self.session.csrf if self.session else "")
+        return self.html(
+            '<input type="hidden" name="csrf" value="{csrf}">',
+            csrf=self.session.csrf if self.session else "",
+        )
 
     def options(self, names: Iterable[str], chosen: str = "") -> Html:
         """What a select or a datalist offers."""
-        return join(self.html("<option{selected}>{name}</option>", name=name, selected=Html(" selected" if name == chosen else "")) for name in names)
+        return join(
+            self.html(
+                "<option{selected}>{name}</option>",
+                name=name,
+                selected=Html(" selected" if name == chosen else ""),
+            )
+            for name in names
+        )
 
     # --- answers
 
@@ -127,29 +151,78 @@ class Visit:
         other = "zh" if self.language == ENGLISH else "en"
         notice, cookies = self._notice()
         content = self.html(
-            FRAME, locale=LOCALES[self.language], title=title if isinstance(title, Html) else self.say(title), icon=Html(ICON),
-            style=self.root + style.NAME, script=self.root + script.NAME, head=self._head(), notice=notice, error=self._error(), body=body,
-            switch=self.here(lang=other), other_locale=LOCALES[other], other="中文" if other == "zh" else "English")
-        return Answer(status, content.encode("utf-8"), (("Content-Type", "text/html; charset=utf-8"), *headers, *cookies))
+            FRAME,
+            locale=LOCALES[self.language],
+            title=title if isinstance(title, Html) else self.say(title),
+            icon=Html(ICON),
+            style=self.root + style.NAME,
+            script=self.root + script.NAME,
+            head=self._head(),
+            notice=notice,
+            error=self._error(),
+            body=body,
+            switch=self.here(lang=other),
+            other_locale=LOCALES[other],
+            other="中文" if other == "zh" else "English",
+        )
+        return Answer(
+            status,
+            content.encode("utf-8"),
+            (("Content-Type", "text/html; charset=utf-8"), *headers, *cookies),
+        )
 
-    def redirect(self, url: str, notice: str = "", version: str = "", status: int = 303, cookies: Headers = ()) -> Answer:
+    def redirect(
+        self,
+        url: str,
+        notice: str = "",
+        version: str = "",
+        status: int = 303,
+        cookies: Headers = (),
+    ) -> Answer:
         """Go on to a page of ours, which says what has happened."""
         if notice:
-            cookies = (*cookies, self.cookie(NOTICE_COOKIE, quote(f"{notice} {version}"), NOTICE_SECONDS))
-        return Answer(status, b"", (("Location", url), ("Content-Type", "text/plain; charset=utf-8"), *cookies))
+            cookies = (
+                *cookies,
+                self.cookie(NOTICE_COOKIE, quote(f"{notice} {version}"), NOTICE_SECONDS),
+            )
+        return Answer(
+            status,
+            b"",
+            (("Location", url), ("Content-Type", "text/plain; charset=utf-8"), *cookies),
+        )
 
     def cookie(self, name: str, value: str, seconds: int) -> Tuple[str, str]:
         secure = "; Secure" if self.environ["wsgi.url_scheme"] == "https" else ""
-        return "Set-Cookie", f"{name}={value}; Path={self.root}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+        return (
+            "Set-Cookie",
+            f"{name}={value}; Path={self.root}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}",
+        )
 
     def _head(self) -> Html:
         if self.session is None:
             return Html("")
-        current = self.environ.get("PATH_INFO", "")[len(BASE):]
-        links = join(self.html('<li><a href="{url}"{current}>{name}</a></li>', url=self.url(page), name=self.say(name),
-                               current=Html(' aria-current="page"' if page == current else "")) for page, name in PAGES)
-        channels = self.options(sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)), self.channel)
-        return self.html(HEAD, links=links, channels=channels, logout=self.root + "logout/", csrf=self.csrf(), user=self.session.user)
+        current = self.environ.get("PATH_INFO", "")[len(BASE) :]
+        links = join(
+            self.html(
+                '<li><a href="{url}"{current}>{name}</a></li>',
+                url=self.url(page),
+                name=self.say(name),
+                current=Html(' aria-current="page"' if page == current else ""),
+            )
+            for page, name in PAGES
+        )
+        channels = self.options(
+            sorted({STABLE, self.channel, *self.channels}, key=lambda name: (name != STABLE, name)),
+            self.channel,
+        )
+        return self.html(
+            HEAD,
+            links=links,
+            channels=channels,
+            logout=self.root + "logout/",
+            csrf=self.csrf(),
+            user=self.session.user,
+        )
 
     def _notice(self) -> Tuple[Html, Headers]:
         """What the cookie says has happened, once; what the script fetches behind the scenes is not seen by anybody."""
@@ -162,7 +235,10 @@ class Visit:
     def _error(self) -> Html:
         if self.problem is None:
             return Html("")
-        return self.html('<p class="error" role="alert">{sentence}</p>', sentence=say_problem(self.problem, self.language))
+        return self.html(
+            '<p class="error" role="alert">{sentence}</p>',
+            sentence=say_problem(self.problem, self.language),
+        )
 
     # --- values
 
@@ -171,12 +247,21 @@ class Visit:
         if moment is None:
             return self.html("[[never]]")
         exact = rfc3339(moment)
-        return self.html('<time datetime="{machine}" title="{exact} UTC">{shown} UTC</time>', machine=exact[:19] + "Z",
-                         exact=exact[:19].replace("T", " "), shown=exact[:16].replace("T", " "))
+        return self.html(
+            '<time datetime="{machine}" title="{exact} UTC">{shown} UTC</time>',
+            machine=exact[:19] + "Z",
+            exact=exact[:19].replace("T", " "),
+            shown=exact[:16].replace("T", " "),
+        )
 
     def facts(self, names: Sequence[str], values: Sequence[object]) -> Html:
         """Names and what they are, for a list of facts."""
-        return join(self.html("<div><dt>{name}</dt><dd>{value}</dd></div>", name=self.say(name), value=value) for name, value in zip(names, values))
+        return join(
+            self.html(
+                "<div><dt>{name}</dt><dd>{value}</dd></div>", name=self.say(name), value=value
+            )
+            for name, value in zip(names, values)
+        )
 
 
 def size(count: int) -> str:
@@ -207,5 +292,7 @@ def _cookies(header: str) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for part in header.split(";"):
         with suppress(CookieError):
-            found.update((name, morsel.value) for name, morsel in SimpleCookie(part.strip()).items())
+            found.update(
+                (name, morsel.value) for name, morsel in SimpleCookie(part.strip()).items()
+            )
     return found

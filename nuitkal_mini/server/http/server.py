@@ -9,6 +9,7 @@ There are never more threads than connections and a leader, and never more conne
 
 A client that breaks off is no error: nothing is logged above DEBUG. What becomes of a request is the gateway's business.
 """
+
 from __future__ import annotations
 
 import ipaddress
@@ -23,15 +24,17 @@ from collections import deque
 from functools import partial
 from typing import Any, Callable, Deque, Dict, Optional, Sequence, Set
 
-from .exchange import ClientGone, Connection
-from .gateway import Gateway
-from .wsgi import App
+from ..responses import App
+from .connection import ClientGone, Connection
+from .wsgi import Gateway
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 400    # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
-LATE_SECONDS = 0.005     # of a request, after which the leader is replaced: the time after which Python itself changes threads
-BACKLOG = 1024           # connections that the system completes before we take them
+MAX_CONNECTIONS = (
+    400  # below the 512 of select() on Windows; with a file each, below the usual 1,024 descriptors
+)
+LATE_SECONDS = 0.005  # of a request, after which the leader is replaced: the time after which Python itself changes threads
+BACKLOG = 1024  # connections that the system completes before we take them
 
 
 class Server:
@@ -41,8 +44,15 @@ class Server:
     are believed; loopback is always one. Raises OSError when it cannot listen, ValueError for a proxy that is no address.
     """
 
-    def __init__(self, app: App, host: str, port: int, certfile: Optional[str] = None, keyfile: Optional[str] = None,
-                 trusted_proxies: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: App,
+        host: str,
+        port: int,
+        certfile: Optional[str] = None,
+        keyfile: Optional[str] = None,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
         trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
         self._tls: Optional[ssl.SSLContext] = None
         if certfile:
@@ -55,20 +65,22 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         # The leader's:
-        self._waiting: Dict[Connection, None] = {}    # watched by the selector; the one that waits longest stands first
-        self._busy: Set[Connection] = set()           # being served
-        self._events: Deque[Callable[[], Any]] = deque()    # what has happened and is not yet seen to
+        self._waiting: Dict[
+            Connection, None
+        ] = {}  # watched by the selector; the one that waits longest stands first
+        self._busy: Set[Connection] = set()  # being served
+        self._events: Deque[Callable[[], Any]] = deque()  # what has happened and is not yet seen to
         self._is_accepting = False
         self._next_check = 0.0
         # Everybody's:
-        self._returned: Deque[Connection] = deque()   # served
-        self._lead = threading.Semaphore(0)           # whoever acquires it leads
-        self._leader = 0                              # which thread that is; 0: it has just given up the lead
-        self._serving: Optional[Connection] = None    # by the leader, since:
+        self._returned: Deque[Connection] = deque()  # served
+        self._lead = threading.Semaphore(0)  # whoever acquires it leads
+        self._leader = 0  # which thread that is; 0: it has just given up the lead
+        self._serving: Optional[Connection] = None  # by the leader, since:
         self._serving_since = 0.0
-        self._lock = threading.Lock()                 # of who leads, and serves what
-        self._begun: queue.SimpleQueue[None] = queue.SimpleQueue()    # tells that something is served
-        self._followers = threading.Semaphore(0)      # as many as wait for the lead
+        self._lock = threading.Lock()  # of who leads, and serves what
+        self._begun: queue.SimpleQueue[None] = queue.SimpleQueue()  # tells that something is served
+        self._followers = threading.Semaphore(0)  # as many as wait for the lead
         self._failure: Optional[Exception] = None
         self._shutdown_deadline: Optional[float] = None
 
@@ -76,12 +88,14 @@ class Server:
         """Answer requests until `shutdown`; returns when the last response is out or the time of grace is over."""
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.settimeout(0)
-        self._selector.register(self._wake_receiver, selectors.EVENT_READ, partial(self._wake_receiver.recv, 4096))
+        self._selector.register(
+            self._wake_receiver, selectors.EVENT_READ, partial(self._wake_receiver.recv, 4096)
+        )
         self._accept_again()
         self._lead.release()
         self._start_worker()
         while self._shutdown_deadline is None:
-            self._look_after_the_leader()
+            self._watch_leader()
         while not self._lead.acquire(timeout=LATE_SECONDS):
             self._replace_late_leader()
         self._leader = threading.get_ident()
@@ -103,10 +117,12 @@ class Server:
 
     # The change of leaders
 
-    def _look_after_the_leader(self) -> None:
+    def _watch_leader(self) -> None:
         if not self._serving:
             try:
-                self._begun.get(timeout=1.0)    # a second: so late may a signal's handler run on Windows
+                self._begun.get(
+                    timeout=1.0
+                )  # a second: so late may a signal's handler run on Windows
             except queue.Empty:
                 return
         time.sleep(LATE_SECONDS)
@@ -123,11 +139,15 @@ class Server:
             if self._serving is not connection:
                 return
             try:
-                if not self._followers.acquire(blocking=False) and self._shutdown_deadline is None:    # else serve_forever leads
+                if (
+                    not self._followers.acquire(blocking=False) and self._shutdown_deadline is None
+                ):  # else serve_forever leads
                     self._start_worker()
-            except RuntimeError as error:    # the system has no more threads: the others wait for the leader
+            except (
+                RuntimeError
+            ) as error:  # the system has no more threads: the others wait for the leader
                 logger.error("%s; %d are running", error, threading.active_count())
-                self._serving_since = time.monotonic() + 1.0    # then it is tried again
+                self._serving_since = time.monotonic() + 1.0  # then it is tried again
                 return
             self._serving = None
             self._leader = 0
@@ -160,15 +180,20 @@ class Server:
         All of it comes before the next select: that finds new connections first, again and again.
         """
         if not self._events:
-            self._events.extend(key.data for key, _ in self._selector.select(0 if self._returned else timeout))
-            self._events.extend(partial(self._take_back, self._returned.popleft()) for _ in range(len(self._returned)))
-            self._events.append(self._let_silent_ones_go)
+            self._events.extend(
+                key.data for key, _ in self._selector.select(0 if self._returned else timeout)
+            )
+            self._events.extend(
+                partial(self._resume_keep_alive, self._returned.popleft())
+                for _ in range(len(self._returned))
+            )
+            self._events.append(self._close_timed_out)
         while self._events:
             self._events.popleft()()
             if not self._is_leader():
                 return
 
-    def _let_silent_ones_go(self) -> None:
+    def _close_timed_out(self) -> None:
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -177,7 +202,7 @@ class Server:
             self._forget(connection)
         self._accept_again()
 
-    def _take_back(self, connection: Connection) -> None:
+    def _resume_keep_alive(self, connection: Connection) -> None:
         self._busy.discard(connection)
         self._accept_again()
         if connection.is_open and self._shutdown_deadline is None:
@@ -186,18 +211,18 @@ class Server:
             connection.close()
 
     def _accept(self) -> None:
-        if not self._is_accepting:    # any more
+        if not self._is_accepting:  # any more
             return
         if len(self._waiting) + len(self._busy) >= MAX_CONNECTIONS and not self._make_room():
             return
         try:
             sock, address = self._listener.accept()
-        except (BlockingIOError, ConnectionError):    # it has gone already
+        except (BlockingIOError, ConnectionError):  # it has gone already
             return
-        except OSError:    # no more descriptors
+        except OSError:  # no more descriptors
             self._make_room()
             return
-        self._welcome(sock, address[0])
+        self._add_client(sock, address[0])
 
     def _make_room(self) -> bool:
         """Close the connection that waits longest; when none waits, let new ones queue until one of ours comes back."""
@@ -208,7 +233,7 @@ class Server:
         self._is_accepting = False
         return False
 
-    def _welcome(self, sock: socket.socket, peer: str) -> None:
+    def _add_client(self, sock: socket.socket, peer: str) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
@@ -235,7 +260,9 @@ class Server:
             self._forget(connection)
         elif connection not in self._waiting:
             self._waiting[connection] = None
-            self._selector.register(connection.sock, selectors.EVENT_READ, partial(self._receive, connection))
+            self._selector.register(
+                connection.sock, selectors.EVENT_READ, partial(self._receive, connection)
+            )
 
     def _unwatch(self, connection: Connection) -> None:
         if connection in self._waiting:
@@ -261,11 +288,11 @@ class Server:
 
     def _close(self) -> None:
         for connection in self._busy:
-            try:    # the plain socket's method: it wakes the worker, which then closes the connection
+            try:  # the plain socket's method: it wakes the worker, which then closes the connection
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
             except OSError:
                 pass
-        self._lead.release()    # one after the other the workers take it, and end
+        self._lead.release()  # one after the other the workers take it, and end
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -273,7 +300,7 @@ class Server:
     def _wake(self) -> None:
         try:
             self._wake_sender.send(b"\0")
-        except OSError:    # full: it will wake anyway; broken: it has stopped
+        except OSError:  # full: it will wake anyway; broken: it has stopped
             pass
 
     # A request
@@ -293,11 +320,11 @@ class Server:
         except ClientGone as error:
             logger.debug("%s", error)
             connection.close()
-        except BaseException:    # also SystemExit: it is the app's, not the server's
+        except BaseException:  # also SystemExit: it is the app's, not the server's
             logger.exception("serving %s failed", connection.peer)
             connection.close()
         if self._shutdown_deadline is not None:
-            connection.close()    # perhaps nobody takes it back any more
+            connection.close()  # perhaps nobody takes it back any more
         with self._lock:
             still_leads = self._is_leader()
             if still_leads:
@@ -310,7 +337,11 @@ class Server:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, _, _, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     # `::` means every address, IPv4 too.
     both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    return socket.create_server(
+        (str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+    )

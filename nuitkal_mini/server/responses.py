@@ -1,4 +1,5 @@
 """What the parts of the server share of WSGI: answers, refusals among them, the address that absolute URLs begin with, and IP addresses."""
+
 from __future__ import annotations
 
 import ipaddress
@@ -16,7 +17,10 @@ StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
-JSON: Headers = (("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
+JSON: Headers = (
+    ("Content-Type", "application/json; charset=utf-8"),
+    ("X-Content-Type-Options", "nosniff"),
+)
 NOT_STORED: Headers = (("Cache-Control", "no-store"),)
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -77,4 +81,6 @@ def parse_address(text: str) -> Optional[Address]:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address    # ::ffff:127.0.0.1, as a dual-stack socket says it
+    return (
+        getattr(address, "ipv4_mapped", None) or address
+    )  # ::ffff:127.0.0.1, as a dual-stack socket says it

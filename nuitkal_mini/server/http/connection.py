@@ -3,6 +3,7 @@
 Nothing here waits longer than its constant says, and each response begins in one write. A client that breaks off is
 `ClientGone`, wherever it is noticed. Who may use a connection when is httpd's business.
 """
+
 from __future__ import annotations
 
 import io
@@ -13,18 +14,22 @@ from email.utils import formatdate
 from typing import IO, Any, Callable, Iterable, List, Optional, Tuple
 from wsgiref.util import FileWrapper
 
-from .refused import Refused
+from ..refused import Refused
+from ..responses import refusal
 from .request import HEAD_END, MAX_HEAD_BYTES, Request
-from .wsgi import refusal
 
-IDLE_SECONDS = 60.0        # between two requests; proxies keep their side open as long (nginx: 60)
-HEAD_SECONDS = 10.0        # from the first byte of a request to the end of its head; also for a TLS handshake
-IO_SECONDS = 30.0          # without any progress in a body or a response; a block needs 9 kB/s then
-LINGER_SECONDS = 5.0       # for a client to read a refusal while it is still sending
-DRAIN_BYTES = 64 * 1024    # of a body that the app left unread: cheaper than a new connection
+IDLE_SECONDS = 60.0  # between two requests; proxies keep their side open as long (nginx: 60)
+HEAD_SECONDS = (
+    10.0  # from the first byte of a request to the end of its head; also for a TLS handshake
+)
+IO_SECONDS = 30.0  # without any progress in a body or a response; a block needs 9 kB/s then
+LINGER_SECONDS = 5.0  # for a client to read a refusal while it is still sending
+DRAIN_BYTES = 64 * 1024  # of a body that the app left unread: cheaper than a new connection
 BLOCK_BYTES = 256 * 1024
-MAX_PIECES = 4             # of a head that are read at once
-BUFFER_BYTES = 16 * 1024   # of a response, which a system takes off our hands without a client that reads
+MAX_PIECES = 4  # of a head that are read at once
+BUFFER_BYTES = (
+    16 * 1024
+)  # of a response, which a system takes off our hands without a client that reads
 
 
 class ClientGone(ConnectionError):
@@ -34,10 +39,16 @@ class ClientGone(ConnectionError):
 class Connection:
     """A client's socket, and what it has sent ahead. `before_waiting` is called where its client may keep us waiting."""
 
-    def __init__(self, sock: socket.socket, peer: str, needs_handshake: bool, before_waiting: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        needs_handshake: bool,
+        before_waiting: Callable[[Connection], None],
+    ) -> None:
         self.sock = sock
         self.peer = peer
-        self.client = peer    # the same, or whom a trusted proxy names
+        self.client = peer  # the same, or whom a trusted proxy names
         self.needs_handshake = needs_handshake
         self.is_open = True
         self.is_broken = False
@@ -46,7 +57,7 @@ class Connection:
         self._before_waiting = before_waiting
 
     def wait_for_request(self) -> None:
-        self._ahead = self._ahead.lstrip(b"\r\n")    # RFC 9112, 2.2: empty lines before a request
+        self._ahead = self._ahead.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before a request
         self.deadline = time.monotonic() + (HEAD_SECONDS if self._ahead else IDLE_SECONDS)
 
     def has_head(self) -> bool:
@@ -99,8 +110,10 @@ class Connection:
         if len(content) > BUFFER_BYTES:
             self._before_waiting(self)
         try:
-            for start in range(0, len(content), BLOCK_BYTES):    # sendall's timeout is for all that it is given
-                self.sock.sendall(memoryview(content)[start:start + BLOCK_BYTES])
+            for start in range(
+                0, len(content), BLOCK_BYTES
+            ):  # sendall's timeout is for all that it is given
+                self.sock.sendall(memoryview(content)[start : start + BLOCK_BYTES])
         except OSError as error:
             raise self._gone() from error
 
@@ -179,7 +192,9 @@ class Body(io.RawIOBase):
 class Response:
     """A response on its way: WSGI's start_response and write, and what becomes of an iterable."""
 
-    def __init__(self, connection: Connection, request: Optional[Request] = None, body: Optional[Body] = None) -> None:
+    def __init__(
+        self, connection: Connection, request: Optional[Request] = None, body: Optional[Body] = None
+    ) -> None:
         self._connection = connection
         self._body = body
         self._is_1_1 = request is None or request.is_http_1_1
@@ -189,9 +204,13 @@ class Response:
         self.body_bytes = 0
         self.has_begun = False
         self._headers: List[Tuple[str, str]] = []
-        self._length: Optional[int] = None    # of the body, once the head is out; None: until the connection closes
+        self._length: Optional[int] = (
+            None  # of the body, once the head is out; None: until the connection closes
+        )
 
-    def start(self, status: str, headers: List[Tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+    def start(
+        self, status: str, headers: List[Tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
         if exc_info and self.has_begun:
             raise exc_info[1].with_traceback(exc_info[2])
         if self.status and not exc_info:
@@ -225,7 +244,9 @@ class Response:
         elif self._length is not None and self.body_bytes + len(content) > self._length:
             raise ValueError(f"the app gives more than the {self._length} bytes that it announced")
         self.has_begun = True
-        self._connection.send(head + content if head else content)    # one write: two would wait for each other (Nagle, 44 ms)
+        self._connection.send(
+            head + content if head else content
+        )  # one write: two would wait for each other (Nagle, 44 ms)
         self.body_bytes += len(content)
 
     def answer(self, refused: Refused, language: str) -> None:
@@ -239,13 +260,19 @@ class Response:
         if not self.status:
             raise AssertionError("start_response was not called")
         if self.status.startswith("204"):
-            self._headers = [header for header in self._headers if header[0].lower() != "content-length"]
+            self._headers = [
+                header for header in self._headers if header[0].lower() != "content-length"
+            ]
         self._length = None if self._is_bodiless() else self._announced()
         if self._length is None and not self._is_bodiless():
-            self.keep_alive = False    # only the end of the connection ends this content
+            self.keep_alive = False  # only the end of the connection ends this content
         if self._body and not self._body.is_drainable():
             self.keep_alive = False
-        lines = [f"HTTP/1.1 {self.status}", f"Date: {formatdate(usegmt=True)}", *(f"{name}: {value}" for name, value in self._headers)]
+        lines = [
+            f"HTTP/1.1 {self.status}",
+            f"Date: {formatdate(usegmt=True)}",
+            *(f"{name}: {value}" for name, value in self._headers),
+        ]
         if not self.keep_alive:
             lines.append("Connection: close")
         elif not self._is_1_1:
@@ -267,4 +294,8 @@ class Response:
     def _can_sendfile(self) -> bool:
         """Whether it pays: TLS has to encrypt, and a small file goes out with the head in one write."""
         length = None if self._is_bodiless() else self._announced()
-        return length is not None and length > BLOCK_BYTES and not isinstance(self._connection.sock, ssl.SSLSocket)
+        return (
+            length is not None
+            and length > BLOCK_BYTES
+            and not isinstance(self._connection.sock, ssl.SSLSocket)
+        )
