@@ -28,7 +28,7 @@ class ClientFolder:
         self._disk = disk
         self._log_handler: Optional[logging.Handler] = None
 
-    def look(self) -> Installation:
+    def open_unlocked(self) -> Installation:
         """What is installed, to be read and not changed: somebody else may be at work."""
         self._open_log()
         config = self._config
@@ -46,55 +46,57 @@ class ClientFolder:
     @contextlib.contextmanager
     def working(self) -> Iterator[Installation]:
         """The client folder to ourselves, with nothing half done in it; disk errors become sentences."""
-        place = self.look()
+        installation = self.open_unlocked()
         try:
-            folder = place.at(UPDATE_FOLDER)
+            folder = installation.at(UPDATE_FOLDER)
             for made in (
-                place.folder,
+                installation.folder,
                 folder,
             ):  # one by one, as makedirs leaves the mode of those above to the umask
                 os.makedirs(made, 0o755, exist_ok=True)
             check_owned(folder)
-            held = _lock(place).update(self._config.lock_seconds)
+            held = _lock(installation).update(self._config.lock_seconds)
             if held is None:
                 raise InstallError(
-                    f"another updater is at work in {place.folder}; try again when it is done"
+                    f"another updater is at work in {installation.folder}; try again when it is done"
                 )
             with held:
-                self._recover(place)
-                yield place
+                self._recover(installation)
+                yield installation
         except UnicodeEncodeError as error:
             raise InstallError(
-                f"{place.folder}: this locale has no name for {error.object}; start in a UTF-8 locale"
+                f"{installation.folder}: this locale has no name for {error.object}; start in a UTF-8 locale"
             ) from error
         except OSError as error:
-            raise InstallError(disk_error(error, place.folder)) from error
+            raise InstallError(disk_error(error, installation.folder)) from error
 
-    def try_swap_lock(self, place: Installation) -> Optional[Held]:
+    def try_swap_lock(self, installation: Installation) -> Optional[Held]:
         """The right to change files; None while the program runs."""
-        return _lock(place).swap(0)
+        return _lock(installation).swap(0)
 
     @contextlib.contextmanager
-    def swap_lock(self, place: Installation, error: Type[UpdaterError]) -> Iterator[None]:
+    def swap_lock(self, installation: Installation, error: Type[UpdaterError]) -> Iterator[None]:
         """The right to change files, or an `error` while the program runs."""
-        held = self.try_swap_lock(place)
+        held = self.try_swap_lock(installation)
         if held is None:
-            raise error(f"the program in {place.folder} is running; close it and try again")
+            raise error(f"the program in {installation.folder} is running; close it and try again")
         with held:
             yield
 
-    def run(self, place: Installation) -> Held:
+    def lock_for_run(self, installation: Installation) -> Held:
         """The right to run the program: no file of it changes while this is held."""
         try:
-            held = _lock(place).run(self._config.lock_seconds)
+            held = _lock(installation).lock_for_run(self._config.lock_seconds)
         except OSError as error:
             logger.debug(
-                "no lock on %s (%s): nobody can update it from here either", place.folder, error
+                "no lock on %s (%s): nobody can update it from here either",
+                installation.folder,
+                error,
             )
             return Held()
-        if held is None or place.pending():
+        if held is None or installation.pending():
             raise LaunchError(
-                f"an update of {place.folder} is being installed; start again when it is done"
+                f"an update of {installation.folder} is being installed; start again when it is done"
             )
         return held
 
@@ -105,12 +107,12 @@ class ClientFolder:
             self._log_handler.close()
             self._log_handler = None
 
-    def _recover(self, place: Installation) -> None:
-        if place.pending():
-            with self.swap_lock(place, InstallError):
-                place.recover()
+    def _recover(self, installation: Installation) -> None:
+        if installation.pending():
+            with self.swap_lock(installation, InstallError):
+                installation.recover()
         else:
-            place.recover()
+            installation.recover()
 
     def _open_log(self) -> None:
         if self._config.log_file is None or self._log_handler is not None:
@@ -133,8 +135,8 @@ class ClientFolder:
         log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
 
 
-def _lock(place: Installation) -> Lock:
-    return Lock(place.at(UPDATE_FOLDER))
+def _lock(installation: Installation) -> Lock:
+    return Lock(installation.at(UPDATE_FOLDER))
 
 
 def _launcher_in(folder: str) -> str:

@@ -149,7 +149,7 @@ class Lock:
             return self._wait(wait_seconds, lambda: _flock(self._folder, os.O_RDONLY, shared=False))
         return self._wait(wait_seconds, lambda: _lock_bytes(self._file(), _RUN_SLOTS, 1))
 
-    def run(self, wait_seconds: float) -> Optional[Held]:
+    def lock_for_run(self, wait_seconds: float) -> Optional[Held]:
         """The right to run the program: no file of it changes while this is held."""
         if os.name == "posix":
             return self._wait(

@@ -65,7 +65,7 @@ class Interrupted(DownloadError):
     pause_seconds: Optional[float] = None
 
 
-class Wire:
+class HttpClient:
     """Requests to the server at `origin_url`, and to wherever its answers lead."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Wire:
             **request_headers,
         }
         for _ in range(MAX_REDIRECTS + 1):
-            response = within(
+            response = run_with_timeout(
                 HOP_TIMEOUTS * timeout_seconds, url, self._send, url, headers, timeout_seconds
             )
             if response.status in accepted:
@@ -204,7 +204,9 @@ def retry_after(header: str, now: float) -> Optional[float]:
     return None if seconds is None else min(max(seconds, 0), LONGEST_RETRY_AFTER_SECONDS)
 
 
-def within(seconds: float, url: str, call: Callable[..., Answer], *arguments: object) -> Answer:
+def run_with_timeout(
+    seconds: float, url: str, call: Callable[..., Answer], *arguments: object
+) -> Answer:
     """What `call` gives back if it takes no longer than that; else it is left behind in its daemon thread.
 
     A look-up in DNS that hangs cannot be cancelled, and an executor would wait for it when the program ends.

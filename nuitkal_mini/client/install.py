@@ -26,7 +26,7 @@ from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
 from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
 from .swap import Swap, disk_error
-from .swap_plan import Changes, Move, arrange
+from .swap_plan import Move, SwapPlan, plan_swap
 from .tree import IN_RELEASES, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Installation(Swap):
             entry
             for entry in files
             if not self.holds(entry.path, entry)
-            and not (self._preserved(entry.path) and self.look(entry.path))
+            and not (self._preserved(entry.path) and self.entry_at(entry.path))
         ]
 
     def stamp(self, files: Sequence[FileEntry], now: float) -> str:
@@ -108,13 +108,13 @@ class Installation(Swap):
             return ""
         return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def arrange(
+    def plan_swap(
         self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]
-    ) -> Changes:
+    ) -> SwapPlan:
         """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
-        return arrange(self, self.installed(), new, identifier, source_of, self._preserved)
+        return plan_swap(self, self.installed(), new, identifier, source_of, self._preserved)
 
-    def install(self, changes: Changes, state: State) -> None:
+    def install(self, changes: SwapPlan, state: State) -> None:
         """Make the changes, as one transaction, and `state` the installed one.
 
         Raises:
@@ -136,7 +136,7 @@ class Installation(Swap):
                 f"{disk_error(error)}; nothing was installed{self._withdraw()}"
             ) from error
         self._roll_forward(journal)
-        self._finish(journal)
+        self._clean_up(journal)
 
     def rollback(self, identifier: str, reason: str) -> State:
         """Put back the release before, as transaction `identifier`, and keep the one that leaves away.
@@ -144,17 +144,20 @@ class Installation(Swap):
         Raises:
             RollbackError: there is none, or its backup is damaged; nothing was changed.
         """
-        state, past = self.state(), self._past()
-        if state is None or past is None or past.before is None:
+        state, rollback_state = self.state(), self._rollback_journal()
+        if state is None or rollback_state is None or rollback_state.before is None:
             raise RollbackError("there is no earlier version to go back to")
-        came = {move.target: move.entry._replace(path=move.target) for move in past.changes.into}
-        stay = [self.look(entry.path) for entry in self.installed() if entry.path not in came]
+        came = {
+            move.target: move.entry._replace(path=move.target)
+            for move in rollback_state.changes.move_in
+        }
+        stay = [self.entry_at(entry.path) for entry in self.installed() if entry.path not in came]
         # as they are: an edit is no reason to refuse
         target = {
             entry.path: entry for entry in stay if entry is not None and entry.mode in IN_RELEASES
         }
         sources = {}
-        for move in past.changes.out:
+        for move in rollback_state.changes.move_out:
             if self.holds(move.target, move.entry):
                 sources[move.source] = move.target
             elif move.target.startswith(BACKUP_FOLDER + "/"):
@@ -166,7 +169,7 @@ class Installation(Swap):
             **came,
             **{entry.path: entry for entry in self.installed()},
         }  # `*.new` files are not in the manifest
-        before = past.before._replace(
+        before = rollback_state.before._replace(
             id=identifier,
             backup="",
             trial=-1,
@@ -176,7 +179,7 @@ class Installation(Swap):
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
             self.install(
-                arrange(
+                plan_swap(
                     self,
                     ours.values(),
                     target.values(),
@@ -195,7 +198,7 @@ class Installation(Swap):
 
         return any(fnmatchcase(path, pattern) for pattern in self._preserve)
 
-    def _past(self) -> Optional[Journal]:
+    def _rollback_journal(self) -> Optional[Journal]:
         state = self.state()
         try:
             if state is None or not state.backup or not os.path.lexists(self.at(BACKUP_FOLDER)):
@@ -205,23 +208,23 @@ class Installation(Swap):
         except InstallError as error:
             raise RollbackError(str(error)) from error
 
-    def past(self) -> Optional[State]:
+    def rollback_state(self) -> Optional[State]:
         """What a rollback would go back to.
 
         Raises:
             RollbackError: its record is damaged.
         """
-        journal = self._past()
+        journal = self._rollback_journal()
         return journal.before if journal else None
 
-    def kept(self) -> List[Move]:
+    def backup_files(self) -> List[Move]:
         """What the backup holds: an update that goes back needs no download of it."""
         try:
-            journal = self._past()
+            journal = self._rollback_journal()
         except RollbackError:
             return []
         return (
-            [move for move in journal.changes.out if self.holds(move.target, move.entry)]
+            [move for move in journal.changes.move_out if self.holds(move.target, move.entry)]
             if journal
             else []
         )
@@ -274,7 +277,7 @@ class Installation(Swap):
         if journal is None:
             self._sweep()
         elif self._is_committed(journal):
-            self._finish(journal)
+            self._clean_up(journal)
         else:
             self._resume(journal)
 
@@ -292,7 +295,7 @@ class Installation(Swap):
                 "an interrupted installation of %s is being finished", journal.state.version
             )
             self._roll_forward(journal)
-            self._finish(journal)
+            self._clean_up(journal)
         else:
             logger.warning(
                 "an interrupted installation of %s is being undone", journal.state.version
@@ -307,11 +310,11 @@ class Installation(Swap):
     def _all_found(self, journal: Journal) -> bool:
         return all(
             self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
-            for move in journal.changes.into
+            for move in journal.changes.move_in
         )
 
     def _check_targets(self, journal: Journal) -> None:
-        for move in journal.changes.into:
+        for move in journal.changes.move_in:
             if not self.holds(move.source, move.entry):
                 raise InstallError(
                     f"{move.target} has changed while the update was prepared; start again"
@@ -323,7 +326,7 @@ class Installation(Swap):
                 )
         if os.name == "nt":
             for path in [
-                *(move.source for move in journal.changes.out),
+                *(move.source for move in journal.changes.move_out),
                 *([self._version_file] if journal.before else []),
             ]:
                 self.disk.rename(self.at(path), self.at(path))  # fails while somebody holds it open
@@ -387,7 +390,7 @@ class Installation(Swap):
             self.disk.sync_file(self.at(self._version_file))
         self.sync("")
 
-    def _finish(self, journal: Journal) -> None:
+    def _clean_up(self, journal: Journal) -> None:
         """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
         try:
             self._sync_version_file()
@@ -443,9 +446,9 @@ class Installation(Swap):
             ) from error
 
 
-def _launcher_last(changes: Changes, launcher: str) -> Changes:
+def _launcher_last(changes: SwapPlan, launcher: str) -> SwapPlan:
     """The launcher is one file, and swapped last: until then the old one starts and recovers."""
     return changes._replace(
-        out=tuple(sorted(changes.out, key=lambda move: move.source == launcher)),
-        into=tuple(sorted(changes.into, key=lambda move: move.target == launcher)),
+        move_out=tuple(sorted(changes.move_out, key=lambda move: move.source == launcher)),
+        move_in=tuple(sorted(changes.move_in, key=lambda move: move.target == launcher)),
     )

@@ -8,7 +8,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional
 
 from ..manifest import BACKUP_FOLDER, MAX_FILES, UPDATE_FOLDER, FileEntry, check_path, json_object
 from .state import State, state_from, state_values
-from .swap_plan import Changes, Move
+from .swap_plan import Move, SwapPlan
 
 MAX_JOURNAL_COMMAS = (
     40 * MAX_FILES
@@ -22,7 +22,7 @@ class Journal(NamedTuple):
     state: State
     before: Optional[State]
     launcher: str
-    changes: Changes
+    changes: SwapPlan
 
 
 def new_identifier() -> str:
@@ -66,7 +66,7 @@ def parse_journal(data: bytes) -> Journal:
         state_from(values["state"]),
         state_from(before) if before else None,
         str(values["launcher"]),
-        Changes(
+        SwapPlan(
             tuple(_journal_moves(out)),
             tuple(_journal_moves(into)),
             tuple(stale),

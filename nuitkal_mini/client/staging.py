@@ -58,17 +58,17 @@ class Staging:
 
     def __init__(
         self,
-        place: Installation,
+        installation: Installation,
         transport: Transport,
         package: Package,
         progress: Callable[[int, int], None],
     ) -> None:
-        self._place = place
+        self._installation = installation
         self._transport = transport
         self._package = package
         self._progress = progress
         self._arrived = 0  # bytes of pieces that are complete
-        self._folder = Path(place.at(DOWNLOAD))
+        self._folder = Path(installation.at(DOWNLOAD))
 
     @property
     def fetched(self) -> int:
@@ -77,15 +77,15 @@ class Staging:
 
     def open(self, text: bytes) -> None:
         """Make the staging folder that of this manifest; what another one left there goes."""
-        disk, owner = self._place.disk, self._place.at(STAGING + "/manifest.json")
+        disk, owner = self._installation.disk, self._installation.at(STAGING + "/manifest.json")
         try:
             with open(owner, "rb") as file:
                 if file.read(len(text) + 1) == text:
                     return
         except OSError:
             pass
-        self._place.clear_staging()
-        disk.mkdir(self._place.at(STAGING))
+        self._installation.clear_staging()
+        disk.mkdir(self._installation.at(STAGING))
         disk.write(owner, [text])
 
     def whole_package(self, max_bytes: int = MAX_DOWNLOAD_BYTES) -> Path:
@@ -100,7 +100,7 @@ class Staging:
         )
         digest = sha256_of(path)
         if self._package.sha256 and digest != self._package.sha256:
-            self._place.disk.remove(str(self._folder))
+            self._installation.disk.remove(str(self._folder))
             raise VerificationError(
                 f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
                 f"{self._package.sha256[:12]}…; nothing was installed"
@@ -116,16 +116,16 @@ class Staging:
         """
         absent = []
         for source, entry in wanted:
-            if not self._place.holds(source, entry):
+            if not self._installation.holds(source, entry):
                 absent.append((source, entry))
             elif entry.link is None:
-                self._place.disk.sync_file(
-                    self._place.at(source), int(entry.mode, 8)
+                self._installation.disk.sync_file(
+                    self._installation.at(source), int(entry.mode, 8)
                 )  # whoever wrote it may have been killed before its chmod or fsync
         for source, entry in absent:
             if entry.link is not None:
-                self._place.disk.remove(self._place.at(source))
-                self._place.disk.symlink(entry.link, self._place.at(source))
+                self._installation.disk.remove(self._installation.at(source))
+                self._installation.disk.symlink(entry.link, self._installation.at(source))
         files = [(source, entry) for source, entry in absent if entry.link is None]
         self._check_space(entry for _, entry in files)
         rest = self._reuse(files)
@@ -133,28 +133,31 @@ class Staging:
             if rest:
                 self._fetch(manifest, rest)
         except VerificationError:
-            self._place.disk.remove(
+            self._installation.disk.remove(
                 str(self._folder)
             )  # or the same bytes would be believed complete at the next try
             raise
-        self._place.disk.remove(str(self._folder))
+        self._installation.disk.remove(str(self._folder))
 
     def _check_space(self, entries: Iterable[FileEntry]) -> None:
         need = 2 * sum(entry.size for entry in entries) + SPACE_RESERVE  # downloaded and unpacked
-        free = shutil.disk_usage(self._place.folder).free
+        free = shutil.disk_usage(self._installation.folder).free
         if free < need:
             raise InstallError(
-                f"{self._place.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
+                f"{self._installation.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
                 "make room and start again"
             )
 
     def _reuse(self, files: Sequence[Tuple[str, FileEntry]]) -> List[Tuple[str, FileEntry]]:
         """Copy contents that are here already, under another name or mode or in the backup; returns what is left."""
-        here = {move.entry.sha256: move.target for move in self._place.kept()}
+        here = {move.entry.sha256: move.target for move in self._installation.backup_files()}
         here.update(
             (entry.sha256, entry.path)
-            for entry in self._place.installed()
-            if any(self._place.holds(entry.path, entry._replace(mode=mode)) for mode in IN_RELEASES)
+            for entry in self._installation.installed()
+            if any(
+                self._installation.holds(entry.path, entry._replace(mode=mode))
+                for mode in IN_RELEASES
+            )
         )  # a lost bit costs no download
         rest = []
         for source, entry in files:
@@ -162,7 +165,7 @@ class Staging:
             if twin is None:
                 rest.append((source, entry))
             else:
-                self._stage(source, entry, chunks_of(self._place.at(twin)))
+                self._stage(source, entry, chunks_of(self._installation.at(twin)))
         return rest
 
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:
@@ -208,7 +211,9 @@ class Staging:
             )
 
     def _stage(self, source: str, entry: FileEntry, chunks: Iterator[bytes]) -> None:
-        self._place.disk.write(self._place.at(source), _verified(entry, chunks), int(entry.mode, 8))
+        self._installation.disk.write(
+            self._installation.at(source), _verified(entry, chunks), int(entry.mode, 8)
+        )
 
     def _fetch_ranges(
         self, manifest: Manifest, needed: Sequence[FileEntry]
@@ -258,7 +263,7 @@ class Staging:
 
     def _download_folder(self) -> Path:
         if not self._folder.is_dir():
-            self._place.disk.mkdir(str(self._folder))
+            self._installation.disk.mkdir(str(self._folder))
         return self._folder
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
 from ..manifest import UPDATE_FOLDER, Manifest, ManifestError, json_object, loads
 from ..problem import Problem
 from ..semver import parse
-from .trust import Mark, Trust
+from .trust import KeyRecord, TrustState
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ MAX_STATE_BYTES = 2**28
 _TYPES = {
     "bad": tuple,
     "trial": int,
-    "trust": Trust,
+    "trust": TrustState,
     "keys": tuple,
     "marks": tuple,
     "revoked": tuple,
@@ -43,7 +43,7 @@ class State(NamedTuple):
     ] = ()  # (version, package) that was rolled back and stays away until the server changes it
     trial: int = -1  # starts of a release that has not confirmed itself; -1: none is on trial
     stamp: str = ""  # of the files (`Installation.stamp`) when all were last found whole
-    trust: Trust = Trust()  # what no update and no rollback takes back
+    trust: TrustState = TrustState()  # what no update and no rollback takes back
 
     def tree(self) -> Optional[Manifest]:
         """The installed manifest, or None when the files were put there by somebody else."""
@@ -81,11 +81,18 @@ def state_from(values: Dict[str, Any]) -> State:
     marks = trust.get("marks", []) if isinstance(trust, dict) else None
     if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
         raise ManifestError("the version file's 'trust' is of the wrong type")
-    read = tuple(Mark(**_fields(Mark, dict(zip(Mark._fields, mark)))) for mark in marks)
+    read = tuple(
+        KeyRecord(**_fields(KeyRecord, dict(zip(KeyRecord._fields, mark)))) for mark in marks
+    )
     state = State(
         **_fields(
             State,
-            {**values, "trust": Trust(**{**_fields(Trust, {**trust, "marks": []}), "marks": read})},
+            {
+                **values,
+                "trust": TrustState(
+                    **{**_fields(TrustState, {**trust, "marks": []}), "marks": read}
+                ),
+            },
         )
     )
     for version in [

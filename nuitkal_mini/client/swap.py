@@ -27,38 +27,38 @@ class Swap(Tree):
     def swap(self, journal: Journal) -> None:
         """What leaves, leaves; what comes, comes."""
         changes = journal.changes
-        for move in changes.out:
+        for move in changes.move_out:
             if not os.path.lexists(self.at(move.target)) or self.is_one_file(
                 move.source, move.target
             ):  # or it left before
                 self._set_aside(move.source, move.target, move.source == journal.launcher)
         self.sync(
-            *(parent_of(move.target) for move in changes.out)
+            *(parent_of(move.target) for move in changes.move_out)
         )  # nothing may arrive, durably, over what is not kept
-        for path in changes.stale:
+        for path in changes.delete_bytecode:
             if os.path.lexists(self.at(path)):
                 self.disk.unlink(self.at(path))
-        self._drop(changes.drop)
-        for folder in changes.make:
+        self._drop(changes.remove_dirs)
+        for folder in changes.make_dirs:
             if not self.is_folder(folder):
                 self.disk.mkdir(self.at(folder))
-        for move in changes.into:
+        for move in changes.move_in:
             if os.path.lexists(self.at(move.source)):
                 if move.target != journal.launcher:
                     self._set_user_file_aside(move.source, move.target, journal)
                 self.move(move.source, move.target)
-        for move in changes.out:
+        for move in changes.move_out:
             if self.is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
         self.sync(
             *map(
                 parent_of,
                 [
-                    *(move.target for move in changes.into),
-                    *(move.source for move in changes.out),
-                    *changes.make,
-                    *changes.drop,
-                    *changes.stale,
+                    *(move.target for move in changes.move_in),
+                    *(move.source for move in changes.move_out),
+                    *changes.make_dirs,
+                    *changes.remove_dirs,
+                    *changes.delete_bytecode,
                 ],
             )
         )
@@ -66,8 +66,8 @@ class Swap(Tree):
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came. What somebody has put in the way since is kept beside."""
         changes = journal.changes
-        left = {move.source for move in changes.out}
-        for move in reversed(changes.into):
+        left = {move.source for move in changes.move_out}
+        for move in reversed(changes.move_in):
             is_gone = not os.path.lexists(self.at(move.source)) or self.is_one_file(
                 move.source, move.target
             )
@@ -75,10 +75,10 @@ class Swap(Tree):
                 self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
         self.sync(
-            *(parent_of(move.source) for move in changes.into)
+            *(parent_of(move.source) for move in changes.move_in)
         )  # as above: a rollback's files come from an earlier backup
-        self._drop(reversed(changes.make))
-        for move in reversed(changes.out):
+        self._drop(reversed(changes.make_dirs))
+        for move in reversed(changes.move_out):
             if os.path.lexists(self.at(move.target)):
                 self._make_parents(move.source, journal)
                 if move.source != journal.launcher:
@@ -88,10 +88,10 @@ class Swap(Tree):
             *map(
                 parent_of,
                 [
-                    *(move.target for move in changes.into),
-                    *(move.source for move in changes.out),
-                    *changes.make,
-                    *changes.drop,
+                    *(move.target for move in changes.move_in),
+                    *(move.source for move in changes.move_out),
+                    *changes.make_dirs,
+                    *changes.remove_dirs,
                 ],
             )
         )

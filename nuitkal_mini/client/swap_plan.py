@@ -22,24 +22,24 @@ class Move(NamedTuple):
     entry: FileEntry
 
 
-class Changes(NamedTuple):
+class SwapPlan(NamedTuple):
     """What must happen on disk: `out` leaves, `stale` is deleted, folders are dropped and made, then `into` arrives."""
 
-    out: Tuple[Move, ...]
-    into: Tuple[Move, ...]
-    stale: Tuple[str, ...]  # cached bytecode of what leaves
-    drop: Tuple[str, ...]  # folders, deepest first, if they are empty by then
-    make: Tuple[str, ...]  # shallowest first
+    move_out: Tuple[Move, ...]
+    move_in: Tuple[Move, ...]
+    delete_bytecode: Tuple[str, ...]  # cached bytecode of what leaves
+    remove_dirs: Tuple[str, ...]  # folders, deepest first, if they are empty by then
+    make_dirs: Tuple[str, ...]  # shallowest first
 
 
-def arrange(
-    place: Tree,
+def plan_swap(
+    installation: Tree,
     old: Iterable[FileEntry],
     new: Iterable[FileEntry],
     identifier: str,
     source_of: Callable[[FileEntry], str],
     preserved: Callable[[str], bool],
-) -> Changes:
+) -> SwapPlan:
     """What turns the folder, in which the tree `old` was installed, into the tree `new`.
 
     A user's file in the way is kept as `NAME.user-<identifier>`; a `preserved` one that was edited stays, and the shipped
@@ -48,14 +48,14 @@ def arrange(
     Raises:
         InstallError: a link, another file system, or a folder with the user's files is in the way.
     """
-    return _Arrangement(place, old, identifier).of(tuple(new), source_of, preserved)
+    return _SwapPlanner(installation, old, identifier).of(tuple(new), source_of, preserved)
 
 
-class _Arrangement:
+class _SwapPlanner:
     """Builds `Changes`, looking at the disk as it is."""
 
-    def __init__(self, place: Tree, old: Iterable[FileEntry], identifier: str) -> None:
-        self._place = place
+    def __init__(self, installation: Tree, old: Iterable[FileEntry], identifier: str) -> None:
+        self._installation = installation
         self._old = {fold(entry.path): entry for entry in old}
         self._new: Dict[str, FileEntry] = {}
         self._id = identifier
@@ -71,7 +71,7 @@ class _Arrangement:
         new: Tuple[FileEntry, ...],
         source_of: Callable[[FileEntry], str],
         preserved: Callable[[str], bool],
-    ) -> Changes:
+    ) -> SwapPlan:
         self._new = {fold(entry.path): entry for entry in new}
         for key, entry in self._old.items():
             if key not in self._new or self._new[key].path != entry.path:
@@ -91,7 +91,7 @@ class _Arrangement:
         self._make.update(
             folder for move in into for folder in ancestors(move.target) if fold(folder) in dropped
         )
-        return Changes(
+        return SwapPlan(
             tuple(self._out.values()),
             tuple(into),
             tuple(
@@ -105,7 +105,7 @@ class _Arrangement:
             tuple(sorted(self._make, key=lambda path: (path.count("/"), path))),
         )
 
-    def _leave(self, path: str, found: FileEntry, keep: bool) -> None:
+    def _move_out(self, path: str, found: FileEntry, keep: bool) -> None:
         target = (
             f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
         )
@@ -114,68 +114,68 @@ class _Arrangement:
 
     def _plan_removal(self, entry: FileEntry, keep: bool) -> None:
         """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
-        found = self._place.look(entry.path)
+        found = self._installation.entry_at(entry.path)
         if found is None or found.mode not in IN_RELEASES:
             return
-        if self._place.same(found, entry):
-            self._leave(entry.path, found, keep=False)
+        if self._installation.same(found, entry):
+            self._move_out(entry.path, found, keep=False)
         elif fold(entry.path) in self._new:
-            self._leave(entry.path, found, keep=keep)
+            self._move_out(entry.path, found, keep=keep)
 
     def _target(self, entry: FileEntry, preserved: Callable[[str], bool]) -> str:
         """Where the new entry goes, after what is there has been arranged to leave; empty when it is there."""
         path = entry.path
         before = self._old.get(fold(path))
-        found = self._place.look(path)
+        found = self._installation.entry_at(path)
         if found is None or self._is_leaving(path):
             return path
         if found.mode == "special":
             raise InstallError(
-                f"{self._place.at(path)} is a device or a socket; remove it and update again"
+                f"{self._installation.at(path)} is a device or a socket; remove it and update again"
             )
         if found.mode == "folder":
             self._empty(path)
             return path
-        if self._place.same(found, entry):
+        if self._installation.same(found, entry):
             return ""
         listed = before is not None and before.path == path
         if preserved(path) and not (
-            listed and before is not None and self._place.same(found, before)
+            listed and before is not None and self._installation.same(found, before)
         ):
             return (
                 self._name_for_shipped_copy(entry)
                 if before is None or before._replace(mode="") != entry._replace(mode="")
                 else ""
             )
-        self._leave(path, found, keep=not listed)
+        self._move_out(path, found, keep=not listed)
         return path
 
     def _is_leaving(self, path: str) -> bool:
         """Whether what lies at a path leaves already, perhaps under another spelling of its one name (Windows, macOS)."""
         twin = self._leaving.get(fold(path), path)
-        return path in self._out or twin != path and self._place.is_one_file(path, twin)
+        return path in self._out or twin != path and self._installation.is_one_file(path, twin)
 
     def _name_for_shipped_copy(self, entry: FileEntry) -> str:
         """The name under which the shipped file comes beside one that the user has edited."""
         for name in (entry.path + ".new", f"{entry.path}.new-{self._id}"):
-            found = self._place.look(name)
+            found = self._installation.entry_at(name)
             if found is None and fold(name) not in self._new:
                 return name
-            if found is not None and self._place.same(found, entry):
+            if found is not None and self._installation.same(found, entry):
                 return ""
         return ""
 
     def _empty(self, path: str) -> None:
         """A folder is in the way of a file: all in it must be leaving."""
-        for folder, folders, files in os.walk(self._place.at(path)):
-            relative = os.path.relpath(folder, self._place.folder).replace(os.sep, "/")
+        for folder, folders, files in os.walk(self._installation.at(path)):
+            relative = os.path.relpath(folder, self._installation.folder).replace(os.sep, "/")
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in files + links:
                 if self._is_leaving(f"{relative}/{name}"):
                     continue
                 if "__pycache__" not in relative.split("/"):
                     raise InstallError(
-                        f"{self._place.at(path)} must become a file, but {name} in it is not the program's; move it away and update again"
+                        f"{self._installation.at(path)} must become a file, but {name} in it is not the program's; move it away and update again"
                     )
                 self._stale.add(f"{relative}/{name}")
             self._drop.add(relative)
@@ -193,12 +193,12 @@ class _Arrangement:
                 self._drop.add(folder)
         for folder in list(self._drop):
             stay = (
-                {f"{folder}/{name}" for name in os.listdir(self._place.at(folder))}
+                {f"{folder}/{name}" for name in os.listdir(self._installation.at(folder))}
                 - left
                 - self._drop
             )
             if stay == {f"{folder}/__pycache__"} and not os.path.islink(
-                self._place.at(f"{folder}/__pycache__")
+                self._installation.at(f"{folder}/__pycache__")
             ):
                 self._empty(f"{folder}/__pycache__")
 
@@ -208,16 +208,16 @@ class _Arrangement:
         folder = f"{parent_of(path)}/__pycache__".lstrip("/")
         if (
             suffix in ("py", "pyw")
-            and (self._place.look(folder) or FileEntry(path, 0, "", "")).mode == "folder"
+            and (self._installation.entry_at(folder) or FileEntry(path, 0, "", "")).mode == "folder"
         ):
-            for name in os.listdir(self._place.at(folder)):
+            for name in os.listdir(self._installation.at(folder)):
                 if name.startswith(stem + dot) and name.endswith(".pyc"):
                     yield f"{folder}/{name}"
 
     def _check_folder(self, folder: str) -> None:
         """A folder that gains or loses a name must let us, and by a rename."""
-        full = self._place.at(folder) if folder else self._place.folder
-        if os.lstat(full).st_dev != os.stat(self._place.folder).st_dev:
+        full = self._installation.at(folder) if folder else self._installation.folder
+        if os.lstat(full).st_dev != os.stat(self._installation.folder).st_dev:
             raise InstallError(
                 f"{full} lies on another file system; make it a plain folder and update again"
             )
@@ -231,15 +231,15 @@ class _Arrangement:
         if folder in self._seen:
             return
         self._seen.add(folder)
-        found = self._place.look(folder)
+        found = self._installation.entry_at(folder)
         if found is None or self._is_leaving(folder):
             self._make.add(folder)
         elif found.mode == "folder":
             self._check_folder(folder)
         elif found.link is not None or found.mode == "special":
             raise InstallError(
-                f"{self._place.at(folder)} is a link or special file where the program has a folder; remove it and update again"
+                f"{self._installation.at(folder)} is a link or special file where the program has a folder; remove it and update again"
             )
         else:
-            self._leave(folder, found, keep=True)
+            self._move_out(folder, found, keep=True)
             self._make.add(folder)

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, TypeVar, cast
 
 from .errors import DownloadError
-from .http_client import MINIMUM_RATE, Interrupted, Response, Wire, host_of, resolve, within
+from .http_client import (
+    MINIMUM_RATE,
+    HttpClient,
+    Interrupted,
+    Response,
+    host_of,
+    resolve,
+    run_with_timeout,
+)
 
 logger = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
@@ -70,7 +78,7 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wire = Wire(
+        self._http = HttpClient(
             origin_url,
             timeout_seconds=timeout_seconds,
             verify_ssl=verify_ssl,
@@ -91,20 +99,24 @@ class Transport:
         retry: bool = True,
     ) -> Document:
         """The document at `url`, at most `max_bytes` long; everything, waiting for DNS included, within `deadline_seconds`."""
-        url = resolve(self._wire.base, url)
+        url = resolve(self._http.base, url)
         ends = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
         def attempt() -> Document:
-            with self._wire.get(
+            with self._http.get(
                 url, {"Accept-Encoding": "gzip"}, (200,), deadline_seconds
             ) as response:
-                body = _whole_body(self._wire.body(response), response, max_bytes)
+                body = _whole_body(self._http.body(response), response, max_bytes)
                 return Document(
                     response.url, body, response.headers.get("Content-Type", "").lower()
                 )
 
         def attempt_in_time() -> Document:
-            return attempt() if ends is None else within(ends - time.monotonic(), url, attempt)
+            return (
+                attempt()
+                if ends is None
+                else run_with_timeout(ends - time.monotonic(), url, attempt)
+            )
 
         return self._persist(attempt_in_time, self._retries if retry else 0, lambda: 0, ends)
 
@@ -124,7 +136,7 @@ class Transport:
         as it is, so delete a `target` whose content is wrong.
         """
         self._fill(
-            _Partial(target, resolve(self._wire.base, url), None, None, size, max_bytes), progress
+            _Partial(target, resolve(self._http.base, url), None, None, size, max_bytes), progress
         )
 
     def download_range(
@@ -143,7 +155,7 @@ class Transport:
         `size` is the whole file's, if known. A server without ranges sends everything: `target` is the whole file then,
         and the answer `Piece(0, total)`.
         """
-        partial = _Partial(target, resolve(self._wire.base, url), start, length, size, max_bytes)
+        partial = _Partial(target, resolve(self._http.base, url), start, length, size, max_bytes)
         self._fill(partial, progress)
         return Piece(partial.offset, partial.have if partial.total is None else partial.total)
 
@@ -151,11 +163,11 @@ class Transport:
         def attempt() -> None:
             if partial.is_complete():
                 return
-            with self._wire.get(
+            with self._http.get(
                 partial.url, partial.request_headers(), (200, 206, 416)
             ) as response, contextlib.closing(partial):
                 partial.accept(response)
-                for chunk in self._wire.body(response):
+                for chunk in self._http.body(response):
                     partial.write(chunk)
                     self.received += len(chunk)
                     progress(partial.have, partial.announced)

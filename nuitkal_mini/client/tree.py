@@ -31,7 +31,7 @@ class Tree:
         """The file system's name of a path of the tree."""
         return os.path.join(self.folder, path.replace("/", os.sep))
 
-    def look(self, path: str) -> Optional[FileEntry]:
+    def entry_at(self, path: str) -> Optional[FileEntry]:
         """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there.
 
         What lies behind a link is not in this tree.
@@ -62,7 +62,7 @@ class Tree:
             return False
         if entry.link is None and found.st_size != entry.size:
             return False  # saves the hashing
-        seen = self.look(path)
+        seen = self.entry_at(path)
         return seen is not None and seen.mode in IN_RELEASES and self.same(seen, entry)
 
     def same(self, found: FileEntry, entry: FileEntry) -> bool:

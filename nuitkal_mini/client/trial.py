@@ -27,10 +27,10 @@ NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
 class Trial:
     """Starts of the program in a client folder, judged while its version is on trial."""
 
-    def __init__(self, workplace: ClientFolder) -> None:
-        self._workplace = workplace
+    def __init__(self, client_folder: ClientFolder) -> None:
+        self._client_folder = client_folder
 
-    def right_to_run(self, place: Installation) -> Tuple[Held, bool]:
+    def right_to_run(self, installation: Installation) -> Tuple[Held, bool]:
         """A lock under which no file of the program changes, and whether this start judges a version on trial.
 
         What was interrupted is finished or undone first.
@@ -38,32 +38,32 @@ class Trial:
         Raises:
             LaunchError: the program must not start now.
         """
-        state = place.state()
+        state = installation.state()
         try:
-            if not place.pending() and (state is None or state.trial < 0):
-                return self._workplace.run(place), False
-            with self._workplace.working():
-                alone = self._workplace.try_swap_lock(place)
+            if not installation.pending() and (state is None or state.trial < 0):
+                return self._client_folder.lock_for_run(installation), False
+            with self._client_folder.working():
+                alone = self._client_folder.try_swap_lock(installation)
                 if alone is None:
-                    return self._workplace.run(place), False
+                    return self._client_folder.lock_for_run(installation), False
                 with alone:
-                    judges = self._count_start(place)
-                return self._workplace.run(place), judges
+                    judges = self._count_start(installation)
+                return self._client_folder.lock_for_run(installation), judges
         except InstallError as error:
-            if place.pending():
+            if installation.pending():
                 raise LaunchError(
                     f"the program is between two versions and cannot start: {error}"
                 ) from error
             logger.warning("%s; this start is not judged", error)
-            return self._workplace.run(place), False
+            return self._client_folder.lock_for_run(installation), False
 
     def end(self, confirmed: bool) -> None:
         """End the trial, or take back the start that was counted for it."""
         try:
-            with self._workplace.working() as place:
-                state = place.state()
+            with self._client_folder.working() as installation:
+                state = installation.state()
                 if state is not None and state.trial >= 0:
-                    place.remember(
+                    installation.remember(
                         state._replace(trial=-1 if confirmed else max(0, state.trial - 1))
                     )
                     logger.info(
@@ -81,41 +81,47 @@ class Trial:
             self.end(confirmed=code == 0)
             return False
         try:
-            with self._workplace.working() as place, self._workplace.swap_lock(place, InstallError):
-                state = place.state()
+            with self._client_folder.working() as installation, self._client_folder.swap_lock(
+                installation, InstallError
+            ):
+                state = installation.state()
                 return (
                     state is not None
                     and state.trial >= 0
                     and self._go_back(
-                        place, state, f"it ended with exit code {code} while on trial"
+                        installation, state, f"it ended with exit code {code} while on trial"
                     )
                 )
         except InstallError as error:
             logger.warning("%s; the trial goes on", error)
             return False
 
-    def _count_start(self, place: Installation) -> bool:
-        state = place.state()
+    def _count_start(self, installation: Installation) -> bool:
+        state = installation.state()
         if state is None or state.trial < 0:
             return False
         if state.trial >= MAX_STARTS:
-            self._go_back(place, state, f"{MAX_STARTS} starts without confirmation")
+            self._go_back(installation, state, f"{MAX_STARTS} starts without confirmation")
             return False
-        place.remember(state._replace(trial=state.trial + 1))
+        installation.remember(state._replace(trial=state.trial + 1))
         return True
 
-    def _go_back(self, place: Installation, state: State, reason: str) -> bool:
+    def _go_back(self, installation: Installation, state: State, reason: str) -> bool:
         """Roll a version on trial back, if the developer's `minimum` and the backup allow it."""
         minimum = state.trust.minimum()
         try:
-            past = place.past()
-            if past is not None and minimum is not None and parse(past.version) < minimum:
+            rollback_state = installation.rollback_state()
+            if (
+                rollback_state is not None
+                and minimum is not None
+                and parse(rollback_state.version) < minimum
+            ):
                 raise RollbackError(
-                    f"{past.version} is below {minimum.text}, the lowest version that the developer still allows"
+                    f"{rollback_state.version} is below {minimum.text}, the lowest version that the developer still allows"
                 )
-            place.rollback(new_identifier(), reason)
+            installation.rollback(new_identifier(), reason)
             return True
         except RollbackError as error:
             logger.error("%s cannot be rolled back: %s", state.version, error)
-            place.remember(state._replace(trial=-1))
+            installation.remember(state._replace(trial=-1))
             return False

@@ -19,7 +19,7 @@ from .errors import VerificationError
 DAY_SECONDS = 86400
 
 
-class Mark(NamedTuple):
+class KeyRecord(NamedTuple):
     """What one key has vouched for here: its highest version with the manifest's SHA-256 and the newest signed time, and its `minimum`."""
 
     key: str
@@ -29,23 +29,23 @@ class Mark(NamedTuple):
     minimum: str
 
 
-class Trust(NamedTuple):
+class TrustState(NamedTuple):
     """The memory: `keys` are public keys, oldest first; any at all mean that only signed releases are accepted, for ever."""
 
     app: str = ""
     keys: Tuple[str, ...] = ()
-    marks: Tuple[Mark, ...] = ()
+    marks: Tuple[KeyRecord, ...] = ()
     revoked: Tuple[str, ...] = ()  # key ids
 
     def usable_keys(self) -> Tuple[str, ...]:
         """The keys that nobody has revoked."""
         return tuple(key for key in self.keys if _key_id(key) not in self.revoked)
 
-    def valid_marks(self) -> Tuple[Mark, ...]:
+    def valid_marks(self) -> Tuple[KeyRecord, ...]:
         """What was vouched for by keys that nobody has revoked."""
         return tuple(mark for mark in self.marks if mark.key not in self.revoked)
 
-    def highest(self) -> Optional[Mark]:
+    def highest(self) -> Optional[KeyRecord]:
         """The mark of the highest version that a valid key has brought here."""
         return max(self.valid_marks(), key=lambda mark: parse(mark.version), default=None)
 
@@ -64,12 +64,12 @@ class Accepted(NamedTuple):
     """A manifest that may be installed, and the memory once it is."""
 
     manifest: Manifest
-    trust: Trust
+    trust: TrustState
 
 
 def add_configured_keys(
-    trust: Trust, public_keys: Sequence[str], version: str, manifest: str
-) -> Trust:
+    trust: TrustState, public_keys: Sequence[str], version: str, manifest: str
+) -> TrustState:
     """The memory under the configured keys; without any, those remembered still count.
 
     Where keys are new, `version` and `manifest`, installed unsigned, are the first that nothing goes below.
@@ -84,7 +84,7 @@ def add_configured_keys(
     except Problem as error:
         raise VerificationError(f"a configured public key is unusable: {error}") from error
     first = (
-        (Mark("", version, hashlib.sha256(manifest.encode("utf-8")).hexdigest(), 0, ""),)
+        (KeyRecord("", version, hashlib.sha256(manifest.encode("utf-8")).hexdigest(), 0, ""),)
         if keys and version and not trust.keys
         else ()
     )
@@ -120,7 +120,7 @@ def platform_name(system: str, machine: str) -> str:
 def accept(
     text: bytes,
     signature: Optional[str],
-    trust: Trust,
+    trust: TrustState,
     *,
     app: Optional[str],
     now: float,
@@ -163,7 +163,9 @@ def accept(
     return Accepted(manifest, trust._replace(app=known or manifest.app))
 
 
-def verified(text: bytes, signature: Optional[str], trust: Trust, now: float) -> Tuple[str, int]:
+def verified(
+    text: bytes, signature: Optional[str], trust: TrustState, now: float
+) -> Tuple[str, int]:
     """The id of the key that signed `text`, and the signed time.
 
     Raises:
@@ -207,7 +209,7 @@ def check_comment(signature: str, app: str, version: Version) -> None:
 
 
 def _check_order(
-    manifest: Manifest, version: Version, text: bytes, time: int, trust: Trust, downgrade: bool
+    manifest: Manifest, version: Version, text: bytes, time: int, trust: TrustState, downgrade: bool
 ) -> None:
     minimum = trust.minimum()
     if minimum is not None and version < minimum:
@@ -231,9 +233,9 @@ def _check_order(
         )
 
 
-def _marked(trust: Trust, key: str, manifest: Manifest, text: bytes, time: int) -> Trust:
+def _marked(trust: TrustState, key: str, manifest: Manifest, text: bytes, time: int) -> TrustState:
     """The memory after this manifest: versions and minimums only rise."""
-    before = next((mark for mark in trust.marks if mark.key == key), Mark(key, "0", "", 0, ""))
+    before = next((mark for mark in trust.marks if mark.key == key), KeyRecord(key, "0", "", 0, ""))
     mark = before
     if parse(manifest.version) >= parse(before.version):
         mark = before._replace(
@@ -246,7 +248,7 @@ def _marked(trust: Trust, key: str, manifest: Manifest, text: bytes, time: int) 
     return trust._replace(marks=(*(other for other in trust.marks if other.key != key), mark))
 
 
-def _revoked(trust: Trust, key: str, revoked: Tuple[str, ...]) -> Trust:
+def _revoked(trust: TrustState, key: str, revoked: Tuple[str, ...]) -> TrustState:
     """An earlier key revokes later ones, never the other way round: the thief has the one in daily use."""
     return trust._replace(
         revoked=tuple(
@@ -255,12 +257,12 @@ def _revoked(trust: Trust, key: str, revoked: Tuple[str, ...]) -> Trust:
     )
 
 
-def _later_keys(trust: Trust, key: str) -> Tuple[str, ...]:
+def _later_keys(trust: TrustState, key: str) -> Tuple[str, ...]:
     order = tuple(_key_id(known) for known in trust.keys)
     return order[order.index(key) + 1 :] if key in order else ()
 
 
-def downgrade_floor(trust: Trust, signature: Optional[str]) -> Optional[Version]:
+def downgrade_floor(trust: TrustState, signature: Optional[str]) -> Optional[Version]:
     """The version below which an offer with this signature is not worth a look: what its key cannot revoke has gone higher."""
     from ..minisign import key_name, parse_signature
 
@@ -273,7 +275,7 @@ def downgrade_floor(trust: Trust, signature: Optional[str]) -> Optional[Version]
     )
 
 
-def current(text: bytes, signature: Optional[str], trust: Trust, now: float) -> Trust:
+def current(text: bytes, signature: Optional[str], trust: TrustState, now: float) -> TrustState:
     """The memory after the server called the installed manifest the active one; it must have proof of that.
 
     Raises:
@@ -290,7 +292,7 @@ def current(text: bytes, signature: Optional[str], trust: Trust, now: float) -> 
     return _marked(trust, key, manifest, text, time)
 
 
-def offer_timestamp(signature: Optional[str], version: Version, trust: Trust) -> int:
+def offer_timestamp(signature: Optional[str], version: Version, trust: TrustState) -> int:
     """When the offer of a version that is not below the highest one was signed, in seconds since 1970; 0 where nothing proves it.
 
     Its manifest is not here yet, but the global signature covers the comment with the time, the app and the version.

@@ -38,7 +38,7 @@ from .trial import Trial
 from .trust import (
     DAY_SECONDS,
     Accepted,
-    Trust,
+    TrustState,
     accept,
     add_configured_keys,
     check_requirements,
@@ -52,7 +52,7 @@ if (
     TYPE_CHECKING
 ):  # what a start, or an update that finds nothing, can do without comes in when it is used
     from .staging import Staging
-    from .swap_plan import Changes
+    from .swap_plan import SwapPlan
     from .transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class ClientUpdater:
 
     def __init__(self, config: UpdaterConfig, *, disk: Optional[Disk] = None) -> None:
         self.config = config
-        self._workplace = ClientFolder(config, disk or Disk())
-        self._trial = Trial(self._workplace)
+        self._client_folder = ClientFolder(config, disk or Disk())
+        self._trial = Trial(self._client_folder)
         self._failure: Optional[UpdaterError] = None  # of the update that this start tried
         occupy_standard_streams()
 
@@ -78,12 +78,12 @@ class ClientUpdater:
 
     def close(self) -> None:
         """Close the log file."""
-        self._workplace.close()
+        self._client_folder.close()
 
     @property
     def installed_version(self) -> Optional[str]:
         """The version that is installed, None before the first install."""
-        state = self._workplace.look().state()
+        state = self._client_folder.open_unlocked().state()
         return state.version if state else None
 
     def check(self) -> Optional[Release]:
@@ -93,10 +93,10 @@ class ClientUpdater:
             CheckError: the server cannot be reached, does not say, or shows nothing newer than `max_age_days`.
             VerificationError: it has no proof that the installed version is the active one.
         """
-        with self._workplace.working() as place:
-            state = place.state()
+        with self._client_folder.working() as installation:
+            state = installation.state()
             release = self._ask(state)
-            trust = self._verify_installed_is_active(place, release, state)
+            trust = self._verify_installed_is_active(installation, release, state)
             age_days = self._age_days(release, trust)
             if age_days is not None:
                 raise CheckError(
@@ -114,9 +114,9 @@ class ClientUpdater:
         Raises:
             UpdaterError: the sentence says what happened; the installed program is whole.
         """
-        with self._workplace.working() as place:
-            state = place.state()
-            return self._update(place, state, self._ask(state), force)
+        with self._client_folder.working() as installation:
+            state = installation.state()
+            return self._update(installation, state, self._ask(state), force)
 
     def update_and_run(self, args: Optional[Sequence[str]] = None, force: bool = False) -> int:
         """Update if possible, start the program in any case; its exit code.
@@ -131,16 +131,16 @@ class ClientUpdater:
         """Update if possible, as `update_and_run` does before it starts the program; what went wrong, if something did."""
         self._failure = None
         try:
-            with self._workplace.working() as place:
-                state = place.state()
+            with self._client_folder.working() as installation:
+                state = installation.state()
                 try:
                     release = self._ask(state, self.config.check_seconds)
                 except CheckError as error:
                     logger.warning("%s; starting what is here", error)
                     self._failure = error
-                    self._install_staged(place)
+                    self._install_staged(installation)
                 else:
-                    self._update(place, state, release, force)
+                    self._update(installation, state, release, force)
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
             self._failure = error
@@ -155,20 +155,20 @@ class ClientUpdater:
             LaunchError: it cannot be started.
         """
         arguments = list(sys.argv[1:] if args is None else args)
-        place = self._workplace.look()
-        held, judges = self._trial.right_to_run(place)
+        installation = self._client_folder.open_unlocked()
+        held, judges = self._trial.right_to_run(installation)
         with held:
             logger.info("starting %s", self.config.main_script)
             try:
                 child = start(
                     self.config.main_script,
-                    Path(place.folder),
+                    Path(installation.folder),
                     arguments,
                     python=self.config.python,
                     pass_fds=held.descriptors,
                 )
             except LaunchError as error:
-                if self._failure is None or place.state() is not None:
+                if self._failure is None or installation.state() is not None:
                     raise
                 raise LaunchError(f"nothing is installed yet: {self._failure}") from error
             code = child.wait(self.config.confirm_seconds) if judges else child.wait()
@@ -191,14 +191,14 @@ class ClientUpdater:
             LaunchError: it cannot be started.
         """
         try:
-            with self._workplace.working():
+            with self._client_folder.working():
                 pass
         except InstallError as error:
             logger.warning("%s; that is left to the launcher", error)
         arguments = sys.argv[1:] if args is None else args
         return run(
             self.config.main_script,
-            Path(self._workplace.look().folder),
+            Path(self._client_folder.open_unlocked().folder),
             arguments,
             python=self.config.python,
         )
@@ -213,8 +213,10 @@ class ClientUpdater:
         Raises:
             RollbackError: there is none; nothing was changed.
         """
-        with self._workplace.working() as place, self._workplace.swap_lock(place, RollbackError):
-            return place.rollback(new_identifier(), "asked for").version
+        with self._client_folder.working() as installation, self._client_folder.swap_lock(
+            installation, RollbackError
+        ):
+            return installation.rollback(new_identifier(), "asked for").version
 
     def adopt(self) -> str:
         """Take a folder that was filled by hand, or by another updater, for an installed release; the version it is taken for.
@@ -225,16 +227,16 @@ class ClientUpdater:
         Raises:
             InstallError: a release is installed already.
         """
-        with self._workplace.working() as place:
-            state = place.state()
+        with self._client_folder.working() as installation:
+            state = installation.state()
             if state is not None and state.manifest:
                 raise InstallError(
-                    f"{state.version} is installed in {place.folder} already; there is nothing to adopt"
+                    f"{state.version} is installed in {installation.folder} already; there is nothing to adopt"
                 )
             release = self._ask(state)
-            staging = self._staging(place, release)
-            accepted, _ = self._accept(place, release, self._trust(state), staging)
-            found = [place.look(entry.path) for entry in accepted.manifest.files]
+            staging = self._staging(installation, release)
+            accepted, _ = self._accept(installation, release, self._trust(state), staging)
+            found = [installation.entry_at(entry.path) for entry in accepted.manifest.files]
             files = tuple(
                 entry for entry in found if entry is not None and entry.mode in IN_RELEASES
             )
@@ -242,7 +244,7 @@ class ClientUpdater:
             manifest = dumps(
                 accepted.manifest._replace(version=version, files=files, terms=Terms())
             )
-            place.remember(
+            installation.remember(
                 State(version, manifest=manifest.decode("utf-8"), trust=self._trust(state))
             )
             return version
@@ -253,23 +255,23 @@ class ClientUpdater:
         Raises:
             VerificationError: no release is installed, or its manifest is not known.
         """
-        with self._workplace.working() as place:
-            files = place.installed()
+        with self._client_folder.working() as installation:
+            files = installation.installed()
             if not files:
                 raise VerificationError(
-                    f"nothing that could be verified is installed in {place.folder}; run update first"
+                    f"nothing that could be verified is installed in {installation.folder}; run update first"
                 )
-            return [entry.path for entry in place.damaged(files)]
+            return [entry.path for entry in installation.damaged(files)]
 
     def status(self) -> List[Tuple[str, str]]:
         """What is installed, as (name, value) pairs for people."""
-        with self._workplace.working() as place:
-            state = place.state()
+        with self._client_folder.working() as installation:
+            state = installation.state()
             if state is None:
                 return [("installed", "nothing")]
             lines = [
                 ("installed", state.version),
-                ("files", str(len(place.installed()))),
+                ("files", str(len(installation.installed()))),
                 ("app", state.trust.app or "not named"),
                 ("signed", "only" if state.trust.keys else "not asked for"),
             ]
@@ -323,25 +325,25 @@ class ClientUpdater:
             )
         return parse_release(document.body, document.url)
 
-    def _trust(self, state: Optional[State]) -> Trust:
+    def _trust(self, state: Optional[State]) -> TrustState:
         if state is None:
-            return add_configured_keys(Trust(), self.config.public_keys, "", "")
+            return add_configured_keys(TrustState(), self.config.public_keys, "", "")
         return add_configured_keys(
             state.trust, self.config.public_keys, state.version, state.manifest
         )
 
     def _verify_installed_is_active(
-        self, place: Installation, release: Release, state: Optional[State]
-    ) -> Trust:
+        self, installation: Installation, release: Release, state: Optional[State]
+    ) -> TrustState:
         """The memory, after the server has proved that it means what is installed, if it does; a newer proof is remembered."""
         trust = self._trust(state)
         if trust.keys and state is not None and release.precedence == parse(state.version):
             trust = current(state.manifest.encode("utf-8"), release.signature, trust, time.time())
             if trust != state.trust:
-                place.remember(state._replace(trust=trust))
+                installation.remember(state._replace(trust=trust))
         return trust
 
-    def _age_days(self, release: Release, trust: Trust) -> Optional[float]:
+    def _age_days(self, release: Release, trust: TrustState) -> Optional[float]:
         """The age of the newest signature, that of the offer included, if it is more than the configuration allows."""
         limit, now = self.config.max_age_days, time.time()
         if limit is None or not trust.newest() or now - trust.newest() <= limit * DAY_SECONDS:
@@ -351,7 +353,7 @@ class ClientUpdater:
         ) / DAY_SECONDS
         return age if age > limit else None
 
-    def _may_install(self, release: Release, state: Optional[State], trust: Trust) -> bool:
+    def _may_install(self, release: Release, state: Optional[State], trust: TrustState) -> bool:
         """Whether the active release is another one that this client may go to."""
         if state is None:
             return True
@@ -372,9 +374,9 @@ class ClientUpdater:
         return offered != installed
 
     def _update(
-        self, place: Installation, state: Optional[State], release: Release, force: bool
+        self, installation: Installation, state: Optional[State], release: Release, force: bool
     ) -> bool:
-        trust = self._verify_installed_is_active(place, release, state)
+        trust = self._verify_installed_is_active(installation, release, state)
         age_days = self._age_days(release, trust)
         if age_days is not None:
             logger.warning(
@@ -382,7 +384,7 @@ class ClientUpdater:
                 age_days,
             )
         if state is not None and not self._may_install(release, state, trust):
-            return self._repair(place, release, state._replace(trust=trust))
+            return self._repair(installation, release, state._replace(trust=trust))
         if state is not None and _was_rolled_back(state, release, bool(trust.keys)) and not force:
             logger.warning(
                 "%s was rolled back here before; staying with %s until the server offers another",
@@ -390,11 +392,11 @@ class ClientUpdater:
                 state.version,
             )
             return False
-        staging = self._staging(place, release)
-        accepted, text = self._accept(place, release, trust, staging)
+        staging = self._staging(installation, release)
+        accepted, text = self._accept(installation, release, trust, staging)
         identifier = new_identifier()
         return self._stage_and_swap(
-            place,
+            installation,
             staging,
             accepted.manifest,
             State(
@@ -408,18 +410,18 @@ class ClientUpdater:
             ),
         )
 
-    def _repair(self, place: Installation, release: Release, state: State) -> bool:
+    def _repair(self, installation: Installation, release: Release, state: State) -> bool:
         """The installed release is the right one: mend what is damaged, and nothing else."""
         manifest = state.tree()
-        stamp = place.stamp(manifest.files, time.time()) if manifest else ""
+        stamp = installation.stamp(manifest.files, time.time()) if manifest else ""
         is_known = (
             stamp and stamp == state.stamp
         )  # 2 ms for 300 files of 900 MB; to read them takes 1 s from memory
-        damaged = place.damaged(manifest.files) if manifest and not is_known else []
+        damaged = installation.damaged(manifest.files) if manifest and not is_known else []
         if manifest is None or not damaged:
             logger.info("%s is up to date", state.version)
-            place.clear_staging()
-            self._remember_stamp(place, state, stamp)
+            installation.clear_staging()
+            self._remember_stamp(installation, state, stamp)
             return False
         if release.precedence != parse(state.version):
             raise VerificationError(
@@ -431,30 +433,32 @@ class ClientUpdater:
             state.version,
             damaged[0].path,
         )
-        staging = self._staging(place, release)
+        staging = self._staging(installation, release)
         staging.open(state.manifest.encode("utf-8"))
-        return self._stage_and_swap(place, staging, manifest, state._replace(id=new_identifier()))
+        return self._stage_and_swap(
+            installation, staging, manifest, state._replace(id=new_identifier())
+        )
 
-    def _remember_stamp(self, place: Installation, state: State, stamp: str) -> None:
+    def _remember_stamp(self, installation: Installation, state: State, stamp: str) -> None:
         """The next start need not read all files, if it can be written down."""
         if stamp and stamp != state.stamp:
             try:
-                place.remember(state._replace(stamp=stamp))
+                installation.remember(state._replace(stamp=stamp))
             except InstallError as error:
                 logger.debug("%s; the next start reads every file again", error)
 
-    def _staging(self, place: Installation, release: Release) -> Staging:
+    def _staging(self, installation: Installation, release: Release) -> Staging:
         from .staging import Package, Staging
 
         return Staging(
-            place,
+            installation,
             self._transport(),
             Package(release.download_url, release.file_hash, release.file_size),
             self._progress,
         )
 
     def _accept(
-        self, place: Installation, release: Release, trust: Trust, staging: Staging
+        self, installation: Installation, release: Release, trust: TrustState, staging: Staging
     ) -> Tuple[Accepted, bytes]:
         """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
@@ -473,7 +477,7 @@ class ClientUpdater:
                     "the server has no manifest, and only signed releases are accepted here; nothing was installed"
                 )
             else:
-                text = self._manifest_of_package(place, release, staging)
+                text = self._manifest_of_package(installation, release, staging)
             accepted = accept(
                 text,
                 release.signature,
@@ -511,11 +515,11 @@ class ClientUpdater:
         return accepted, text
 
     def _manifest_of_package(
-        self, place: Installation, release: Release, staging: Staging
+        self, installation: Installation, release: Release, staging: Staging
     ) -> bytes:
         """The package's tree; a package that was staged while the program ran is not fetched again for it."""
         staging.open(f"{release.version} {release.file_hash}".encode())
-        staged = place.staged()
+        staged = installation.staged()
         if staged is not None:
             return staged.manifest.encode("utf-8")
         from ..archive import read_tree
@@ -523,9 +527,9 @@ class ClientUpdater:
         with open(staging.whole_package(), "rb") as file:
             return dumps(read_tree(file, "", release.version))
 
-    def _install_staged(self, place: Installation) -> None:
+    def _install_staged(self, installation: Installation) -> None:
         """Without a server: what was staged, complete, while the program ran is installed now."""
-        state, installed = place.staged(), place.state()
+        state, installed = installation.staged(), installation.state()
         manifest = state.tree() if state else None
         if state is None or manifest is None or installed is None:
             return
@@ -538,22 +542,26 @@ class ClientUpdater:
         }  # what other keys have vouched for since then stays remembered
         marks = trust.marks + tuple(mark for mark in known.marks if mark.key not in staged)
         self._stage_and_swap(
-            place, None, manifest, state._replace(trust=trust._replace(marks=marks))
+            installation, None, manifest, state._replace(trust=trust._replace(marks=marks))
         )
 
     def _stage_and_swap(
-        self, place: Installation, staging: Optional[Staging], manifest: Manifest, state: State
+        self,
+        installation: Installation,
+        staging: Optional[Staging],
+        manifest: Manifest,
+        state: State,
     ) -> bool:
         """Stage what is missing, and swap; False when the program runs and the update has to wait, staged."""
         number = {entry.path: index for index, entry in enumerate(manifest.files)}
 
-        def arrange() -> Changes:
-            return place.arrange(
+        def plan_swap() -> SwapPlan:
+            return installation.plan_swap(
                 manifest.files, state.id, lambda entry: f"{STAGING}/{number[entry.path]}"
             )
 
         if staging is not None:
-            into = arrange().into
+            into = plan_swap().move_in
             logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
             staging.fill(manifest, [(move.source, move.entry) for move in into])
             logger.info(
@@ -561,22 +569,22 @@ class ClientUpdater:
                 state.version,
                 staging.fetched / 1e3,
             )
-        held = self._workplace.try_swap_lock(place)
+        held = self._client_folder.try_swap_lock(installation)
         if held is None:
-            place.stage(state)
+            installation.stage(state)
             logger.info(
                 "the program is running; %s will be installed at the next start", state.version
             )
             return False
         with held:
             load_ahead()
-            changes = arrange()  # the program may have changed files since
-            place.install(changes, state)
+            changes = plan_swap()  # the program may have changed files since
+            installation.install(changes, state)
         logger.info(
             "%s is installed: %d files came, %d left",
             state.version,
-            len(changes.into),
-            len(changes.out),
+            len(changes.move_in),
+            len(changes.move_out),
         )
         return True
 

@@ -63,35 +63,35 @@ CACHE: Tree = {
 }
 
 
-def put(place: Installation, tree: Tree) -> None:
-    write_tree(Path(place.folder), tree)
+def put(installation: Installation, tree: Tree) -> None:
+    write_tree(Path(installation.folder), tree)
 
 
 def installed(*trees: Tree) -> Callable[[Installation], None]:
     """The first tree as it was installed, the others as the user put them there."""
 
-    def prepare(place: Installation) -> None:
-        update(place, trees[0], "1.0.0", FIRST)
+    def prepare(installation: Installation) -> None:
+        update(installation, trees[0], "1.0.0", FIRST)
         for tree in trees[1:]:
-            put(place, tree)
+            put(installation, tree)
 
     return prepare
 
 
 def updated(old: Tree, new: Tree, mine: Tree) -> Callable[[Installation], None]:
-    def prepare(place: Installation) -> None:
-        update(place, old, "1.0.0", FIRST)
-        put(place, mine)
-        update(place, new, "2.0.0", SECOND)
+    def prepare(installation: Installation) -> None:
+        update(installation, old, "1.0.0", FIRST)
+        put(installation, mine)
+        update(installation, new, "2.0.0", SECOND)
 
     return prepare
 
 
-def failed_before(place: Installation) -> None:
+def failed_before(installation: Installation) -> None:
     """An update was undone, and what it had staged is still there."""
-    installed(OLD, {**MINE, **IN_THE_WAY})(place)
+    installed(OLD, {**MINE, **IN_THE_WAY})(installation)
     failing = Installation(
-        place.folder,
+        installation.folder,
         "local_version.json",
         disk=Failing(70, lambda path: OSError(28, "No space left on device", path), 0),
     )
@@ -103,11 +103,11 @@ def failed_before(place: Installation) -> None:
 
 
 def to(tree: Tree, version: str) -> Callable[[Installation, str], None]:
-    return lambda place, identifier: update(place, tree, version, identifier)
+    return lambda installation, identifier: update(installation, tree, version, identifier)
 
 
-def roll_back(place: Installation, identifier: str) -> None:
-    place.rollback(identifier, "a test")
+def roll_back(installation: Installation, identifier: str) -> None:
+    installation.rollback(identifier, "a test")
 
 
 SMALL_OLD: Tree = {"main.py": (b"1", "644"), "d/x": (b"x", "644")}
@@ -130,26 +130,26 @@ LAUNCHER_2: Tree = {
 NO_LAUNCHER: Tree = {"main.py": (b"2", "644"), "start2": (b"2", "755")}
 
 
-def without_backup(place: Installation) -> None:
-    installed(DEEP_1)(place)
-    os.rmdir(place.at(".backup"))
+def without_backup(installation: Installation) -> None:
+    installed(DEEP_1)(installation)
+    os.rmdir(installation.at(".backup"))
 
 
-def damaged(place: Installation) -> None:
-    installed(OLD, MINE)(place)
-    put(place, {"main.py": (b"damaged", "644")})
-    os.unlink(place.at("tool"))
+def damaged(installation: Installation) -> None:
+    installed(OLD, MINE)(installation)
+    put(installation, {"main.py": (b"damaged", "644")})
+    os.unlink(installation.at("tool"))
 
 
-def updated_settings(place: Installation) -> None:
-    installed(WITH_SETTINGS_1, EDITED)(place)
-    update(place, WITH_SETTINGS_2, "2.0.0", SECOND)
+def updated_settings(installation: Installation) -> None:
+    installed(WITH_SETTINGS_1, EDITED)(installation)
+    update(installation, WITH_SETTINGS_2, "2.0.0", SECOND)
 
 
 SCENARIOS: List[Scenario] = [
     Scenario(
         "first install",
-        lambda place: put(place, {**MINE, **IN_THE_WAY}),
+        lambda installation: put(installation, {**MINE, **IN_THE_WAY}),
         to(NEW, "2.0.0"),
         {**MINE, **IN_THE_WAY},
         {**MINE, **KEPT, **NEW},

@@ -25,7 +25,7 @@ from nuitkal_mini.client.errors import InstallError, RollbackError
 from nuitkal_mini.client.install import STAGING, Installation
 from nuitkal_mini.client.staging import Package, Staging
 from nuitkal_mini.client.state import State, parse_state
-from nuitkal_mini.client.swap_plan import Changes
+from nuitkal_mini.client.swap_plan import SwapPlan
 from nuitkal_mini.manifest import dumps
 
 from ..trees import Tree, manifest_of, read_tree
@@ -121,26 +121,26 @@ class Shop:
         path.write_bytes(self._package)
 
 
-def update(place: Installation, tree: Tree, version: str, identifier: str) -> None:
+def update(installation: Installation, tree: Tree, version: str, identifier: str) -> None:
     """What `ClientUpdater` does between the manifest and the end."""
     manifest, package = manifest_of(tree, version=version), package_of(tree)
     staging = Staging(
-        place,
+        installation,
         Shop(package),
         Package("http://shop/", hashlib.sha256(package).hexdigest(), 0),
         lambda *_: None,
     )  # type: ignore[arg-type]
     number = {entry.path: index for index, entry in enumerate(manifest.files)}
 
-    def arranged() -> Changes:
-        return place.arrange(
+    def arranged() -> SwapPlan:
+        return installation.plan_swap(
             manifest.files, identifier, lambda entry: f"{STAGING}/{number[entry.path]}"
         )
 
     staging.open(dumps(manifest))
     staging.fill(manifest, [(move.source, move.entry) for move in arranged().into])
-    backup = identifier if place.state() else ""
-    place.install(arranged(), State(version, identifier, backup, dumps(manifest).decode()))
+    backup = identifier if installation.state() else ""
+    installation.install(arranged(), State(version, identifier, backup, dumps(manifest).decode()))
 
 
 class Scenario(NamedTuple):
@@ -167,13 +167,13 @@ class Sweep:
         self.folder = os.path.join(scratch, "client")
         lay_down((), self.folder)
         os.mkdir(os.path.join(self.folder, ".update"))
-        scenario.prepare(self.place(Unsynced()))
+        scenario.prepare(self.installation(Unsynced()))
         self.start = image_of(self.folder)
         self.kill_points = self.cuts = 0
         self._verdicts: Dict[Image, str] = {}
         self._reached: Set[Image] = set()
 
-    def place(self, disk: Optional[Disk] = None) -> Installation:
+    def installation(self, disk: Optional[Disk] = None) -> Installation:
         scenario = self.scenario
         return Installation(
             self.folder,
@@ -184,7 +184,7 @@ class Sweep:
         )
 
     def act(self, disk: Disk, identifier: str = THIRD) -> None:
-        self.scenario.act(self.place(disk), identifier)
+        self.scenario.act(self.installation(disk), identifier)
 
     # the judge
 
@@ -210,7 +210,7 @@ class Sweep:
         try:
             for copy in copies:
                 parse_state(copy)
-            self.place().recover()
+            self.installation().recover()
             return self.judge()
         except Exception as error:
             return f"broken: recovery ended in {error!r}"
@@ -227,16 +227,16 @@ class Sweep:
         """The states in which the recovery from the image can die."""
         lay_down(image, self.folder)
         watch = Watch(self.folder)
-        self.place(watch).recover()
+        self.installation(watch).recover()
         return watch.images
 
     def judge(self) -> str:
         """What the folder is, now that nothing is pending, and that the next transaction reaches the new tree from here."""
-        place = self.place()
-        state = place.state()
+        installation = self.installation()
+        state = installation.state()
         verdict = self.judge_tree()
         is_new = verdict == "new"
-        if place.pending():
+        if installation.pending():
             return "broken: a journal is left"
         if verdict.startswith("broken"):
             return verdict
@@ -263,7 +263,7 @@ class Sweep:
 
     def judge_tree(self) -> str:
         """Whether the tree is that of the version that the version file names."""
-        scenario, state = self.scenario, self.place().state()
+        scenario, state = self.scenario, self.installation().state()
         is_new = state is not None and state.id in (THIRD, FOURTH)
         found, wanted = (
             self.tree(),
@@ -334,7 +334,7 @@ class Sweep:
         ops = folded(log)
         lay_down(replay(self.start, ops, [DONE] * len(ops)), self.folder)
         recorder = Recorder(self.folder)
-        self.place(recorder).recover()
+        self.installation(recorder).recover()
         if self.judge_tree() == "old":
             self.act(recorder, FOURTH)
         return (*log, *recorder.ops)

@@ -572,10 +572,10 @@ RANGES: Dict[str, Callable[[Exchange, bytes], None]] = {
         200, b"<html>" + bytes(len(package)), Content_Type="text/html"
     ),
     **{
-        f"to {place}"[:30]: lambda exchange, package, place=place: exchange.reply(
-            302, Location=place
+        f"to {installation}"[:30]: lambda exchange, package, installation=installation: (
+            exchange.reply(302, Location=installation)
         )  # type: ignore[misc]
-        for place in (
+        for installation in (
             "file:///etc/passwd",
             "ftp://127.0.0.1/x",
             "data:,x",

@@ -33,20 +33,20 @@ posix_only = pytest.mark.skipif(
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Installation:
+def installation(tmp_path: Path) -> Installation:
     (tmp_path / ".update").mkdir()
     return Installation(str(tmp_path), "local_version.json", disk=Unsynced())
 
 
-def found(place: Installation) -> Tree:
-    return read_tree(Path(place.folder), OURS)
+def found(installation: Installation) -> Tree:
+    return read_tree(Path(installation.folder), OURS)
 
 
-def put(place: Installation, tree: Tree) -> None:
-    write_tree(Path(place.folder), tree)
+def put(installation: Installation, tree: Tree) -> None:
+    write_tree(Path(installation.folder), tree)
 
 
-def interrupted(place: Installation, tree: Tree, before: str) -> None:
+def interrupted(installation: Installation, tree: Tree, before: str) -> None:
     """An update to the tree that dies at the first `before` operation on the app or the version file."""
 
     class Dies(BaseException):
@@ -55,15 +55,18 @@ def interrupted(place: Installation, tree: Tree, before: str) -> None:
     class Dying(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
             if operation == before and args == (
-                place.at(".update/next.json"),
-                place.at("local_version.json"),
+                installation.at(".update/next.json"),
+                installation.at("local_version.json"),
             ):
                 raise Dies
             return super().perform(operation, path, call, *args)
 
     with pytest.raises(Dies):
         update(
-            Installation(place.folder, "local_version.json", disk=Dying()), tree, "9.0.0", FOURTH
+            Installation(installation.folder, "local_version.json", disk=Dying()),
+            tree,
+            "9.0.0",
+            FOURTH,
         )
 
 
@@ -90,59 +93,70 @@ def test_any_tree_becomes_any_other_and_goes_back_exactly(
     }
     with tempfile.TemporaryDirectory() as folder:
         os.mkdir(os.path.join(folder, ".update"))
-        place = Installation(folder, "local_version.json", disk=Unsynced())
-        put(place, mine)
+        installation = Installation(folder, "local_version.json", disk=Unsynced())
+        put(installation, mine)
         for version, tree, identifier in [
             ("1", one, FIRST),
             ("2", two, SECOND),
             ("3", three, THIRD),
         ]:
-            update(place, tree, version, identifier)
-            assert found(place) == {**tree, **mine}
-        assert place.rollback(FOURTH, "a test").version == "2"
-        assert found(place) == {**two, **mine}
-        assert place.damaged(place.installed()) == []
+            update(installation, tree, version, identifier)
+            assert found(installation) == {**tree, **mine}
+        assert installation.rollback(FOURTH, "a test").version == "2"
+        assert found(installation) == {**two, **mine}
+        assert installation.damaged(installation.installed()) == []
         with pytest.raises(RollbackError, match="no earlier version"):
-            place.rollback(FIRST, "a test")
+            installation.rollback(FIRST, "a test")
 
 
 @posix_only
 @pytest.mark.parametrize("umask", [0, 0o077], ids=oct)
-def test_modes_are_those_of_the_release_whatever_the_umask(place: Installation, umask: int) -> None:
+def test_modes_are_those_of_the_release_whatever_the_umask(
+    installation: Installation, umask: int
+) -> None:
     before = os.umask(umask)
     try:
-        update(place, TWO, "2", SECOND)
+        update(installation, TWO, "2", SECOND)
     finally:
         os.umask(before)
-    assert os.stat(place.at("lib/b.py")).st_mode & 0o777 == 0o755
-    assert os.stat(place.at("main.py")).st_mode & 0o777 == 0o644
-    assert os.stat(place.at("lib")).st_mode & 0o022 == 0
+    assert os.stat(installation.at("lib/b.py")).st_mode & 0o777 == 0o755
+    assert os.stat(installation.at("main.py")).st_mode & 0o777 == 0o644
+    assert os.stat(installation.at("lib")).st_mode & 0o022 == 0
 
 
-def test_installed_files_are_as_old_as_the_install(place: Installation, tmp_path: Path) -> None:
+def test_installed_files_are_as_old_as_the_install(
+    installation: Installation, tmp_path: Path
+) -> None:
     (tmp_path / "mark").touch()
     update(
-        place, ONE, "1", FIRST
+        installation, ONE, "1", FIRST
     )  # a package's own time could make Python believe bytecode of before
-    assert os.stat(place.at("main.py")).st_mtime >= (tmp_path / "mark").stat().st_mtime
+    assert os.stat(installation.at("main.py")).st_mtime >= (tmp_path / "mark").stat().st_mtime
 
 
-def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(place: Installation) -> None:
+def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(
+    installation: Installation,
+) -> None:
     def run() -> str:
         code = "import sys; sys.dont_write_bytecode, sys.pycache_prefix = False, None; sys.path.insert(0, ''); import m; print(m.x)"
         return (
             subprocess.run(
-                [sys.executable, "-c", code], cwd=place.folder, stdout=subprocess.PIPE, check=True
+                [sys.executable, "-c", code],
+                cwd=installation.folder,
+                stdout=subprocess.PIPE,
+                check=True,
             )
             .stdout.decode()
             .strip()
         )
 
-    update(place, {"m.py": (b"x = 1\n", "644")}, "1", FIRST)
-    os.utime(place.at("m.py"), (1, 1))
-    assert run() == "1" and os.listdir(place.at("__pycache__"))
-    update(place, {"m.py": (b"x = 2\n", "644")}, "2", SECOND)
-    os.utime(place.at("m.py"), (1, 1))  # the same second, the same size: only a dropped cache helps
+    update(installation, {"m.py": (b"x = 1\n", "644")}, "1", FIRST)
+    os.utime(installation.at("m.py"), (1, 1))
+    assert run() == "1" and os.listdir(installation.at("__pycache__"))
+    update(installation, {"m.py": (b"x = 2\n", "644")}, "2", SECOND)
+    os.utime(
+        installation.at("m.py"), (1, 1)
+    )  # the same second, the same size: only a dropped cache helps
     assert run() == "2"
 
 
@@ -150,53 +164,57 @@ def test_python_never_runs_the_bytecode_of_a_module_that_was_replaced(place: Ins
 
 
 def test_a_file_of_the_user_where_a_new_one_comes_is_kept_beside_and_comes_back(
-    place: Installation,
+    installation: Installation,
 ) -> None:
-    put(place, {"lib": (b"mine", "644"), "main.py": (b"mine too", "644")})
-    update(place, ONE, "1", FIRST)
+    put(installation, {"lib": (b"mine", "644"), "main.py": (b"mine too", "644")})
+    update(installation, ONE, "1", FIRST)
     kept: Tree = {
         f"lib.user-{FIRST}": (b"mine", "644"),
         f"main.py.user-{FIRST}": (b"mine too", "644"),
     }
-    assert found(place) == {**ONE, **kept}
-    update(place, TWO, "2", SECOND)
-    assert found(place) == {**TWO, **kept}
+    assert found(installation) == {**ONE, **kept}
+    update(installation, TWO, "2", SECOND)
+    assert found(installation) == {**TWO, **kept}
 
 
 def test_a_file_that_the_user_has_edited_survives_its_removal_from_the_release(
-    place: Installation,
+    installation: Installation,
 ) -> None:
-    update(place, ONE, "1", FIRST)
-    put(place, {"lib/a.py": (b"edited", "644")})
-    update(place, TWO, "2", SECOND)
-    assert found(place) == {**TWO, "lib/a.py": (b"edited", "644")}
+    update(installation, ONE, "1", FIRST)
+    put(installation, {"lib/a.py": (b"edited", "644")})
+    update(installation, TWO, "2", SECOND)
+    assert found(installation) == {**TWO, "lib/a.py": (b"edited", "644")}
 
 
 def test_a_folder_that_must_become_a_file_fails_before_anything_while_it_holds_a_users_file(
-    place: Installation,
+    installation: Installation,
 ) -> None:
-    update(place, ONE, "1", FIRST)
-    put(place, {"lib/mine": (b"mine", "644")})
+    update(installation, ONE, "1", FIRST)
+    put(installation, {"lib/mine": (b"mine", "644")})
     with pytest.raises(InstallError, match="mine in it is not the program's"):
-        update(place, {"lib": (b"a file", "644")}, "2", SECOND)
-    assert found(place) == {**ONE, "lib/mine": (b"mine", "644")} and not place.pending()
+        update(installation, {"lib": (b"a file", "644")}, "2", SECOND)
+    assert (
+        found(installation) == {**ONE, "lib/mine": (b"mine", "644")} and not installation.pending()
+    )
 
 
-def test_cached_bytecode_keeps_no_folder_that_the_release_has_left(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
+def test_cached_bytecode_keeps_no_folder_that_the_release_has_left(
+    installation: Installation,
+) -> None:
+    update(installation, ONE, "1", FIRST)
     put(
-        place,
+        installation,
         {
             "lib/__pycache__/a.cpython-311.pyc": (b"a", "644"),
             "lib/__pycache__/a.cpython-311.pyc.4711": (b"a", "644"),
         },
     )
-    update(place, {"lib": (b"a file", "644")}, "2", SECOND)
-    assert found(place) == {"lib": (b"a file", "644")}
-    update(place, ONE, "3", THIRD)
-    put(place, {"lib/__pycache__/a.cpython-311.pyc": (b"a", "644")})
-    update(place, {"main.py": (b"1", "644")}, "4", FOURTH)
-    assert not os.path.exists(place.at("lib"))
+    update(installation, {"lib": (b"a file", "644")}, "2", SECOND)
+    assert found(installation) == {"lib": (b"a file", "644")}
+    update(installation, ONE, "3", THIRD)
+    put(installation, {"lib/__pycache__/a.cpython-311.pyc": (b"a", "644")})
+    update(installation, {"main.py": (b"1", "644")}, "4", FOURTH)
+    assert not os.path.exists(installation.at("lib"))
 
 
 @posix_only
@@ -210,36 +228,38 @@ def test_a_link_of_the_user_in_place_of_a_folder_leads_nobody_outside(
 ) -> None:
     folder, outside = tmp_path / "client", tmp_path / "outside"
     (folder / ".update").mkdir(parents=True)
-    place = Installation(str(folder), "local_version.json", disk=Unsynced())
-    update(place, ONE, "1", FIRST)
+    installation = Installation(str(folder), "local_version.json", disk=Unsynced())
+    update(installation, ONE, "1", FIRST)
     (folder / "lib").rename(outside)
     (folder / "lib").symlink_to(outside)
     with pytest.raises(
         InstallError, match="is a link or special file where the program has a folder"
     ):
-        update(place, into, "2", SECOND)
+        update(installation, into, "2", SECOND)
     update(
-        place, {"main.py": (b"2", "644")}, "2", SECOND
+        installation, {"main.py": (b"2", "644")}, "2", SECOND
     )  # what was in it is no longer the program's
     assert read_tree(outside) == {"a.py": (b"a", "644")}
 
 
 @posix_only
-def test_a_special_file_in_the_way_is_named(place: Installation) -> None:
-    os.mkfifo(place.at("main.py"))
+def test_a_special_file_in_the_way_is_named(installation: Installation) -> None:
+    os.mkfifo(installation.at("main.py"))
     with pytest.raises(InstallError, match="main.py is a device or a socket"):
-        update(place, ONE, "1", FIRST)
+        update(installation, ONE, "1", FIRST)
 
 
 def test_an_edited_file_that_only_changes_its_case_is_kept_if_it_is_preserved(
     tmp_path: Path,
 ) -> None:
     (tmp_path / ".update").mkdir()
-    place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["*.ini"])
-    update(place, {"Settings.ini": (b"1", "644")}, "1", FIRST)
-    put(place, {"Settings.ini": (b"edited", "644")})
-    update(place, {"settings.ini": (b"2", "644")}, "2", SECOND)
-    assert found(place) == {
+    installation = Installation(
+        str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["*.ini"]
+    )
+    update(installation, {"Settings.ini": (b"1", "644")}, "1", FIRST)
+    put(installation, {"Settings.ini": (b"edited", "644")})
+    update(installation, {"settings.ini": (b"2", "644")}, "2", SECOND)
+    assert found(installation) == {
         "settings.ini": (b"2", "644"),
         f"Settings.ini.user-{SECOND}": (b"edited", "644"),
     }
@@ -247,56 +267,63 @@ def test_an_edited_file_that_only_changes_its_case_is_kept_if_it_is_preserved(
 
 def test_a_shipped_setting_never_overwrites_what_lies_beside(tmp_path: Path) -> None:
     (tmp_path / ".update").mkdir()
-    place = Installation(str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["s"])
-    put(place, {"s": (b"edited", "644"), "s.new": (b"mine", "644")})
-    update(place, {"s": (b"1", "644")}, "1", FIRST)
-    assert found(place) == {
+    installation = Installation(
+        str(tmp_path), "local_version.json", disk=Unsynced(), preserve=["s"]
+    )
+    put(installation, {"s": (b"edited", "644"), "s.new": (b"mine", "644")})
+    update(installation, {"s": (b"1", "644")}, "1", FIRST)
+    assert found(installation) == {
         "s": (b"edited", "644"),
         "s.new": (b"mine", "644"),
         f"s.new-{FIRST}": (b"1", "644"),
     }
-    update(place, {"s": (b"2", "644"), "s.new": (b"the release has one too", "644")}, "2", SECOND)
-    assert found(place)["s.new"] == (b"the release has one too", "644") and found(place)[
-        f"s.new.user-{SECOND}"
-    ] == (b"mine", "644")
-    assert found(place)[f"s.new-{SECOND}"] == (b"2", "644")
+    update(
+        installation,
+        {"s": (b"2", "644"), "s.new": (b"the release has one too", "644")},
+        "2",
+        SECOND,
+    )
+    assert found(installation)["s.new"] == (b"the release has one too", "644") and found(
+        installation
+    )[f"s.new.user-{SECOND}"] == (b"mine", "644")
+    assert found(installation)[f"s.new-{SECOND}"] == (b"2", "644")
 
 
 def test_a_user_file_whose_name_cannot_be_made_longer_stops_the_update_and_not_the_program(
-    place: Installation,
+    installation: Installation,
 ) -> None:
     name = "n" * 250
-    put(place, {name: (b"mine", "644")})
+    put(installation, {name: (b"mine", "644")})
     with pytest.raises(InstallError, match="longer than 255 bytes; nothing was installed"):
-        update(place, {name: (b"1", "644")}, "1", FIRST)
-    assert found(place) == {name: (b"mine", "644")} and not place.pending()
+        update(installation, {name: (b"1", "644")}, "1", FIRST)
+    assert found(installation) == {name: (b"mine", "644")} and not installation.pending()
 
 
 @posix_only
-def test_a_users_link_to_bytes_that_are_no_unicode_is_kept(place: Installation) -> None:
-    os.symlink(b"\xff", os.fsencode(place.at("main.py")))
-    update(place, ONE, "1", FIRST)
-    assert os.readlink(os.fsencode(place.at(f"main.py.user-{FIRST}"))) == b"\xff"
+def test_a_users_link_to_bytes_that_are_no_unicode_is_kept(installation: Installation) -> None:
+    os.symlink(b"\xff", os.fsencode(installation.at("main.py")))
+    update(installation, ONE, "1", FIRST)
+    assert os.readlink(os.fsencode(installation.at(f"main.py.user-{FIRST}"))) == b"\xff"
 
 
 # --- what is in the way -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def mounted(place: Installation) -> Iterator[Installation]:
+def mounted(installation: Installation) -> Iterator[Installation]:
     """`lib` of ONE on a file system of its own."""
-    update(place, {"main.py": (b"1", "644")}, "1", FIRST)
-    os.mkdir(place.at("lib"))
+    update(installation, {"main.py": (b"1", "644")}, "1", FIRST)
+    os.mkdir(installation.at("lib"))
     if (
         os.name != "posix"
         or subprocess.call(
-            ["mount", "-t", "tmpfs", "tmpfs", place.at("lib")], stderr=subprocess.DEVNULL
+            ["mount", "-t", "tmpfs", "tmpfs", installation.at("lib")], stderr=subprocess.DEVNULL
         )
         != 0
     ):
         pytest.skip("nothing can be mounted here")
-    yield place
-    subprocess.check_call(["umount", place.at("lib")])
+    yield installation
+    subprocess.check_call(["umount", installation.at("lib")])
 
 
 def test_another_file_system_in_the_way_is_said_before_anything_happens(
@@ -312,64 +339,64 @@ def test_another_file_system_in_the_way_is_said_before_anything_happens(
 def test_a_folder_of_the_updater_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     folder, outside = tmp_path / "client", tmp_path / "outside"
     (folder / ".update").mkdir(parents=True)
-    place = Installation(str(folder), "local_version.json", disk=Unsynced())
-    update(place, ONE, "1", FIRST)
+    installation = Installation(str(folder), "local_version.json", disk=Unsynced())
+    update(installation, ONE, "1", FIRST)
     if name == ".backup":
         (folder / ".backup").rmdir()
     outside.mkdir()
     (folder / name).symlink_to(outside)
     if name == ".backup":
         with pytest.raises(InstallError, match="is not a folder"):
-            update(place, TWO, "2", SECOND)
+            update(installation, TWO, "2", SECOND)
     else:
-        update(place, TWO, "2", SECOND)  # the link is replaced, not followed
+        update(installation, TWO, "2", SECOND)  # the link is replaced, not followed
     assert os.listdir(outside) == []
 
 
 @pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away"
 )
-def test_a_backup_of_another_user_is_neither_used_nor_filled(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    update(place, TWO, "2", SECOND)
-    assert place.kept()
-    os.chown(place.at(".backup"), 4711, -1)
-    assert not place.kept()
+def test_a_backup_of_another_user_is_neither_used_nor_filled(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    update(installation, TWO, "2", SECOND)
+    assert installation.backup_files()
+    os.chown(installation.at(".backup"), 4711, -1)
+    assert not installation.backup_files()
     with pytest.raises(RollbackError, match="belongs to another user"):
-        place.rollback(THIRD, "a test")
+        installation.rollback(THIRD, "a test")
     with pytest.raises(InstallError, match="belongs to another user"):
-        update(place, ONE, "3", THIRD)
-    assert found(place) == TWO
+        update(installation, ONE, "3", THIRD)
+    assert found(installation) == TWO
 
 
 # --- rollback ---------------------------------------------------------------------------------------
 
 
-def test_a_damaged_backup_is_not_rolled_back_to(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    update(place, TWO, "2", SECOND)
-    Path(place.at(f".backup/{SECOND}/0")).write_bytes(b"rotten")
+def test_a_damaged_backup_is_not_rolled_back_to(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    update(installation, TWO, "2", SECOND)
+    Path(installation.at(f".backup/{SECOND}/0")).write_bytes(b"rotten")
     with pytest.raises(RollbackError, match="backup of .* is damaged; nothing was changed"):
-        place.rollback(THIRD, "a test")
-    assert found(place) == TWO
+        installation.rollback(THIRD, "a test")
+    assert found(installation) == TWO
 
 
-def test_a_rollback_works_over_files_that_the_user_has_changed(place: Installation) -> None:
-    update(place, {**ONE, "same": (b"s", "644"), "other": (b"o", "644")}, "1", FIRST)
-    update(place, {**TWO, "same": (b"s", "644"), "other": (b"o", "644")}, "2", SECOND)
-    put(place, {"same": (b"edited", "644"), "main.py": (b"edited", "644")})
-    os.unlink(place.at("other"))
-    os.makedirs(place.at("other/now a folder"))
-    place.rollback(THIRD, "a test")
-    assert found(place) == {**ONE, "same": (b"edited", "644")}
+def test_a_rollback_works_over_files_that_the_user_has_changed(installation: Installation) -> None:
+    update(installation, {**ONE, "same": (b"s", "644"), "other": (b"o", "644")}, "1", FIRST)
+    update(installation, {**TWO, "same": (b"s", "644"), "other": (b"o", "644")}, "2", SECOND)
+    put(installation, {"same": (b"edited", "644"), "main.py": (b"edited", "644")})
+    os.unlink(installation.at("other"))
+    os.makedirs(installation.at("other/now a folder"))
+    installation.rollback(THIRD, "a test")
+    assert found(installation) == {**ONE, "same": (b"edited", "644")}
 
 
-def test_only_the_last_generation_is_kept(place: Installation) -> None:
+def test_only_the_last_generation_is_kept(installation: Installation) -> None:
     for version, tree, identifier in [("1", ONE, FIRST), ("2", TWO, SECOND), ("3", ONE, THIRD)]:
-        update(place, tree, version, identifier)
-    assert os.listdir(place.at(".backup")) == [THIRD]
-    place.rollback(FOURTH, "a test")
-    assert os.listdir(place.at(".backup")) == []
+        update(installation, tree, version, identifier)
+    assert os.listdir(installation.at(".backup")) == [THIRD]
+    installation.rollback(FOURTH, "a test")
+    assert os.listdir(installation.at(".backup")) == []
 
 
 def test_without_hard_links_a_launcher_is_replaced_all_the_same(tmp_path: Path) -> None:
@@ -378,68 +405,79 @@ def test_without_hard_links_a_launcher_is_replaced_all_the_same(tmp_path: Path) 
             raise PermissionError(errno.EPERM, "Operation not permitted", source)
 
     (tmp_path / ".update").mkdir()
-    place = Installation(str(tmp_path), "local_version.json", disk=NoLinks(), launcher="main.py")
-    update(place, ONE, "1", FIRST)
-    update(place, TWO, "2", SECOND)
-    assert found(place) == TWO
-    place.rollback(THIRD, "a test")
-    assert found(place) == ONE
+    installation = Installation(
+        str(tmp_path), "local_version.json", disk=NoLinks(), launcher="main.py"
+    )
+    update(installation, ONE, "1", FIRST)
+    update(installation, TWO, "2", SECOND)
+    assert found(installation) == TWO
+    installation.rollback(THIRD, "a test")
+    assert found(installation) == ONE
 
 
 # --- recovery ---------------------------------------------------------------------------------------
 
 
-def test_recovery_goes_on_only_with_what_it_finds_by_hash(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    interrupted(place, TWO, "rename")
-    assert place.pending()
-    put(place, {"main.py": (b"x", "644")})  # same size, other content
-    place.recover()
-    assert found(place) == {**ONE, f"main.py.user-{FOURTH}": (b"x", "644")} and not place.pending()
+def test_recovery_goes_on_only_with_what_it_finds_by_hash(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    interrupted(installation, TWO, "rename")
+    assert installation.pending()
+    put(installation, {"main.py": (b"x", "644")})  # same size, other content
+    installation.recover()
+    assert (
+        found(installation) == {**ONE, f"main.py.user-{FOURTH}": (b"x", "644")}
+        and not installation.pending()
+    )
 
 
-def test_recovery_never_goes_forward_behind_an_abort_mark(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    interrupted(place, TWO, "rename")
-    os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
-    place.recover()
-    assert found(place) == ONE and place.state() == State(
-        "1", FIRST, manifest=place.state().manifest
+def test_recovery_never_goes_forward_behind_an_abort_mark(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    interrupted(installation, TWO, "rename")
+    os.rename(installation.at(".update/journal.json"), installation.at(".update/journal.undo"))
+    installation.recover()
+    assert found(installation) == ONE and installation.state() == State(
+        "1", FIRST, manifest=installation.state().manifest
     )  # type: ignore[union-attr]
 
 
-def test_a_commit_counts_though_the_journal_is_still_there(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    interrupted(place, TWO, "rename")
-    os.replace(place.at(".update/next.json"), place.at("local_version.json"))
-    assert not place.pending()  # the program may start: only the cleaning up is left
-    place.recover()
-    assert found(place) == TWO and sorted(os.listdir(place.at(".update"))) == ["state.json"]
+def test_a_commit_counts_though_the_journal_is_still_there(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    interrupted(installation, TWO, "rename")
+    os.replace(installation.at(".update/next.json"), installation.at("local_version.json"))
+    assert not installation.pending()  # the program may start: only the cleaning up is left
+    installation.recover()
+    assert found(installation) == TWO and sorted(os.listdir(installation.at(".update"))) == [
+        "state.json"
+    ]
 
 
-def test_a_commit_whose_answer_is_lost_is_a_commit(place: Installation) -> None:
+def test_a_commit_whose_answer_is_lost_is_a_commit(installation: Installation) -> None:
     class Network(Unsynced):
         def rename(self, source: str, target: str) -> None:
             super().rename(source, target)
-            if target == place.at("local_version.json") != source:
+            if target == installation.at("local_version.json") != source:
                 raise OSError(
                     errno.ENOENT, "No such file or directory", source
                 )  # NFS: the first answer was lost, the second is about a repetition
 
-    update(place, ONE, "1", FIRST)
-    update(Installation(place.folder, "local_version.json", disk=Network()), TWO, "2", SECOND)
-    assert found(place) == TWO and not place.pending()
-    place.rollback(THIRD, "a test")
-    assert found(place) == ONE
+    update(installation, ONE, "1", FIRST)
+    update(
+        Installation(installation.folder, "local_version.json", disk=Network()), TWO, "2", SECOND
+    )
+    assert found(installation) == TWO and not installation.pending()
+    installation.rollback(THIRD, "a test")
+    assert found(installation) == ONE
 
 
-def test_undoing_keeps_what_somebody_has_put_in_the_way(place: Installation) -> None:
-    update(place, {"f": (b"f", "644"), "g/x": (b"x", "644"), "h": (b"h", "644")}, "1", FIRST)
-    interrupted(place, {"f/deep": (b"d", "644"), "g": (b"g", "644"), "h": (b"2", "644")}, "rename")
-    os.rename(place.at(".update/journal.json"), place.at(".update/journal.undo"))
-    put(place, {"f/mine": (b"mine", "644"), "g": (b"mine", "644")})
-    place.recover()
-    assert found(place) == {
+def test_undoing_keeps_what_somebody_has_put_in_the_way(installation: Installation) -> None:
+    update(installation, {"f": (b"f", "644"), "g/x": (b"x", "644"), "h": (b"h", "644")}, "1", FIRST)
+    interrupted(
+        installation, {"f/deep": (b"d", "644"), "g": (b"g", "644"), "h": (b"2", "644")}, "rename"
+    )
+    os.rename(installation.at(".update/journal.json"), installation.at(".update/journal.undo"))
+    put(installation, {"f/mine": (b"mine", "644"), "g": (b"mine", "644")})
+    installation.recover()
+    assert found(installation) == {
         "f": (b"f", "644"),
         "g/x": (b"x", "644"),
         "h": (b"h", "644"),
@@ -460,11 +498,11 @@ def test_undoing_keeps_what_somebody_has_put_in_the_way(place: Installation) -> 
 )
 @pytest.mark.parametrize("where", ["out", "into", "stale", "drop", "make", "id"])
 def test_a_journal_that_leads_outside_is_not_believed(
-    place: Installation, path: str, where: str
+    installation: Installation, path: str, where: str
 ) -> None:
-    update(place, ONE, "1", FIRST)
-    interrupted(place, TWO, "rename")
-    journal = json.loads(Path(place.at(".update/journal.json")).read_bytes())
+    update(installation, ONE, "1", FIRST)
+    interrupted(installation, TWO, "rename")
+    journal = json.loads(Path(installation.at(".update/journal.json")).read_bytes())
     out, into, stale, drop, make = journal["changes"]
     if where == "id":
         journal["id"] = path
@@ -473,13 +511,13 @@ def test_a_journal_that_leads_outside_is_not_believed(
         items.append(
             [path, "main.py", ["x", 0, "", "644", None]] if where in ("out", "into") else path
         )
-    Path(place.at(".update/journal.json")).write_text(json.dumps(journal))
+    Path(installation.at(".update/journal.json")).write_text(json.dumps(journal))
     if where in ("stale", "drop") and path == "local_version.json/x":
         return  # such a thing could be deleted only if it were there
-    before = found(place)
+    before = found(installation)
     with pytest.raises(InstallError, match="cannot be read"):
-        place.recover()
-    assert place.pending() and found(place) == before
+        installation.recover()
+    assert installation.pending() and found(installation) == before
 
 
 JSON = st.recursive(
@@ -505,8 +543,8 @@ def test_a_journal_of_any_form_is_a_sentence(value: object) -> None:
             Installation(folder, "local_version.json", disk=Unsynced()).recover()
 
 
-def test_a_staged_file_that_has_rotted_is_not_installed(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
+def test_a_staged_file_that_has_rotted_is_not_installed(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
 
     class Rot(Unsynced):
         def mkdir(self, path: str) -> None:  # of the backup: everything is staged by then
@@ -514,61 +552,67 @@ def test_a_staged_file_that_has_rotted_is_not_installed(place: Installation) -> 
             if path.endswith(SECOND):
                 raise AssertionError("the journal was begun")
 
-    rotten = Installation(place.folder, "local_version.json", disk=Rot())
-    arrange, calls = rotten.arrange, [0]
+    rotten = Installation(installation.folder, "local_version.json", disk=Rot())
+    plan_swap, calls = rotten.plan_swap, [0]
 
     def rot(*args: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:
-            Path(place.at(".update/staging/1")).write_bytes(b"x")
-        return arrange(*args)
+            Path(installation.at(".update/staging/1")).write_bytes(b"x")
+        return plan_swap(*args)
 
-    rotten.arrange = rot  # type: ignore
+    rotten.plan_swap = rot  # type: ignore
     with pytest.raises(InstallError, match="has changed while the update was prepared"):
         update(rotten, TWO, "2", SECOND)
-    assert found(place) == ONE and not place.pending()
+    assert found(installation) == ONE and not installation.pending()
 
 
-def test_a_busy_file_costs_ten_seconds_of_a_transaction_in_all(place: Installation) -> None:
+def test_a_busy_file_costs_ten_seconds_of_a_transaction_in_all(installation: Installation) -> None:
     class Busy(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
-            if path == place.at("main.py"):
+            if path == installation.at("main.py"):
                 error = PermissionError(errno.EACCES, "in use", path)
                 error.winerror = 32  # type: ignore[attr-defined]
                 raise error
             return super().perform(operation, path, call, *args)
 
-    update(place, ONE, "1", FIRST)
+    update(installation, ONE, "1", FIRST)
     disk = Busy()
     with pytest.raises(
         InstallError, match="main.py: in use; (the installed version stays|nothing was installed)"
     ):
-        update(Installation(place.folder, "local_version.json", disk=disk), TWO, "2", SECOND)
-    assert 9 < disk.clock < 11 and found(place) == ONE
+        update(Installation(installation.folder, "local_version.json", disk=disk), TWO, "2", SECOND)
+    assert 9 < disk.clock < 11 and found(installation) == ONE
 
 
 def test_the_sentence_of_a_rename_that_fails_names_the_programs_file_and_not_only_its_number_in_staging(
-    place: Installation,
+    installation: Installation,
 ) -> None:
     class Held(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
-            if operation == "rename" and args[-1] == place.at("main.py") and "staging" in path:
+            if (
+                operation == "rename"
+                and args[-1] == installation.at("main.py")
+                and "staging" in path
+            ):
                 raise PermissionError(
                     errno.EACCES, "in use", args[0], None, args[1]
                 )  # as os.replace says it
             return super().perform(operation, path, call, *args)
 
-    update(place, ONE, "1", FIRST)
+    update(installation, ONE, "1", FIRST)
     with pytest.raises(
         InstallError, match="staging.* -> .*main.py: in use; the installed version stays"
     ):
-        update(Installation(place.folder, "local_version.json", disk=Held()), TWO, "2", SECOND)
-    assert found(place) == ONE
+        update(
+            Installation(installation.folder, "local_version.json", disk=Held()), TWO, "2", SECOND
+        )
+    assert found(installation) == ONE
 
 
 @posix_only
 def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_counts_as_damaged(
-    place: Installation,
+    installation: Installation,
 ) -> None:
     class NoModes(Unsynced):
         """exFAT, NTFS, a share of Windows': chmod succeeds and does nothing."""
@@ -581,9 +625,9 @@ def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_c
             )
 
     def contents() -> Dict[str, object]:
-        return {path: item[0] for path, item in found(place).items()}
+        return {path: item[0] for path, item in found(installation).items()}
 
-    drive = Installation(place.folder, "local_version.json", disk=NoModes())
+    drive = Installation(installation.folder, "local_version.json", disk=NoModes())
     update(drive, ONE, "1", FIRST)
     assert contents() == {path: item[0] for path, item in ONE.items()} and not drive.damaged(
         drive.installed()
@@ -595,41 +639,43 @@ def test_where_every_file_is_executable_updates_and_rollbacks_work_and_nothing_c
     assert drive.rollback(THIRD, "asked for").version == "1" and not drive.damaged(
         drive.installed()
     )
-    Path(place.at("main.py")).write_bytes(b"x")
+    Path(installation.at("main.py")).write_bytes(b"x")
     assert [entry.path for entry in drive.damaged(drive.installed())] == ["main.py"]
 
 
 def test_an_emptied_folder_that_somebody_works_in_does_not_stop_an_update(
-    place: Installation,
+    installation: Installation,
 ) -> None:
     class Occupied(Unsynced):
         def rmdir(self, path: str) -> None:
-            if path == place.at("lib"):
+            if path == installation.at("lib"):
                 raise PermissionError(errno.EACCES, "in use", path)
             super().rmdir(path)
 
-    update(place, ONE, "1", FIRST)
+    update(installation, ONE, "1", FIRST)
     update(
-        Installation(place.folder, "local_version.json", disk=Occupied()),
+        Installation(installation.folder, "local_version.json", disk=Occupied()),
         {"main.py": (b"2", "644")},
         "2",
         SECOND,
     )
-    assert os.listdir(place.at("lib")) == []
+    assert os.listdir(installation.at("lib")) == []
 
 
-def test_what_is_remembered_survives_beside_the_tree(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    state = place.state()
+def test_what_is_remembered_survives_beside_the_tree(installation: Installation) -> None:
+    update(installation, ONE, "1", FIRST)
+    state = installation.state()
     assert state is not None
-    place.remember(state._replace(trial=2))
-    again = Installation(place.folder, "local_version.json", disk=Disk()).state()
+    installation.remember(state._replace(trial=2))
+    again = Installation(installation.folder, "local_version.json", disk=Disk()).state()
     assert again == state._replace(trial=2)
 
 
-def test_a_version_file_that_cannot_be_read_is_mended_from_its_copy(place: Installation) -> None:
-    update(place, ONE, "1", FIRST)
-    whole = Path(place.at("local_version.json")).read_bytes()
-    Path(place.at("local_version.json")).write_bytes(whole[:50])
-    place.recover()
-    assert Path(place.at("local_version.json")).read_bytes() == whole
+def test_a_version_file_that_cannot_be_read_is_mended_from_its_copy(
+    installation: Installation,
+) -> None:
+    update(installation, ONE, "1", FIRST)
+    whole = Path(installation.at("local_version.json")).read_bytes()
+    Path(installation.at("local_version.json")).write_bytes(whole[:50])
+    installation.recover()
+    assert Path(installation.at("local_version.json")).read_bytes() == whole

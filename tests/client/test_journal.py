@@ -4,7 +4,7 @@ import pytest
 
 from nuitkal_mini.client.journal import Journal, dump_journal, parse_journal
 from nuitkal_mini.client.state import State
-from nuitkal_mini.client.swap_plan import Changes, Move
+from nuitkal_mini.client.swap_plan import Move, SwapPlan
 from nuitkal_mini.manifest import FileEntry
 
 
@@ -12,7 +12,7 @@ from nuitkal_mini.manifest import FileEntry
 def test_a_journal_of_a_hundred_thousand_files_that_all_change_can_be_read_back() -> None:
     """Its limit is not that of a manifest: 100,000 changed files could not be updated once."""
     entries = [FileEntry(f"lib/{number}", number, "0" * 64, "644") for number in range(100_000)]
-    changes = Changes(
+    changes = SwapPlan(
         tuple(
             Move(entry.path, f".backup/0/{number}", entry) for number, entry in enumerate(entries)
         ),

@@ -210,7 +210,7 @@ def deep(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "place",
+    "installation",
     [
         pytest.param(lambda tmp: tmp / "My Program, version 1 (x86)", id="spaces"),
         pytest.param(lambda tmp: tmp / "我的程序" / "é", id="Chinese"),
@@ -219,8 +219,10 @@ def deep(tmp_path: Path) -> Path:
         pytest.param(deep, id="240 characters deep"),
     ],
 )
-def test_it_lives_on_a_path_with(site: Site, tmp_path: Path, place: Callable[[Path], Path]) -> None:
-    lives(site, place(tmp_path))
+def test_it_lives_on_a_path_with(
+    site: Site, tmp_path: Path, installation: Callable[[Path], Path]
+) -> None:
+    lives(site, installation(tmp_path))
 
 
 def test_it_lives_behind_a_symlink(site: Site, tmp_path: Path) -> None:

@@ -43,40 +43,42 @@ class CountingShop(Shop):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Installation:
+def installation(tmp_path: Path) -> Installation:
     (tmp_path / ".update").mkdir()
     return Installation(str(tmp_path), "local_version.json", disk=Unsynced())
 
 
 def stage(
-    place: Installation,
+    installation: Installation,
     tree: Tree,
     shop: Shop,
     sha256: str = "",
     manifest: Optional[Manifest] = None,
 ) -> None:
     manifest = manifest or manifest_of(tree)
-    staging = Staging(place, shop, Package("http://shop/p.zip", sha256, 0), lambda *_: None)  # type: ignore[arg-type]
+    staging = Staging(installation, shop, Package("http://shop/p.zip", sha256, 0), lambda *_: None)  # type: ignore[arg-type]
     staging.open(dumps(manifest))
     staging.fill(
         manifest, [(f"{STAGING}/{index}", entry) for index, entry in enumerate(manifest.files)]
     )
 
 
-def staged(place: Installation) -> List[str]:
-    return sorted(set(os.listdir(place.at(STAGING))) - {"manifest.json"})
+def staged(installation: Installation) -> List[str]:
+    return sorted(set(os.listdir(installation.at(STAGING))) - {"manifest.json"})
 
 
-def test_everything_wanted_is_staged_under_its_number(place: Installation) -> None:
-    stage(place, TREE, Shop(package_of(TREE)))
-    assert staged(place) == ALL and not os.path.exists(place.at(".update/download"))
+def test_everything_wanted_is_staged_under_its_number(installation: Installation) -> None:
+    stage(installation, TREE, Shop(package_of(TREE)))
+    assert staged(installation) == ALL and not os.path.exists(installation.at(".update/download"))
     assert all(
-        place.holds(f"{STAGING}/{index}", entry)
+        installation.holds(f"{STAGING}/{index}", entry)
         for index, entry in enumerate(manifest_of(TREE).files)
     )
 
 
-def test_what_is_staged_already_is_not_fetched_again_but_made_durable(place: Installation) -> None:
+def test_what_is_staged_already_is_not_fetched_again_but_made_durable(
+    installation: Installation,
+) -> None:
     class Syncing(Unsynced):
         def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
             if operation == "fsync":
@@ -85,59 +87,63 @@ def test_what_is_staged_already_is_not_fetched_again_but_made_durable(place: Ins
 
     synced: List[str] = []
     shop = CountingShop(package_of(TREE))
-    stage(place, TREE, shop)
-    again = Installation(place.folder, "local_version.json", disk=Syncing())
+    stage(installation, TREE, shop)
+    again = Installation(installation.folder, "local_version.json", disk=Syncing())
     stage(again, TREE, shop)
     assert shop.asked == 1 and synced == ["0", "1"]
-    Path(place.at(STAGING + "/1")).write_bytes(b"secons")
+    Path(installation.at(STAGING + "/1")).write_bytes(b"secons")
     stage(again, TREE, shop)
-    assert shop.asked == 2 and place.holds(STAGING + "/1", manifest_of(TREE).files[1])
+    assert shop.asked == 2 and installation.holds(STAGING + "/1", manifest_of(TREE).files[1])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
-def test_a_file_whose_writer_was_killed_before_its_chmod_gets_its_mode(place: Installation) -> None:
-    stage(place, TREE, Shop(package_of(TREE)))
-    os.chmod(place.at(STAGING + "/0"), 0o600)
-    stage(place, TREE, CountingShop(b""))
-    assert os.stat(place.at(STAGING + "/0")).st_mode & 0o777 == 0o644
+def test_a_file_whose_writer_was_killed_before_its_chmod_gets_its_mode(
+    installation: Installation,
+) -> None:
+    stage(installation, TREE, Shop(package_of(TREE)))
+    os.chmod(installation.at(STAGING + "/0"), 0o600)
+    stage(installation, TREE, CountingShop(b""))
+    assert os.stat(installation.at(STAGING + "/0")).st_mode & 0o777 == 0o644
 
 
-def test_another_manifest_begins_with_an_empty_folder(place: Installation) -> None:
-    stage(place, TREE, Shop(package_of(TREE)))
+def test_another_manifest_begins_with_an_empty_folder(installation: Installation) -> None:
+    stage(installation, TREE, Shop(package_of(TREE)))
     other: Tree = {"x": (b"x", "644")}
-    stage(place, other, Shop(package_of(other)))
-    assert staged(place) == ["0"]
+    stage(installation, other, Shop(package_of(other)))
+    assert staged(installation) == ["0"]
 
 
-def test_contents_that_are_installed_under_any_name_or_mode_are_copied(place: Installation) -> None:
-    update(place, TREE, "1", FIRST)
+def test_contents_that_are_installed_under_any_name_or_mode_are_copied(
+    installation: Installation,
+) -> None:
+    update(installation, TREE, "1", FIRST)
     moved: Tree = {"d/a": (b"first", "755"), "b": (b"second", "755")}
     shop = CountingShop(b"")
-    stage(place, moved, shop)
-    assert shop.asked == 0 and staged(place) == ["0", "1"]
+    stage(installation, moved, shop)
+    assert shop.asked == 0 and staged(installation) == ["0", "1"]
 
 
-def test_contents_that_are_no_longer_as_installed_are_fetched(place: Installation) -> None:
-    update(place, TREE, "1", FIRST)
-    write_tree(Path(place.folder), {"a": (b"edited", "644")})
+def test_contents_that_are_no_longer_as_installed_are_fetched(installation: Installation) -> None:
+    update(installation, TREE, "1", FIRST)
+    write_tree(Path(installation.folder), {"a": (b"edited", "644")})
     shop = CountingShop(package_of({"d": (b"first", "644")}))
-    stage(place, {"d": (b"first", "644")}, shop)
+    stage(installation, {"d": (b"first", "644")}, shop)
     assert shop.asked == 1
 
 
-def test_an_executable_bit_that_was_lost_costs_no_download(place: Installation) -> None:
-    update(place, TREE, "1", FIRST)
-    os.chmod(place.at("b"), 0o644)
+def test_an_executable_bit_that_was_lost_costs_no_download(installation: Installation) -> None:
+    update(installation, TREE, "1", FIRST)
+    os.chmod(installation.at("b"), 0o644)
     shop = CountingShop(b"")
-    stage(place, TREE, shop)
-    assert shop.asked == 0 and staged(place) == ALL
+    stage(installation, TREE, shop)
+    assert shop.asked == 0 and staged(installation) == ALL
 
 
-def test_contents_in_the_backup_are_copied(place: Installation) -> None:
-    update(place, TREE, "1", FIRST)
-    update(place, {"z": (b"z", "644")}, "2", SECOND)
-    stage(place, TREE, CountingShop(b"no zip at all"))
-    assert staged(place) == ALL
+def test_contents_in_the_backup_are_copied(installation: Installation) -> None:
+    update(installation, TREE, "1", FIRST)
+    update(installation, {"z": (b"z", "644")}, "2", SECOND)
+    stage(installation, TREE, CountingShop(b"no zip at all"))
+    assert staged(installation) == ALL
 
 
 @pytest.mark.parametrize(
@@ -164,30 +170,35 @@ def test_contents_in_the_backup_are_copied(place: Installation) -> None:
     ],
 )
 def test_a_package_that_is_not_the_manifests_is_refused_and_a_mended_one_is_taken(
-    place: Installation, package: Tree, sentence: str
+    installation: Installation, package: Tree, sentence: str
 ) -> None:
     with pytest.raises(VerificationError, match=sentence):
-        stage(place, TREE, Shop(package_of(package)))
-    stage(place, TREE, Shop(package_of(TREE)))
+        stage(installation, TREE, Shop(package_of(package)))
+    stage(installation, TREE, Shop(package_of(TREE)))
     assert all(
-        place.holds(f"{STAGING}/{index}", entry)
+        installation.holds(f"{STAGING}/{index}", entry)
         for index, entry in enumerate(manifest_of(TREE).files)
     )
 
 
-def test_a_package_with_another_hash_is_not_opened(place: Installation) -> None:
+def test_a_package_with_another_hash_is_not_opened(installation: Installation) -> None:
     with pytest.raises(VerificationError, match="the server announced 0000"):
-        stage(place, TREE, Shop(package_of(TREE)), sha256="0" * 64)
-    stage(place, TREE, Shop(package_of(TREE)), sha256=hashlib.sha256(package_of(TREE)).hexdigest())
+        stage(installation, TREE, Shop(package_of(TREE)), sha256="0" * 64)
+    stage(
+        installation,
+        TREE,
+        Shop(package_of(TREE)),
+        sha256=hashlib.sha256(package_of(TREE)).hexdigest(),
+    )
 
 
 def test_a_release_larger_than_the_disk_is_refused_before_it_is_fetched(
-    place: Installation,
+    installation: Installation,
 ) -> None:
     shop = CountingShop(b"")
     manifest = Manifest("app", "1.0.0", (FileEntry("huge", 2**40, "0" * 64, "644"),))
     with pytest.raises(
         InstallError, match="of free space, the update needs 2199024.* MB; make room"
     ):
-        stage(place, {}, shop, manifest=manifest)
+        stage(installation, {}, shop, manifest=manifest)
     assert shop.asked == 0

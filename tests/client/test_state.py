@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuitkal_mini.client.state import State, dump_state, load_state, parse_state
-from nuitkal_mini.client.trust import Mark, Trust
+from nuitkal_mini.client.trust import KeyRecord, TrustState
 from nuitkal_mini.manifest import dumps, loads
 from nuitkal_mini.problem import Problem
 
@@ -16,9 +16,9 @@ from ..trees import manifest_of, trees
 
 TEXT = st.text(max_size=8)
 VERSIONS = st.sampled_from(["1.0.0", "v2", "2025.01.05", "1.0.0-beta.1+build"])
-MARKS = st.builds(Mark, TEXT, VERSIONS, TEXT, st.integers(0, 2**40), st.just("") | VERSIONS)
+MARKS = st.builds(KeyRecord, TEXT, VERSIONS, TEXT, st.integers(0, 2**40), st.just("") | VERSIONS)
 TRUSTS = st.builds(
-    Trust,
+    TrustState,
     TEXT,
     st.lists(TEXT).map(tuple),
     st.lists(MARKS, max_size=3).map(tuple),

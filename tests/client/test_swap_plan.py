@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 
 from nuitkal_mini.client.errors import InstallError
-from nuitkal_mini.client.swap_plan import Changes, arrange
+from nuitkal_mini.client.swap_plan import SwapPlan, plan_swap
 from nuitkal_mini.client.tree import Tree as Place
 from nuitkal_mini.manifest import FileEntry, UnsafePath, check_tree
 
 from ..trees import Tree, entries_of, here, trees, write_tree
 
 
-def decide(folder: Path, old: Tree, new: Tree, preserved: Sequence[str] = ()) -> Changes:
-    return arrange(
+def decide(folder: Path, old: Tree, new: Tree, preserved: Sequence[str] = ()) -> SwapPlan:
+    return plan_swap(
         Place(str(folder)),
         entries_of(old),
         entries_of(new),
@@ -29,14 +29,14 @@ def decide(folder: Path, old: Tree, new: Tree, preserved: Sequence[str] = ()) ->
     )
 
 
-def moves(changes: Changes) -> Tuple[Dict[str, str], Set[str]]:
+def moves(changes: SwapPlan) -> Tuple[Dict[str, str], Set[str]]:
     """Where what leaves goes to (`backup` or the name it is kept under), and where something arrives."""
     return (
         {
             move.source: "backup" if move.target.startswith(".backup/id/") else move.target
-            for move in changes.out
+            for move in changes.move_out
         },
-        {move.target for move in changes.into},
+        {move.target for move in changes.move_in},
     )
 
 
@@ -156,8 +156,8 @@ def test_folders_go_with_their_last_file_and_come_before_their_first(tmp_path: P
     old: Tree = {"a/b/x": A, "keep/x": A, "both/x": A}
     write_tree(tmp_path, {**old, "keep/mine": MINE})
     changes = decide(tmp_path, old, {"c/d/e": A, "both/y": A})
-    assert changes.drop == ("a/b", "a", "keep")  # `keep` stays when it is not empty by then
-    assert changes.make == ("c", "c/d")
+    assert changes.remove_dirs == ("a/b", "a", "keep")  # `keep` stays when it is not empty by then
+    assert changes.make_dirs == ("c", "c/d")
 
 
 def test_bytecode_goes_with_its_module_and_no_other(tmp_path: Path) -> None:
@@ -182,12 +182,12 @@ def test_bytecode_goes_with_its_module_and_no_other(tmp_path: Path) -> None:
     changes = decide(
         tmp_path, old, {"m.py": B, "same.py": A, "p/s.py": B, "p/__pycache__/s.cpython-311.pyc": A}
     )
-    assert changes.stale == (
+    assert changes.delete_bytecode == (
         "__pycache__/m.cpython-311.pyc",
         "__pycache__/m.cpython-38.opt-1.pyc",
         "d/__pycache__/x.cpython-311.pyc",
     )
-    assert changes.drop == ("d/__pycache__", "d")
+    assert changes.remove_dirs == ("d/__pycache__", "d")
 
 
 def test_users_bytecode_keeps_a_folder_with_a_users_module(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_link_in_a_cache_folder_is_not_followed(tmp_path: Path) -> None:
         {"d/x.py": A, "elsewhere/x.cpython-311.pyc": MINE, "d/__pycache__": "../elsewhere"},
     )
     changes = decide(tmp_path, {"d/x.py": A}, {"d/x.py": B})
-    assert changes.stale == ()
+    assert changes.delete_bytecode == ()
 
 
 @given(old=trees().map(here), new=trees().map(here), mine=trees(max_size=4).map(here))
@@ -225,9 +225,9 @@ def test_whatever_is_decided_nothing_of_the_users_goes_into_the_backup(
             return  # a folder with a user's file is in the way
         out, into = moves(changes)
         assert all(target != "backup" or source in old for source, target in out.items())
-        assert len({move.target for move in changes.out}) == len(changes.out) and len(into) == len(
-            changes.into
-        )
+        assert len({move.target for move in changes.move_out}) == len(changes.move_out) and len(
+            into
+        ) == len(changes.move_in)
         assert all(os.path.lexists(os.path.join(name, source)) for source in out)
         assert not into & (mine.keys() - out.keys())
 
@@ -243,15 +243,15 @@ def is_legal(tree: Tree) -> bool:
 def test_a_tree_that_is_there_needs_nothing(tmp_path: Path) -> None:
     tree = here({"a/b": A, "l": "a/b", "t": (b"t", "755")})
     write_tree(tmp_path, tree)
-    assert decide(tmp_path, tree, tree) == Changes((), (), (), (), ())
+    assert decide(tmp_path, tree, tree) == SwapPlan((), (), (), (), ())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
 def test_what_lies_behind_a_link_is_not_in_the_tree(tmp_path: Path) -> None:
     write_tree(tmp_path / "outside", {"x": A})
     write_tree(tmp_path / "client", {"d": "../outside"})
-    place = Place(str(tmp_path / "client"))
-    assert place.look("d/x") is None and not place.holds(
+    installation = Place(str(tmp_path / "client"))
+    assert installation.entry_at("d/x") is None and not installation.holds(
         "d/x", FileEntry("d/x", 1, entries_of({"x": A})[0].sha256, "644")
     )
 

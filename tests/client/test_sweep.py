@@ -325,7 +325,7 @@ def test_a_failing_call_is_outlasted_or_undone_with_a_sentence_that_names_the_fi
         ) as failure:  # OSError: the updater makes its sentence while staging
             said = str(failure)
         tally["failures"] += 1
-        verdict, is_pending = sweep.judge_tree(), sweep.place().pending()
+        verdict, is_pending = sweep.judge_tree(), sweep.installation().pending()
         assert not said or disk.path in said
         if is_pending:
             assert disk.operation == "fsync" and seconds == FOR_EVER and "the next start" in said

@@ -410,8 +410,10 @@ def test_an_address_that_leads_elsewhere_is_refused(reference):
 
 
 def test_a_redirect_in_raw_utf8_is_followed(serve, connect):
-    place = "/更新".encode().decode("latin-1")  # http.server writes headers as Latin-1
-    origin = serve(lambda e: e.reply(302, Location=place) if e.path == "/" else e.reply(200, b"{}"))
+    installation = "/更新".encode().decode("latin-1")  # http.server writes headers as Latin-1
+    origin = serve(
+        lambda e: e.reply(302, Location=installation) if e.path == "/" else e.reply(200, b"{}")
+    )
     connect(origin.url).read(origin.url, 10)
     assert origin.asked[-1].path == "/%E6%9B%B4%E6%96%B0"
 

@@ -336,7 +336,9 @@ class TestFilesThatLookAsTheyDid:
         monkeypatch.setattr(
             Folder,
             "holds",
-            lambda place, path, entry: paths.append(path) or holds(place, path, entry),
+            lambda installation, path, entry: (
+                paths.append(path) or holds(installation, path, entry)
+            ),
         )
         return paths
 
