@@ -138,7 +138,7 @@ def update(installation: Installation, tree: Tree, version: str, identifier: str
         )
 
     staging.open(dumps(manifest))
-    staging.fill(manifest, [(move.source, move.entry) for move in arranged().into])
+    staging.fill(manifest, [(move.source, move.entry) for move in arranged().move_in])
     backup = identifier if installation.state() else ""
     installation.install(arranged(), State(version, identifier, backup, dumps(manifest).decode()))
 

@@ -194,7 +194,7 @@ def test_users_bytecode_keeps_a_folder_with_a_users_module(tmp_path: Path) -> No
     write_tree(
         tmp_path, {"d/x.py": A, "d/mine.py": MINE, "d/__pycache__/mine.cpython-311.pyc": MINE}
     )
-    assert decide(tmp_path, {"d/x.py": A}, {}).stale == ()
+    assert decide(tmp_path, {"d/x.py": A}, {}).delete_bytecode == ()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")

@@ -476,7 +476,7 @@ def test_what_was_staged_unsigned_is_not_installed_once_there_are_keys(
     updater = ClientUpdater(config)
     assert updater.update()
     site.publish("1.0.1", TWO)
-    running = Lock(str(config.client_dir / ".update")).run(0)
+    running = Lock(str(config.client_dir / ".update")).lock_for_run(0)
     assert running is not None
     with running:
         assert not updater.update()

@@ -776,7 +776,7 @@ class TestTrial:
     ) -> None:
         site.publish("1.0.1", {**TWO, "main.py": program("bad", "3")})
         updater.update()
-        first = Lock(str(config.client_dir / ".update")).run(0)
+        first = Lock(str(config.client_dir / ".update")).lock_for_run(0)
         assert first is not None
         with first:
             assert updater.run([]) == 3 and updater.installed_version == "1.0.1"
