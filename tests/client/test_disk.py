@@ -162,13 +162,13 @@ def holder(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]
     "mine, others, is_free",
     [
         ("update", "update", False),
-        ("run", "run", True),
-        ("swap", "run", False),
-        ("run", "swap", False),
+        ("lock_for_run", "lock_for_run", True),
+        ("swap", "lock_for_run", False),
+        ("lock_for_run", "swap", False),
         ("swap", "swap", False),
-        ("update", "run", True),
+        ("update", "lock_for_run", True),
         ("update", "swap", True),
-        ("run", "update", True),
+        ("lock_for_run", "update", True),
     ],
 )
 def test_who_may_work_beside_whom(
@@ -199,7 +199,7 @@ def test_a_lock_is_waited_for_as_long_as_asked(
 @pytest.mark.skipif(os.name != "posix", reason="the job of a Windows launcher ends with it")
 def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys; from nuitkal_mini.client.disk import Lock; held = Lock(sys.argv[1]).run(0)\n"
+        "import subprocess, sys; from nuitkal_mini.client.disk import Lock; held = Lock(sys.argv[1]).lock_for_run(0)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=held.descriptors, stdout=subprocess.DEVNULL)\n"
         "print(child.pid, flush=True); child.wait()"
     )
