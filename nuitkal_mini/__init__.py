@@ -1,4 +1,4 @@
-"""Updates for Python programs that nobody installs: what an app imports."""
+"""Automatic updates for Python programs that run without an installer: what an app imports."""
 
 from .client import (
     CheckError,
@@ -12,6 +12,8 @@ from .client import (
     VerificationError,
     own_folder,
 )
+
+__version__ = "0.1.0"
 
 __all__ = [
     "CheckError",

@@ -304,17 +304,16 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _header(sources: Sequence[Source]) -> str:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # tomllib came with Python 3.11
-    version, licence = (
-        re.search(r'^version = "(.+)"$', project, re.M),
-        re.search(r'^text = """\n(.*?)"""$', project, re.M | re.S),
-    )
-    if version is None or licence is None:
-        raise Refused("pyproject.toml names no version or no licence")
+    package = ROOT / PACKAGE
+    licence = (package / "LICENSE").read_text(encoding="utf-8").strip()
+    front = (package / "__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', front, re.M)
+    if version is None:
+        raise Refused("nuitkal_mini/__init__.py names no version")
     digest = hashlib.sha256(
         "\0".join(f"{source.name}\0{source.text}" for source in sources).encode("utf-8")
     )
-    return HEADER.format(version=version[1], digest=digest.hexdigest(), licence=licence[1].strip())
+    return HEADER.format(version=version[1], digest=digest.hexdigest(), licence=licence)
 
 
 def _heading(source: Source) -> str:
