@@ -131,6 +131,7 @@ DOCUMENTS = {
     "a surrogate in the app": document(app="\ud83d"),
     "an invisible character in the app": document(app="a\u200b"),
     "a minimum above the version": document(minimum="1.1"),
+    "a minimum that is a number": document(minimum=5),
     "a bad minimum": document(minimum="\ud800"),
     "requirements that are no object": document(requires=[]),
     "a Python of a million digits": document(requires={"python": ">=" + "9" * 1_000_000}),

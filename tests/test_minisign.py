@@ -17,12 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini import minisign
+from nuitkal_mini.ed25519 import ed25519_sign
 from nuitkal_mini.minisign import (
     ReleaseComment,
     SecretKey,
     SignatureError,
     UnknownKey,
     WrongPassword,
+    _base64,
+    _signed_bytes,
     key_name,
     parse_public_key,
     parse_release_comment,
@@ -559,3 +562,17 @@ def test_minisign_opens_our_key_file_at_full_strength(command: Minisign) -> None
     command.write("our.key", secret_key_text(SECRET, "pw", os.urandom(32)))
     command("-S", "-s", "our.key", "-m", "message", typed="pw\n")
     assert verify([PUBLIC], MESSAGE, command.read("message.minisig")).key == PUBLIC
+
+
+@pytest.mark.parametrize("comment", ["a\0b", "\x1b[2J", "a\rb", "9" * 8193], ids=repr)
+def test_a_malformed_comment_is_refused_even_when_it_is_properly_signed(comment: str) -> None:
+    secret = SecretKey(b"8 bytes!", bytes(range(32)))
+    message = b"x"
+    signature = ed25519_sign(secret.seed, _signed_bytes(b"ED", message))
+    whole = ed25519_sign(secret.seed, signature + comment.encode())
+    text = (
+        f"untrusted comment: x\n{_base64(b'ED' + secret.key_id + signature)}\n"
+        f"trusted comment: {comment}\n{_base64(whole)}\n"
+    )
+    with pytest.raises(SignatureError, match="control characters"):
+        verify([public_key(secret)], message, text)

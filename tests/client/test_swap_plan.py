@@ -267,3 +267,17 @@ def test_where_names_ignore_case_a_folder_of_another_case_leaves_with_what_is_in
         pytest.skip("names do not ignore case here")
     out, into = moves(decide(tmp_path, {"A/b": A}, new))
     assert out == {"A/b": "backup"} and into == set(new)
+
+
+def test_a_linked_pycache_is_not_emptied(tmp_path: Path) -> None:
+    """Or deletions would be led outside the folder."""
+    write_tree(tmp_path / "outside", {"x.pyc": A})
+    write_tree(tmp_path / "client", {"d/m.py": A, "d/__pycache__": "../../outside"})
+    assert decide(tmp_path / "client", {"d/m.py": A}, {}).delete_bytecode == ()
+
+
+def test_only_bytecode_of_the_module_is_deleted(tmp_path: Path) -> None:
+    cached = "__pycache__/m.cpython-311.pyc"
+    write_tree(tmp_path, {"m.py": A, cached: A, "__pycache__/m.notes": A})
+    changes = decide(tmp_path, {"m.py": A}, {"m.py": (b"new", "644")})
+    assert changes.delete_bytecode == (cached,)
