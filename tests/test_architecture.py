@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -352,3 +353,14 @@ def test_the_client_loads_no_server_no_publisher_and_nothing_that_only_an_update
 def test_importing_the_server_package_is_light_until_an_application_is_made() -> None:
     _, after = modules_after("import nuitkal_mini.server")
     assert not after & {"sqlite3", "http.server"}
+
+
+def test_the_design_names_every_module() -> None:
+    design = (ROOT / PACKAGE / "DESIGN.md").read_text(encoding="utf-8")
+    modules = [
+        path.relative_to(ROOT / PACKAGE).as_posix() for path in (ROOT / PACKAGE).rglob("*.py")
+    ]
+    named = [name for name in modules if not name.endswith(("__init__.py", "__main__.py"))]
+    assert [name for name in named if f"`{name}`" not in design] == []
+    mapped = set(re.findall(r"^\| `([a-z0-9_/]+\.py)` \|", design, re.M))
+    assert mapped - set(modules) == set()
