@@ -1,4 +1,8 @@
-"""How all tests run: hypothesis without deadlines, since other work shares the cores, and the same examples at every run of CI."""
+"""How all tests run.
+
+Hypothesis without deadlines, since other work shares the cores, and the same examples at every run
+of CI.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What the tests ask of the machine. On a developer's machine a missing tool skips its tests; in CI, which installs them all, it fails them."""
+"""What the tests ask of the machine.
+
+On a developer's machine a missing tool skips its tests; in CI, which installs them all, it fails
+them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,10 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def peak_kilobytes() -> int:
-    """The most memory that this process has had so far. Windows counts elsewhere: 0 there, and the limits are held on POSIX."""
+    """The most memory that this process has had so far.
+
+    Windows counts elsewhere: 0 there, and the limits are held on POSIX.
+    """
     if sys.platform == "win32":
         return 0
     import resource
@@ -44,7 +51,10 @@ START_SECONDS = 30.0  # a loaded machine; usually 0.3
 
 
 class RunningServer:
-    """`python -m nuitkal_mini.server` on a free port: `url` ends with a slash, `api` is the base of its API, `token` may publish."""
+    """`python -m nuitkal_mini.server` on a free port.
+
+    `url` ends with a slash, `api` is the base of its API, `token` may publish.
+    """
 
     def __init__(self, data: Path, *args: str) -> None:
         self.data = data
@@ -117,5 +127,8 @@ class RunningServer:
 
 
 def start_server(data: Path, *args: str) -> RunningServer:
-    """A server of its own process over a data folder, once it accepts connections; a context manager."""
+    """A server of its own process over a data folder, once it accepts connections.
+
+    A context manager.
+    """
     return RunningServer(data, *args)

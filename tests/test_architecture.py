@@ -1,4 +1,7 @@
-"""What holds the house up: arrows point down, pure modules stay pure, the client is light and can be merged into one file."""
+"""What holds the house up.
+
+Arrows point down, pure modules stay pure, the client is light and can be merged into one file.
+"""
 
 from __future__ import annotations
 
@@ -76,12 +79,16 @@ PURE = (
     "client.plan",
     "client.trust",
 )
-# What a pure module takes of an impure one: a function that only computes, or randomness for a key that is made.
+# What a pure module takes of an impure one: a function that only computes, or randomness for a key
+# that is made.
 ALLOWED = {("minisign", "os"): {"urandom"}, ("ed25519", "os"): {"urandom"}}
 
 
 class Import(NamedTuple):
-    """One imported module, absolute; `name` is what is taken from it, empty for the module itself."""
+    """One imported module, absolute.
+
+    `name` is what is taken from it, empty for the module itself.
+    """
 
     module: str
     name: str
@@ -316,9 +323,13 @@ def test_merged_modules_import_each_other_by_plain_names(module: str) -> None:
 def modules_after(program: str) -> Tuple[Set[str], Set[str]]:
     """The modules that a fresh Python has loaded without and with the program.
 
-    Without it: what every client needs, with pathlib (the contract's `client_dir=Path(…)`) and unicodedata (NFC of every path).
+    Without it: what every client needs, with pathlib (the contract's `client_dir=Path(…)`) and
+    unicodedata (NFC of every path).
     """
-    script = "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\nbefore = sorted(sys.modules)\n{}\nimport json\nprint(json.dumps([before, sorted(sys.modules)]))"
+    script = (
+        "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\n"
+        "before = sorted(sys.modules)\n{}\nimport json\nprint(json.dumps([before, sorted(sys.modules)]))"
+    )
     shown = subprocess.run(
         [sys.executable, "-S", "-c", script.format(program)],
         cwd=str(ROOT),

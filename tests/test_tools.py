@@ -38,7 +38,10 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def make_environment(folder: Path) -> None:
-    """A complete one without a network: it borrows the tools from the Python that runs this test."""
+    """A complete one without a network.
+
+    It borrows the tools from the Python that runs this test.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site_packages,) = folder.glob(
         "Lib/site-packages" if os.name == "nt" else "lib/python3*/site-packages"

@@ -1,6 +1,7 @@
 """Headless Chromium over the W3C WebDriver protocol (w3.org/TR/webdriver2), with urllib.
 
-`Browser()` starts chromedriver and one Chromium; `page.find(css)` waits for an element, as a person would.
+`Browser()` starts chromedriver and one Chromium; `page.find(css)` waits for an element, as a person
+would.
 """
 
 from __future__ import annotations
@@ -161,7 +162,10 @@ class Browser:
         return self.call("POST", "execute/sync", {"script": script, "args": list(args)})
 
     def complaints(self) -> List[str]:
-        """What the console has said since it was last asked: errors, violations of the content security policy."""
+        """What the console has said since it was last asked.
+
+        Errors, violations of the content security policy.
+        """
         return [
             entry["message"]
             for entry in self.call("POST", "se/log", {"type": "browser"})

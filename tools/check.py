@@ -1,11 +1,12 @@
 """Runs the project's checks, each by its name and without root: python3 tools/check.py [STEP…].
 
-    python3 tools/check.py              # format, lint, types and the plain tests: before every commit
-    python3 tools/check.py format       # ruff format; --fix writes what it would change
-    python3 tools/check.py sweeps       # kill, power-cut and failing-call sweeps of client and server
-    python3 tools/check.py --list       # every step with what it needs
+    python3 tools/check.py            # format, lint, types, plain tests: before every commit
+    python3 tools/check.py format     # ruff format; --fix writes what it would change
+    python3 tools/check.py sweeps     # kill, power-cut and failing-call sweeps
+    python3 tools/check.py --list     # every step with what it needs
 
-The tools go into .venv-tools beside pyproject.toml, once. The exit code is 1 when a step fails; the other steps run all the same.
+The tools go into .venv-tools beside pyproject.toml, once. The exit code is 1 when a step fails; the
+other steps run all the same.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 1 if failed else 0
 
 
-# --- the steps --------------------------------------------------------------------------------------
+# --- the steps ------------------------------------------------------------------------------------
 
 
 def format_code(fix: bool) -> bool:
@@ -228,7 +229,7 @@ STEPS: Dict[str, Callable[[bool], bool]] = {
 STRICT = {"PYTHONWARNINGS": "error"}  # a warning that is ours is an error, in child processes too
 
 
-# --- running them -----------------------------------------------------------------------------------
+# --- running them ---------------------------------------------------------------------------------
 
 
 def _environment() -> Path:

@@ -1,7 +1,9 @@
 """Runs the tests: python3 tools/test.py [pytest's arguments].
 
-Makes a virtual environment beside pyproject.toml, installs pytest and hypothesis into it once, and hands every argument on to pytest.
-The first Python gets .venv; any other version one of its own (.venv-3.8), so that two versions never take turns rebuilding one.
+Makes a virtual environment beside pyproject.toml, installs pytest and hypothesis into it once, and
+hands every argument on to pytest.
+The first Python gets .venv; any other version one of its own (.venv-3.8), so that two versions
+never take turns rebuilding one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ VERSION = "%d.%d" % sys.version_info[:2]
 # Printed by an environment's Python: its version, then the tools that it lacks.
 PROBE = (
     "import sys; from importlib.util import find_spec; "
-    "print('%d.%d' % sys.version_info[:2], *(name for name in sys.argv[1:] if find_spec(name) is None))"
+    "print('%d.%d' % sys.version_info[:2], "
+    "*(name for name in sys.argv[1:] if find_spec(name) is None))"
 )
 
 
@@ -45,7 +48,10 @@ def environment() -> Path:
 
 
 def probe(folder: Path) -> List[str]:
-    """The version of the environment's Python and the tools that it lacks; nothing when there is none or it does not run any more."""
+    """The version of the environment's Python and the tools that it lacks.
+
+    Nothing when there is none or it does not run any more.
+    """
     try:
         done = subprocess.run(
             [str(python_in(folder)), "-c", PROBE, *TOOLS],
@@ -66,8 +72,8 @@ def create(folder: Path) -> None:
         find_spec("ensurepip") is None
     ):  # Debian splits it off, and venv's own error comes late and long
         sys.exit(
-            "Python %s cannot make virtual environments here. On Debian and Ubuntu: apt-get install python%s-venv"
-            % (VERSION, VERSION)
+            "Python %s cannot make virtual environments here. "
+            "On Debian and Ubuntu: apt-get install python%s-venv" % (VERSION, VERSION)
         )
     print("Making %s with Python %s" % (folder.name, VERSION), flush=True)
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(folder)]) != 0:

@@ -90,7 +90,8 @@ def test_the_nginx_block_serves_the_api_and_packages(tmp_path: Path) -> None:
         )
         (tmp_path / "nginx.conf").write_text(
             f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
-            f"http {{ access_log off; client_body_temp_path {tmp_path}/a; proxy_temp_path {tmp_path}/b; fastcgi_temp_path {tmp_path}/c;"
+            f"http {{ access_log off; client_body_temp_path {tmp_path}/a;"
+            f" proxy_temp_path {tmp_path}/b; fastcgi_temp_path {tmp_path}/c;"
             f" uwsgi_temp_path {tmp_path}/d; scgi_temp_path {tmp_path}/e;\n{block}}}\n"
         )
         process = subprocess.Popen(

@@ -1,4 +1,7 @@
-"""The main job over real processes: publish a folder, update a client, go back, in channels, with signatures."""
+"""The main job over real processes.
+
+Publish a folder, update a client, go back, in channels, with signatures.
+"""
 
 from __future__ import annotations
 

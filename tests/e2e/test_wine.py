@@ -1,4 +1,7 @@
-"""The main job between two systems: the server and the publisher on Linux, the client on a CPython for Windows."""
+"""The main job between two systems.
+
+The server and the publisher on Linux, the client on a CPython for Windows.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,8 @@ def test_a_windows_client_follows_a_server_on_linux_there_and_back(tmp_path: Pat
                 app,
                 {
                     "main.py": (
-                        f"import sys\nprint({version!r}, sys.platform, sys.argv[1])\nsys.exit(7)\n".encode(),
+                        f"import sys\nprint({version!r}, sys.platform, sys.argv[1])\n"
+                        "sys.exit(7)\n".encode(),
                         "644",
                     ),
                     f"lib/{version}": (b"x" * 1000, "644"),
