@@ -18,12 +18,12 @@ from hashlib import sha512
 from typing import List, Optional, Tuple
 
 _PRIME = 2**255 - 19
-_ORDER = 2**252 + 27742317777372353535851937790883648493  # of the base point; RFC 8032 calls it L
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of the base point; RFC 8032 calls it L
 _CURVE_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 _SQRT_OF_MINUS_1 = pow(2, (_PRIME - 1) // 4, _PRIME)
 
 Point = Tuple[int, int, int, int]  # extended coordinates (X, Y, Z, T): x = X/Z, y = Y/Z, xy = T/Z
-_IDENTITY: Point = (0, 1, 1, 0)
+IDENTITY: Point = (0, 1, 1, 0)
 
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -32,46 +32,18 @@ def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
         return False
     scalar = int.from_bytes(signature[32:], "little")
     point = _decode_point(public_key)
-    if scalar >= _ORDER or point is None or _is_small_point(point):
+    if scalar >= ORDER or point is None or _is_small_point(point):
         return False
     x, y, z, t = point
-    challenge = _hash_scalar(signature[:32], public_key, message)
-    result = _multiply_add(scalar, challenge, (_PRIME - x, y, z, _PRIME - t))
-    return _encode_point(result) == signature[:32] and not _is_small_point(result)
+    challenge = hash_scalar(signature[:32], public_key, message)
+    result = multiply_add(scalar, challenge, (_PRIME - x, y, z, _PRIME - t))
+    return encode_point(result) == signature[:32] and not _is_small_point(result)
 
 
-def ed25519_public_key(seed: bytes) -> bytes:
-    """The 32-byte public key of a 32-byte seed."""
-    return _public_half(_secret_scalar(seed)[0])
-
-
-def ed25519_sign(secret: bytes, message: bytes) -> bytes:
-    """The signature by a 32-byte seed, or by minisign's and libsodium's 64 bytes of seed and public key.
-
-    The public half is always computed anew: signing with a wrong one would give the secret away.
-    """
-    if len(secret) not in (32, 64):
-        raise ValueError(f"an Ed25519 secret key has 32 or 64 bytes, not {len(secret)}")
-    scalar, prefix = _secret_scalar(secret[:32])
-    nonce = _hash_scalar(prefix, b"", message)
-    commitment = _public_half(nonce)
-    challenge = _hash_scalar(commitment, _public_half(scalar), message)
-    return commitment + ((nonce + challenge * scalar) % _ORDER).to_bytes(32, "little")
-
-
-def _secret_scalar(seed: bytes) -> Tuple[int, bytes]:
-    digest = sha512(seed).digest()
-    return int.from_bytes(digest[:32], "little") & (2**254 - 8) | 2**254, digest[32:]
-
-
-def _public_half(scalar: int) -> bytes:
-    return _encode_point(_multiply_add(scalar, 0, _IDENTITY))
-
-
-def _hash_scalar(first: bytes, second: bytes, message: bytes) -> int:
+def hash_scalar(first: bytes, second: bytes, message: bytes) -> int:
     digest = sha512(first + second)
     digest.update(message)  # apart: a manifest can have megabytes, and need not be copied
-    return int.from_bytes(digest.digest(), "little") % _ORDER
+    return int.from_bytes(digest.digest(), "little") % ORDER
 
 
 def _decode_point(encoded: bytes) -> Optional[Point]:
@@ -93,7 +65,7 @@ def _decode_point(encoded: bytes) -> Optional[Point]:
     return x, y, 1, x * y % _PRIME
 
 
-def _encode_point(point: Point) -> bytes:
+def encode_point(point: Point) -> bytes:
     inverse = pow(point[2], -1, _PRIME)
     x, y = point[0] * inverse % _PRIME, point[1] * inverse % _PRIME
     return (y | (x & 1) << 255).to_bytes(32, "little")
@@ -156,11 +128,11 @@ def _scalar_digits(scalar: int, width: int) -> List[int]:
     return digits
 
 
-def _multiply_add(base_scalar: int, scalar: int, point: Point) -> Point:
+def multiply_add(base_scalar: int, scalar: int, point: Point) -> Point:
     """[base_scalar]B + [scalar]P by Straus: both share the doublings."""
     base_digits, digits = _scalar_digits(base_scalar, 6), _scalar_digits(scalar, 5)
     base_points, points = _base_multiples(), _odd_multiples(point, 8) if scalar else []
-    result = _IDENTITY
+    result = IDENTITY
     for place in range(max(len(base_digits), len(digits)) - 1, -1, -1):
         result = _double_point(result)
         digit = base_digits[place] if place < len(base_digits) else 0

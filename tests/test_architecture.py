@@ -29,11 +29,17 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in SOURCES.items()}
 FORMATS: Dict[str, FrozenSet[str]] = {
     "problem": frozenset(),
     "semver": frozenset({"problem"}),
-    "manifest": frozenset({"problem", "semver"}),
+    "strict_json": frozenset({"problem"}),
+    "paths": frozenset({"problem"}),
+    "entries": frozenset({"paths"}),
+    "manifest": frozenset({"problem", "semver", "strict_json", "entries"}),
+    "tree_diff": frozenset({"paths", "entries"}),
     "ed25519": frozenset(),
     "minisign": frozenset({"problem", "ed25519"}),
+    "signing": frozenset({"minisign", "ed25519"}),
     "delta": frozenset({"problem", "manifest"}),
-    "archive": frozenset({"problem", "manifest"}),
+    "zip_read": frozenset({"problem", "paths", "entries", "manifest"}),
+    "zip_write": frozenset({"entries", "zip_read"}),
 }
 ROLES = ("client", "publish", "server")
 
@@ -72,9 +78,14 @@ IMPURE = frozenset(
 PURE = (
     "problem",
     "semver",
+    "strict_json",
+    "paths",
+    "entries",
     "manifest",
+    "tree_diff",
     "ed25519",
     "minisign",
+    "signing",
     "delta",
     "client.plan",
     "client.trust",
@@ -145,7 +156,7 @@ def test_the_walk_sees_imports_of_every_form() -> None:
     """Or the tests below would pass for want of anything to see."""
     seen = [item for name in SOURCES for item in imports(name)]
     assert {item.relative for item in seen} == {item.top_level for item in seen} == {True, False}
-    assert "manifest" in own_imports(f"{PACKAGE}.archive") and "manifest" in own_imports(
+    assert "manifest" in own_imports(f"{PACKAGE}.zip_read") and "entries" in own_imports(
         f"{PACKAGE}.client.plan"
     )
     assert set(ROLES) <= {short(name).split(".")[0] for name in SOURCES}

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuitkal_mini import ed25519
-from nuitkal_mini.ed25519 import ed25519_public_key, ed25519_sign, ed25519_verify
+from nuitkal_mini import ed25519, signing
+from nuitkal_mini.ed25519 import ed25519_verify
+from nuitkal_mini.signing import ed25519_public_key, ed25519_sign
 
 VECTORS = Path(__file__).parent / "vectors"
 SEED = bytes(range(32))
@@ -143,23 +144,23 @@ def test_torsion_in_the_key_and_in_r_is_judged_as_by_libsodium() -> None:
         bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")
     )
     assert eighth is not None
-    torsion = [ed25519._IDENTITY]
+    torsion = [ed25519.IDENTITY]
     while len(torsion) < 8:
         torsion.append(ed25519._add_points(torsion[-1], eighth))
-    scalar = ed25519._secret_scalar(SEED)[0]
+    scalar = signing._secret_scalar(SEED)[0]
     verdicts = []
     for key_scalar, nonce in [(scalar, 12345), (0, 12345), (scalar, 0), (0, 0)]:
         for i, in_key in enumerate(torsion):
             for j, in_r in enumerate(torsion):
-                public = ed25519._encode_point(
+                public = ed25519.encode_point(
                     ed25519._add_points(
-                        ed25519._multiply_add(key_scalar, 0, ed25519._IDENTITY), in_key
+                        ed25519.multiply_add(key_scalar, 0, ed25519.IDENTITY), in_key
                     )
                 )
-                r = ed25519._encode_point(
-                    ed25519._add_points(ed25519._multiply_add(nonce, 0, ed25519._IDENTITY), in_r)
+                r = ed25519.encode_point(
+                    ed25519._add_points(ed25519.multiply_add(nonce, 0, ed25519.IDENTITY), in_r)
                 )
-                s = (nonce + ed25519._hash_scalar(r, public, MESSAGE) * key_scalar) % ed25519._ORDER
+                s = (nonce + ed25519.hash_scalar(r, public, MESSAGE) * key_scalar) % ed25519.ORDER
                 signature = r + s.to_bytes(32, "little")
                 verdicts.append(ed25519_verify(public, MESSAGE, signature))
                 assert verdicts[-1] == sodium_verify(library, public, MESSAGE, signature), (

@@ -17,24 +17,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuitkal_mini import manifest
+from nuitkal_mini.entries import MAX_FILES, FileEntry, check_tree, link_entry
 from nuitkal_mini.manifest import (
-    Diff,
-    FileEntry,
+    MAX_BYTES,
     Manifest,
     ManifestError,
     Terms,
-    UnsafePath,
-    check_path,
-    check_tree,
-    diff,
     dumps,
-    fold,
-    link_entry,
     loads,
     python_fits,
 )
+from nuitkal_mini.paths import UnsafePath, check_path, fold
 from nuitkal_mini.semver import BadVersion
+from nuitkal_mini.strict_json import JsonError
+from nuitkal_mini.tree_diff import Diff, diff
 
 from .support import peak_kilobytes
 from .trees import Tree, entries_of, manifest_of, read_tree, trees, write_tree
@@ -57,7 +53,7 @@ def encoded(value: object) -> bytes:
 
 def refused(data: bytes) -> str:
     """The sentence with which a manifest is refused; it can be printed and is short."""
-    with pytest.raises((ManifestError, BadVersion)) as caught:
+    with pytest.raises((ManifestError, UnsafePath, JsonError, BadVersion)) as caught:
         loads(data)
     sentence = str(caught.value)
     assert len(sentence.encode("utf-8")) < 9000
@@ -268,7 +264,7 @@ def test_any_json_is_a_manifest_or_refused(value: object) -> None:
     data = encoded(value)
     try:
         manifest_read = loads(data)
-    except (ManifestError, BadVersion) as error:
+    except (ManifestError, UnsafePath, JsonError, BadVersion) as error:
         str(error).encode("utf-8")
     else:
         assert loads(dumps(manifest_read)) == manifest_read
@@ -283,7 +279,7 @@ def test_any_bytes_are_a_manifest_or_refused(data: st.DataObject, tree: Tree) ->
         damaged[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     try:
         loads(bytes(damaged))
-    except (ManifestError, BadVersion) as error:
+    except (ManifestError, UnsafePath, JsonError, BadVersion) as error:
         str(error).encode("utf-8")
 
 
@@ -338,7 +334,7 @@ def hostile_trees() -> Dict[str, Tuple[bytes, str]]:
             "too many values",
         ),
         "too many files": (
-            encoded(document(files=[0] * (manifest.MAX_FILES + 1))),
+            encoded(document(files=[0] * (MAX_FILES + 1))),
             "at most 200,000 files",
         ),
         "links that multiply": (
@@ -380,7 +376,7 @@ def hostile_trees() -> Dict[str, Tuple[bytes, str]]:
             encoded(document(files=[{**ENTRY, "path": "a\u0301\u0323" * 1_000_000}])),
             "longer than 1,024 bytes",
         ),
-        "no JSON, large": (b" " * (manifest.MAX_BYTES + 1), "larger than 64 MiB"),
+        "no JSON, large": (b" " * (MAX_BYTES + 1), "larger than 64 MiB"),
     }
 
 
@@ -401,7 +397,7 @@ def test_hostile_manifests_cost_seconds_and_megabytes_only() -> None:
 def test_a_manifest_of_the_largest_size_is_read() -> None:
     files = tuple(
         FileEntry(f"lib/folder{i // 100}/a file with a name{i:06}", i, HASH, "644")
-        for i in range(manifest.MAX_FILES)
+        for i in range(MAX_FILES)
     )
     largest = Manifest("app", "1", tuple(sorted(files)))
     assert loads(dumps(largest)) == largest

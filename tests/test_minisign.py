@@ -16,27 +16,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuitkal_mini import minisign
-from nuitkal_mini.ed25519 import ed25519_sign
+from nuitkal_mini import signing
 from nuitkal_mini.minisign import (
     ReleaseComment,
-    SecretKey,
     SignatureError,
     UnknownKey,
-    WrongPassword,
-    _base64,
-    _signed_bytes,
     key_name,
     parse_public_key,
     parse_release_comment,
-    parse_secret_key,
     parse_signature,
+    signed_bytes,
+    to_base64,
+    verify,
+)
+from nuitkal_mini.signing import (
+    SecretKey,
+    WrongPassword,
+    ed25519_sign,
+    parse_secret_key,
     public_key,
     public_key_text,
     release_comment_text,
     secret_key_text,
     sign,
-    verify,
 )
 
 from .support import need_tool
@@ -378,7 +380,7 @@ def test_scrypt_takes_the_limits_as_libsodium_does(operations: int, memory: int)
         library.crypto_pwhash_scryptsalsa208sha256(stream, 104, b"pw", 2, salt, operations, memory)
         == 0
     )
-    assert minisign._scrypt_mask(bytes(104), "pw", salt, operations, memory) == stream.raw
+    assert signing._scrypt_mask(bytes(104), "pw", salt, operations, memory) == stream.raw
 
 
 def test_without_scrypt_a_key_with_a_password_says_what_it_needs(
@@ -568,11 +570,11 @@ def test_minisign_opens_our_key_file_at_full_strength(command: Minisign) -> None
 def test_a_malformed_comment_is_refused_even_when_it_is_properly_signed(comment: str) -> None:
     secret = SecretKey(b"8 bytes!", bytes(range(32)))
     message = b"x"
-    signature = ed25519_sign(secret.seed, _signed_bytes(b"ED", message))
+    signature = ed25519_sign(secret.seed, signed_bytes(b"ED", message))
     whole = ed25519_sign(secret.seed, signature + comment.encode())
     text = (
-        f"untrusted comment: x\n{_base64(b'ED' + secret.key_id + signature)}\n"
-        f"trusted comment: {comment}\n{_base64(whole)}\n"
+        f"untrusted comment: x\n{to_base64(b'ED' + secret.key_id + signature)}\n"
+        f"trusted comment: {comment}\n{to_base64(whole)}\n"
     )
     with pytest.raises(SignatureError, match="control characters"):
         verify([public_key(secret)], message, text)

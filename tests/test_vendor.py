@@ -160,7 +160,7 @@ def test_its_command_line_works_with_nothing_else_around(one_file: Path, tmp_pat
         pytest.param(
             "client/plan.py",
             "def fold() -> None: ...",
-            "manifest and client.plan both define fold",
+            "paths and client.plan both define fold",
             id="one name twice",
         ),
         pytest.param(
@@ -171,7 +171,7 @@ def test_its_command_line_works_with_nothing_else_around(one_file: Path, tmp_pat
         ),
         pytest.param(
             "client/errors.py",
-            "from ..manifest import fold as folded",
+            "from ..paths import fold as folded",
             "client.errors, line",
             id="another name",
         ),

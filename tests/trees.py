@@ -14,7 +14,9 @@ from typing import Dict, List, Tuple, Union
 
 from hypothesis import strategies as st
 
-from nuitkal_mini.manifest import FileEntry, Manifest, UnsafePath, check_tree, link_entry
+from nuitkal_mini.entries import FileEntry, check_tree, link_entry
+from nuitkal_mini.manifest import Manifest
+from nuitkal_mini.paths import UnsafePath
 
 Item = Union[Tuple[bytes, str], str]
 Tree = Dict[str, Item]

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Iterator, Optional, Type
 
-from ..manifest import UPDATE_FOLDER
+from ..paths import UPDATE_FOLDER
 from .config import UpdaterConfig
 from .disk import Disk, Held, Lock, check_owned
 from .errors import InstallError, LaunchError, UpdaterError

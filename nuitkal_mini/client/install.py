@@ -20,7 +20,8 @@ import logging
 import os
 from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
-from ..manifest import BACKUP_FOLDER, UPDATE_FOLDER, FileEntry
+from ..entries import FileEntry
+from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal

@@ -6,7 +6,9 @@ import json
 import os
 from typing import Any, Iterator, List, NamedTuple, Optional
 
-from ..manifest import BACKUP_FOLDER, MAX_FILES, UPDATE_FOLDER, FileEntry, check_path, json_object
+from ..entries import MAX_FILES, FileEntry
+from ..paths import BACKUP_FOLDER, UPDATE_FOLDER, check_path
+from ..strict_json import json_object
 from .state import State, state_from, state_values
 from .swap_plan import Move, SwapPlan
 

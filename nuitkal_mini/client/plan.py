@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Iterable, List, NamedTuple, Optional, Sequence
 
-from ..archive import Directory
-from ..manifest import FileEntry
+from ..entries import FileEntry
+from ..zip_read import Directory
 
 SPECULATION = (
     64 * 1024

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Optional
 
-from ..manifest import ManifestError, json_object
+from ..manifest import ManifestError
 from ..problem import Problem
 from ..semver import Version, parse
+from ..strict_json import json_object
 from .errors import CheckError, DownloadError
 
 MAX_CHECK_BYTES = 2**20

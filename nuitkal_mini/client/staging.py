@@ -23,9 +23,10 @@ from typing import (
     TypeVar,
 )
 
-from ..archive import Directory, Member, open_member, read_directory, read_tail
-from ..manifest import FileEntry, Manifest
+from ..entries import FileEntry
+from ..manifest import Manifest
 from ..problem import Problem
+from ..zip_read import Directory, Member, open_member, read_directory, read_tail
 from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer

@@ -11,9 +11,11 @@ import logging
 import os
 from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
 
-from ..manifest import UPDATE_FOLDER, Manifest, ManifestError, json_object, loads
+from ..manifest import Manifest, ManifestError, loads
+from ..paths import UPDATE_FOLDER
 from ..problem import Problem
 from ..semver import parse
+from ..strict_json import json_object
 from .trust import KeyRecord, TrustState
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import Callable, Dict, Iterable, Iterator, NamedTuple, Set, Tuple
 
-from ..manifest import BACKUP_FOLDER, FileEntry, fold
+from ..entries import FileEntry
+from ..paths import BACKUP_FOLDER, fold
 from .errors import InstallError
 from .tree import IN_RELEASES, Tree, ancestors, parent_of
 

@@ -7,7 +7,8 @@ import os
 import stat
 from typing import Dict, Iterator, List, Optional, Tuple, Union
 
-from ..manifest import UPDATE_FOLDER, FileEntry, link_entry
+from ..entries import FileEntry, link_entry
+from ..paths import UPDATE_FOLDER
 
 IN_RELEASES = ("644", "755")
 # Of the updater's own files, written with mode 644, one of them is there whenever trees are compared.

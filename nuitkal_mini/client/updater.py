@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
-from ..manifest import MAX_BYTES, Manifest, Terms, dumps, fold
+from ..manifest import MAX_BYTES, Manifest, Terms, dumps
+from ..paths import fold
 from ..problem import Problem
 from ..semver import parse
 from .client_folder import ClientFolder
@@ -522,7 +523,7 @@ class ClientUpdater:
         staged = installation.staged()
         if staged is not None:
             return staged.manifest.encode("utf-8")
-        from ..archive import read_tree
+        from ..zip_read import read_tree
 
         with open(staging.whole_package(), "rb") as file:
             return dumps(read_tree(file, "", release.version))

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, Callable, Iterator, List, Optional
 from urllib.parse import urlsplit
 
 from ..manifest import Terms, check_app, dumps
-from ..minisign import SecretKey, public_key, sign
 from ..problem import Problem
 from ..semver import parse
+from ..signing import SecretKey, public_key, sign
 from .api import Server
 from .keys import (
     keygen,

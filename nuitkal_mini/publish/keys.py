@@ -13,10 +13,10 @@ from getpass import getpass
 from pathlib import Path
 from typing import Callable
 
-from ..manifest import ManifestError, loads
-from ..minisign import (
-    PublicKey,
-    ReleaseComment,
+from ..manifest import loads
+from ..minisign import PublicKey, ReleaseComment
+from ..problem import Problem
+from ..signing import (
     SecretKey,
     WrongPassword,
     parse_secret_key,
@@ -25,8 +25,6 @@ from ..minisign import (
     release_comment_text,
     secret_key_text,
 )
-from ..problem import Problem
-from ..semver import BadVersion
 
 
 class KeyFileError(Problem):
@@ -94,7 +92,7 @@ def trusted_comment(content: bytes, name: str, timestamp: int) -> str:
     """What the signature says about the file `name`: app and version of a manifest, else what minisign would say."""
     try:
         manifest = loads(content)
-    except (ManifestError, BadVersion):
+    except Problem:
         return f"timestamp:{timestamp}\tfile:{name}\thashed"
     return release_comment_text(ReleaseComment(timestamp, manifest.app, manifest.version))
 

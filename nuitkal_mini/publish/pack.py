@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Container, Deque, Iterator, List, Optional, Tuple, cast
 
-from ..archive import PARTIAL_COMMENT, ArchiveError, Member, PackageWriter
-from ..manifest import FileEntry
+from ..entries import FileEntry
+from ..zip_read import PARTIAL_COMMENT, ArchiveError, Member
+from ..zip_write import PackageWriter
 from .progress import Progress
 from .tree import WORKERS, Tree, forget, workers
 

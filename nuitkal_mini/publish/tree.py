@@ -19,16 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..manifest import (
-    VERSION_FILE,
-    FileEntry,
-    Manifest,
-    Terms,
-    check_tree,
-    dumps,
-    link_entry,
-    loads,
-)
+from ..entries import FileEntry, check_tree, link_entry
+from ..manifest import Manifest, Terms, dumps, loads
+from ..paths import VERSION_FILE
 from . import ignore
 from .progress import Progress
 

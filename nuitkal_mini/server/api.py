@@ -12,9 +12,11 @@ import re
 from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 from urllib.parse import parse_qs, quote
 
-from ..manifest import MAX_BYTES, MAX_FILES, ManifestError, json_object
+from ..entries import MAX_FILES
+from ..manifest import MAX_BYTES
 from ..minisign import MAX_KEY_TEXT, PublicKey, parse_signature
 from ..semver import parse
+from ..strict_json import JsonError, json_object
 from . import auth, releases
 from .fleet import Fleet
 from .messages import ACTIVATED, UPLOADED, language_of, say
@@ -326,7 +328,7 @@ def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
     body = environ["wsgi.input"].read(content_length(environ, MAX_JSON))
     try:
         fields = json_object(body)
-    except ManifestError as error:
+    except JsonError as error:
         raise Refused("bad_json", error.template) from error  # none of them has values in it
     for name in fields.keys() - known:
         raise Refused("bad_field", "there is no field {name!r} here", name=name[:64])

@@ -18,20 +18,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from ..archive import (
+from ..entries import FileEntry
+from ..manifest import Manifest, dumps
+from ..minisign import parse_release_comment, parse_signature, verify
+from ..paths import UnsafePath
+from ..semver import BadVersion, parse
+from ..zip_read import (
     CHUNK,
     PARTIAL_COMMENT,
     ArchiveError,
     Directory,
     Member,
-    PackageWriter,
     read_directory,
     read_entry,
     read_tree,
 )
-from ..manifest import FileEntry, Manifest, UnsafePath, dumps
-from ..minisign import parse_release_comment, parse_signature, verify
-from ..semver import BadVersion, parse
+from ..zip_write import PackageWriter
 from .refused import Refused
 from .store import Store
 

@@ -7,11 +7,11 @@ import logging
 import sqlite3
 from typing import Tuple, Type
 
-from ..archive import ArchiveError
-from ..manifest import UnsafePath
 from ..minisign import SignatureError
+from ..paths import UnsafePath
 from ..problem import Problem
 from ..semver import BadVersion
+from ..zip_read import ArchiveError
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ STATUS = {
     "disk_full": 507,
 }  # of every other code it is 400: the request's own fault
 
-CODES: Tuple[
-    Tuple[Type[Problem], str], ...
-] = (  # the first that fits: UnsafePath is a ManifestError too
+CODES: Tuple[Tuple[Type[Problem], str], ...] = (
     (BadVersion, "bad_version"),
     (UnsafePath, "unsafe_path"),
     (ArchiveError, "bad_zip"),

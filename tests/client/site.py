@@ -8,9 +8,10 @@ import json
 import time
 from typing import Any, Dict, List, Optional
 
-from nuitkal_mini.archive import PackageWriter
 from nuitkal_mini.manifest import Terms, dumps
-from nuitkal_mini.minisign import ReleaseComment, SecretKey, release_comment_text, sign
+from nuitkal_mini.minisign import ReleaseComment
+from nuitkal_mini.signing import SecretKey, release_comment_text, sign
+from nuitkal_mini.zip_write import PackageWriter
 
 from ..trees import Tree, entries_of, manifest_of
 from .conftest import Exchange, Serve

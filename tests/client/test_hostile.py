@@ -1,6 +1,6 @@
 """A hostile server at the real client, over real HTTP: whatever it sends, the old program stays whole, starts, and can be updated later.
 
-`unharmed` is the judge of every case, and `survives` at the end of each test. The packages are those of `test_archive`,
+`unharmed` is the judge of every case, and `survives` at the end of each test. The packages are those of `test_zip`,
 here on the whole way to the disk.
 """
 
@@ -25,7 +25,7 @@ from nuitkal_mini import ClientUpdater, UpdaterConfig, UpdaterError
 from nuitkal_mini.client.disk import Disk
 from nuitkal_mini.manifest import dumps
 
-from ..test_archive import FALSE, NAMES, PAIRS, Part, build, mutated
+from ..test_zip import FALSE, NAMES, PAIRS, Part, build, mutated
 from ..trees import Tree, manifest_of
 from .conftest import Exchange, Serve
 from .site import Site, package_of

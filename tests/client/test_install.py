@@ -19,7 +19,8 @@ from nuitkal_mini.client.disk import Disk
 from nuitkal_mini.client.errors import InstallError, RollbackError
 from nuitkal_mini.client.install import Installation
 from nuitkal_mini.client.state import State
-from nuitkal_mini.manifest import UnsafePath, check_tree
+from nuitkal_mini.entries import check_tree
+from nuitkal_mini.paths import UnsafePath
 
 from ..trees import Tree, entries_of, here, read_tree, trees, write_tree
 from .sweep import FIRST, FOURTH, OURS, SECOND, THIRD, Unsynced, update

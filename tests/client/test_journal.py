@@ -5,7 +5,7 @@ import pytest
 from nuitkal_mini.client.journal import Journal, dump_journal, parse_journal
 from nuitkal_mini.client.state import State
 from nuitkal_mini.client.swap_plan import Move, SwapPlan
-from nuitkal_mini.manifest import FileEntry
+from nuitkal_mini.entries import FileEntry
 
 
 @pytest.mark.slow

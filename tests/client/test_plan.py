@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuitkal_mini.client.plan import MAX_RANGES, Range, ranges_for
-from nuitkal_mini.manifest import FileEntry
+from nuitkal_mini.entries import FileEntry
 
 
 def directory_of(sizes: List[int]) -> Any:

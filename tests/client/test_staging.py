@@ -12,7 +12,8 @@ import pytest
 from nuitkal_mini.client.errors import InstallError, VerificationError
 from nuitkal_mini.client.install import STAGING, Installation
 from nuitkal_mini.client.staging import Package, Staging
-from nuitkal_mini.manifest import FileEntry, Manifest, dumps
+from nuitkal_mini.entries import FileEntry
+from nuitkal_mini.manifest import Manifest, dumps
 
 from ..trees import Tree, here, manifest_of, write_tree
 from .site import package_of

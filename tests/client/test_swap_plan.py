@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from nuitkal_mini.client.errors import InstallError
 from nuitkal_mini.client.swap_plan import SwapPlan, plan_swap
 from nuitkal_mini.client.tree import Tree as Place
-from nuitkal_mini.manifest import FileEntry, UnsafePath, check_tree
+from nuitkal_mini.entries import FileEntry, check_tree
+from nuitkal_mini.paths import UnsafePath
 
 from ..trees import Tree, entries_of, here, trees, write_tree
 

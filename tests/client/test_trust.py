@@ -26,7 +26,8 @@ from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS, platform_name
 from nuitkal_mini.client.updater import _machine
 from nuitkal_mini.manifest import Terms
-from nuitkal_mini.minisign import SecretKey, key_name, public_key
+from nuitkal_mini.minisign import key_name
+from nuitkal_mini.signing import SecretKey, public_key
 
 from ..trees import Tree
 from .conftest import Serve
@@ -411,7 +412,8 @@ def test_a_signature_whose_comment_is_of_another_release_is_refused(
     site: Site, updater: ClientUpdater
 ) -> None:
     """The comment is authentic, the manifest too; only together they never were."""
-    from nuitkal_mini.minisign import ReleaseComment, release_comment_text, sign
+    from nuitkal_mini.minisign import ReleaseComment
+    from nuitkal_mini.signing import release_comment_text, sign
 
     for comment in (
         ReleaseComment(int(NOW), "app", "1.0.2"),

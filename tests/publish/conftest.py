@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import pytest
 
-from nuitkal_mini.archive import open_member, read_directory
+from nuitkal_mini.zip_read import open_member, read_directory
 
 TOKEN = "s3cret-token"
 

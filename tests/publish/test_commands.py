@@ -14,10 +14,10 @@ from typing import Any, Dict, List
 import pytest
 
 from nuitkal_mini import manifest
-from nuitkal_mini.archive import PARTIAL_COMMENT, read_tree
 from nuitkal_mini.publish import __main__ as commands
 from nuitkal_mini.publish import api
 from nuitkal_mini.publish.progress import Progress
+from nuitkal_mini.zip_read import PARTIAL_COMMENT, read_tree
 
 from .conftest import TOKEN, ScriptedServer, write
 

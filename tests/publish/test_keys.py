@@ -12,16 +12,7 @@ from typing import Tuple
 import pytest
 
 from nuitkal_mini.manifest import Manifest, dumps
-from nuitkal_mini.minisign import (
-    SecretKey,
-    SignatureError,
-    WrongPassword,
-    parse_public_key,
-    parse_release_comment,
-    secret_key_text,
-    sign,
-    verify,
-)
+from nuitkal_mini.minisign import SignatureError, parse_public_key, parse_release_comment, verify
 from nuitkal_mini.publish.keys import (
     KeyFileError,
     keygen,
@@ -31,6 +22,7 @@ from nuitkal_mini.publish.keys import (
     public_path,
     trusted_comment,
 )
+from nuitkal_mini.signing import SecretKey, WrongPassword, secret_key_text, sign
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -14,12 +14,13 @@ from typing import IO, Container, List, Optional
 
 import pytest
 
-from nuitkal_mini import archive
-from nuitkal_mini.archive import PARTIAL_COMMENT, ArchiveError, PackageWriter, read_directory
-from nuitkal_mini.archive import read_tree as tree_of_package
+from nuitkal_mini import zip_write
 from nuitkal_mini.publish import pack
 from nuitkal_mini.publish.pack import write_package
 from nuitkal_mini.publish.tree import Tree, read_tree
+from nuitkal_mini.zip_read import PARTIAL_COMMENT, ArchiveError, read_directory
+from nuitkal_mini.zip_read import read_tree as tree_of_package
+from nuitkal_mini.zip_write import PackageWriter
 
 from .conftest import write
 
@@ -136,7 +137,7 @@ def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
 def test_a_large_file_of_zeros_is_not_taken_for_a_bomb(
     program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "BOMB_SIZE", 2**20)
+    monkeypatch.setattr(zip_write, "BOMB_SIZE", 2**20)
     write(program, "database", bytes(2**20 + 1))
     tree = read_tree(program, "app", "1.0.0")
     assert tree_of_package(io.BytesIO(package(tree)), "app", "1.0.0") == tree.manifest

@@ -12,7 +12,8 @@ from typing import Callable, List
 
 import pytest
 
-from nuitkal_mini.manifest import FileEntry, UnsafePath, link_entry
+from nuitkal_mini.entries import FileEntry, link_entry
+from nuitkal_mini.paths import UnsafePath
 from nuitkal_mini.publish import tree
 from nuitkal_mini.publish.tree import PublishError, read_tree
 

@@ -10,15 +10,16 @@ from typing import Any, Dict, List
 
 import pytest
 
-from nuitkal_mini.archive import PARTIAL_COMMENT
 from nuitkal_mini.manifest import Terms
-from nuitkal_mini.minisign import SecretKey, parse_release_comment, public_key, sign, verify
+from nuitkal_mini.minisign import parse_release_comment, verify
 from nuitkal_mini.publish import api
 from nuitkal_mini.publish.api import ApiError, Server
 from nuitkal_mini.publish.keys import trusted_comment
 from nuitkal_mini.publish.tree import PublishError, read_tree
 from nuitkal_mini.publish.upload import Signer, resign, upload
 from nuitkal_mini.semver import parse
+from nuitkal_mini.signing import SecretKey, public_key, sign
+from nuitkal_mini.zip_read import PARTIAL_COMMENT
 
 from .conftest import TOKEN, Fault, ScriptedServer, parse_form, refusal, write
 

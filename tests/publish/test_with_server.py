@@ -14,8 +14,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 
 import pytest
 
-from nuitkal_mini.archive import read_tree as tree_of_package
 from nuitkal_mini.manifest import loads
+from nuitkal_mini.zip_read import read_tree as tree_of_package
 
 from .conftest import write
 from .test_commands import environment, run

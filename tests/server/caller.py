@@ -11,9 +11,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import unquote
 from wsgiref.validate import validator
 
-from nuitkal_mini.minisign import ReleaseComment, SecretKey, release_comment_text, sign
+from nuitkal_mini.minisign import ReleaseComment
 from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.auth import create_token
+from nuitkal_mini.signing import SecretKey, release_comment_text, sign
 
 BASE = "/api/nuitkal_pack/"
 BOUNDARY = "-----of-the-tests"

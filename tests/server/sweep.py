@@ -31,12 +31,12 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from nuitkal_mini.archive import read_tree
 from nuitkal_mini.manifest import loads
 from nuitkal_mini.server import create_app
 from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.auth import create_token
 from nuitkal_mini.server.store import DATABASE, StoreProblem
+from nuitkal_mini.zip_read import read_tree
 
 from .caller import Caller, Reply, files_below, make_manifest, make_signature, make_zip, sha256
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuitkal_mini import minisign, semver
-from nuitkal_mini.manifest import FileEntry, diff
+from nuitkal_mini import minisign, semver, signing
+from nuitkal_mini.entries import FileEntry
 from nuitkal_mini.server import admin, database, fleet
 from nuitkal_mini.server.admin import (
     chart,
@@ -37,6 +37,7 @@ from nuitkal_mini.server.admin.texts import CHINESE_TEXTS
 from nuitkal_mini.server.api import Settings
 from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.fleet import Daily, Share
+from nuitkal_mini.tree_diff import diff
 
 from .caller import Caller, Reply, make_manifest, make_zip
 from .visitor import PASSWORD, Visitor, make_visitor, rows
@@ -213,7 +214,7 @@ def test_versions_of_a_folder_from_before_are_sorted_after_its_migration(tmp_pat
 
 def make_many(app: Application, call: Caller, count: int) -> None:
     """Rows as uploads make them, without the uploads."""
-    signature = minisign.sign(minisign.SecretKey(b"12345678", bytes(32)), b"", "timestamp:1")
+    signature = signing.sign(signing.SecretKey(b"12345678", bytes(32)), b"", "timestamp:1")
     call.upload(
         "0.0.1",
         {"a": b"a"},
@@ -310,7 +311,7 @@ def test_the_page_of_a_release_says_which_key_signed_it_and_when(
     with app.store.database.write() as db:
         db.execute(
             "UPDATE releases SET signature = ?",
-            (minisign.sign(minisign.SecretKey(b"12345678", bytes(32)), b"", comment),),
+            (signing.sign(signing.SecretKey(b"12345678", bytes(32)), b"", comment),),
         )
     assert shown in visitor.get("versions/1.0.0/").text
 
@@ -370,9 +371,9 @@ def test_the_changelog_is_edited_with_line_ends_as_everywhere(
 def test_a_signature_can_be_added_and_shows_its_key(call: Caller, visitor: Visitor) -> None:
     manifest = make_manifest("1.0", {"a": b"a"})
     call.upload("1.0", {"a": b"a"}, manifest=manifest)
-    secret = minisign.SecretKey(bytes.fromhex("efcdab8967452301"), bytes(32))
-    comment = minisign.release_comment_text(minisign.ReleaseComment(1, "tests", "1.0"))
-    signature = minisign.sign(secret, manifest, comment).encode()
+    secret = signing.SecretKey(bytes.fromhex("efcdab8967452301"), bytes(32))
+    comment = signing.release_comment_text(minisign.ReleaseComment(1, "tests", "1.0"))
+    signature = signing.sign(secret, manifest, comment).encode()
     assert (
         visitor.post("versions/1.0/", action="save", changelog="", signature=b"none").status == 403
     )

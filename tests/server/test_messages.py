@@ -22,6 +22,7 @@ KINDS = {
     "BadVersion",
     "ArchiveError",
     "SignatureError",
+    "JsonError",
     "UnknownKey",
 }
 # minisign's own for who has the secret key: the server never calls them for a client

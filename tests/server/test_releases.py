@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nuitkal_mini.archive import read_directory
-from nuitkal_mini.manifest import FileEntry, Manifest, dumps, link_entry
+from nuitkal_mini.entries import FileEntry, link_entry
+from nuitkal_mini.manifest import Manifest, dumps
 from nuitkal_mini.server import create_app
+from nuitkal_mini.zip_read import read_directory
 
 from .caller import Caller, files_below, make_manifest, make_zip, sha256
 

@@ -11,8 +11,8 @@ from typing import Iterator, Optional
 
 import pytest
 
-from nuitkal_mini.minisign import SecretKey, public_key, public_key_text, sign
 from nuitkal_mini.server import create_app
+from nuitkal_mini.signing import SecretKey, public_key, public_key_text, sign
 from tests.support import ROOT, need_tool, start_server
 
 from .caller import KEY, Caller, Reply, files_below, make_manifest, make_signature, make_zip

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
-from ...manifest import Diff, FileEntry, diff, loads
+from ...entries import FileEntry
+from ...manifest import loads
 from ...minisign import SignatureError, parse_release_comment
+from ...tree_diff import Diff, diff
 from .. import fleet, releases
 from ..api import parse_channel, parse_flag, signature_text
 from ..releases import Changes, Release

@@ -1,0 +1,31 @@
+"""The difference between two trees of releases."""
+
+from __future__ import annotations
+
+from typing import Iterable, NamedTuple, Tuple
+
+from .entries import FileEntry
+from .paths import fold
+
+
+class Diff(NamedTuple):
+    """What turns one tree into another: `removed` of the old, `added` of the new, `changed` as (old, new)."""
+
+    removed: Tuple[FileEntry, ...]
+    added: Tuple[FileEntry, ...]
+    changed: Tuple[Tuple[FileEntry, FileEntry], ...]
+
+
+def diff(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Diff:
+    """What turns the tree `old` into the tree `new`; paths that only differ in case are one file, changed."""
+    before = {fold(entry.path): entry for entry in old}
+    after = {fold(entry.path): entry for entry in new}
+    return Diff(
+        tuple(entry for key, entry in before.items() if key not in after),
+        tuple(entry for key, entry in after.items() if key not in before),
+        tuple(
+            (before[key], entry)
+            for key, entry in after.items()
+            if key in before and before[key] != entry
+        ),
+    )
