@@ -40,6 +40,7 @@ FORMATS: Dict[str, FrozenSet[str]] = {
     "delta": frozenset({"problem", "manifest"}),
     "zip_read": frozenset({"problem", "paths", "entries", "manifest"}),
     "zip_write": frozenset({"entries", "zip_read"}),
+    "progress": frozenset(),
 }
 ROLES = ("client", "publish", "server")
 

@@ -6,12 +6,11 @@ import io
 import logging
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, List, Optional
 
+from ..progress import Progress
 from .config import UpdaterConfig
 from .errors import UpdaterError
-from .progress import TransferRate
 from .updater import ClientUpdater
 
 if TYPE_CHECKING:
@@ -48,8 +47,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         confirm_seconds=options.confirm_seconds,
         verify_ssl=not options.insecure,
     )
-    bar = ProgressBar()
+    bar = None
     if sys.stderr is not None and sys.stderr.isatty():
+        bar = Progress("downloading")
         config.progress_callback = bar
         logging.getLogger().handlers[0].addFilter(bar.end_line)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -62,7 +62,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(end="", flush=True)
         return code
     except UpdaterError as error:
-        bar.end_line()
+        if bar is not None:
+            bar.end_line()
         print(f"{options.verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of what we print: the updater's own are UpdaterErrors
@@ -190,32 +191,6 @@ VERBS = {
     "update": _update,
     "verify": _verify,
 }
-
-
-class ProgressBar:
-    """A bar with bytes, speed and remaining time on a terminal, redrawn in its line until something else is written."""
-
-    def __init__(self) -> None:
-        self._pace = TransferRate()
-        self._shown = 0.0
-        self._in_line = False
-
-    def __call__(self, downloaded: int, total: int) -> None:
-        line, now = self._pace.line(downloaded, total), time.monotonic()
-        if now - self._shown < 0.1 and downloaded < total:
-            return
-        self._shown, self._in_line = now, True
-        filled = 30 * downloaded // max(total, 1)
-        print(
-            f"\r{'#' * filled}{'.' * (30 - filled)} {line:<45}", end="", file=sys.stderr, flush=True
-        )
-
-    def end_line(self, _: object = None) -> bool:
-        """Leave the bar's line; as a filter of log records it lets all of them pass."""
-        if self._in_line:
-            self._in_line = False
-            print(file=sys.stderr, flush=True)
-        return True
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Optional, Sequence
 
+from ..progress import TransferRate
 from .config import UpdaterConfig
 from .errors import LaunchError, UpdaterError
-from .progress import TransferRate
 from .updater import ClientUpdater
 
 APPEARS_AFTER_SECONDS = 0.5  # most updates find nothing; a window that flashes looks like a fault

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ..manifest import Terms, check_app, dumps
 from ..problem import Problem
+from ..progress import megabytes
 from ..semver import parse
 from ..signing import SecretKey, public_key, sign
 from .api import Server
@@ -30,7 +31,6 @@ from .keys import (
     trusted_comment,
 )
 from .pack import write_package
-from .progress import megabytes
 from .tree import PublishError, Tree, read_tree
 from .upload import Signer, resign, upload
 

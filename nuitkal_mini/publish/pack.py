@@ -13,9 +13,9 @@ from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Container, Deque, Iterator, List, Optional, Tuple, cast
 
 from ..entries import FileEntry
+from ..progress import Progress
 from ..zip_read import PARTIAL_COMMENT, ArchiveError, Member
 from ..zip_write import PackageWriter
-from .progress import Progress
 from .tree import WORKERS, Tree, forget, workers
 
 _IN_MEMORY = 2**18  # larger results wait for their turn on disk

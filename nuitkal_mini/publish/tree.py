@@ -22,8 +22,8 @@ from typing import Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Option
 from ..entries import FileEntry, check_tree, link_entry
 from ..manifest import Manifest, Terms, dumps, loads
 from ..paths import VERSION_FILE
+from ..progress import Progress
 from . import ignore
-from .progress import Progress
 
 IGNORE_FILE = ".nuitkalignore"
 LEFT_OUT = ("__pycache__/", ".update", ".backup", ".git", f"/{IGNORE_FILE}", f"/{VERSION_FILE}")

@@ -12,10 +12,10 @@ from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional,
 
 from ..manifest import dumps, loads
 from ..minisign import PublicKey, verify
+from ..progress import Progress, megabytes
 from ..semver import Version, parse
 from .api import PAUSES, ApiError, Body, Release, Server
 from .pack import write_package
-from .progress import Progress, megabytes
 from .tree import PublishError, Tree
 
 _CHUNK = 2**16  # each must be gone within the timeout: 2 kB/s are enough

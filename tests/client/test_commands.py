@@ -10,7 +10,7 @@ from typing import Any, List
 
 import pytest
 
-from nuitkal_mini.client.__main__ import ProgressBar, _parse, _parser, main
+from nuitkal_mini.client.__main__ import _parse, _parser, main
 from nuitkal_mini.client.state import State, dump_state
 from nuitkal_mini.client.updater import ClientUpdater
 from nuitkal_mini.manifest import dumps
@@ -48,16 +48,6 @@ def test_no_name_of_a_folder_is_a_usage_error_and_not_the_current_folder(
     with pytest.raises(SystemExit) as stopped:
         main(["status", "--dir", ""])
     assert stopped.value.code == 2 and "--dir" in capsys.readouterr().err
-
-
-def test_the_bar_stays_in_its_line_until_something_else_is_written(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    bar = ProgressBar()
-    for downloaded, total in ((0, 0), (0, 100), (100, 100), (100, 300), (300, 300)):
-        bar(downloaded, total)
-    assert "\n" not in capsys.readouterr().err and bar.end_line() and bar.end_line()
-    assert capsys.readouterr().err == "\n"
 
 
 def test_an_update_that_has_to_wait_does_not_say_that_nothing_newer_is_there(

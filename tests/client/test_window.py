@@ -12,8 +12,6 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from nuitkal_mini.client.progress import TransferRate
-
 from ..support import need_tool, unavailable
 from ..trees import Tree
 from .conftest import Exchange, Serve
@@ -263,16 +261,3 @@ def test_without_a_window_the_update_works_all_the_same(
         (tmp_path / "tkinter.py").write_text("raise ImportError('not in this distribution')\n")
     done = launch(site, tmp_path / "app", **environment)
     assert (done.returncode, done.stdout, done.stderr) == (7, "new an argument\n", "")
-
-
-def test_the_pace_of_an_update_in_words() -> None:
-    times = iter([10.0, 12.0, 14.0, 20.0, 21.0, 30.0])
-    pace = TransferRate(lambda: next(times))
-    assert pace.line(1_000_000, 61_000_000) == "1.0 of 61.0 MB, 0.0 MB/s"
-    assert pace.line(5_000_000, 61_000_000) == "5.0 of 61.0 MB, 2.0 MB/s, 28 s left"
-    assert pace.line(61_000_000, 61_000_000) == "61.0 of 61.0 MB, 15.0 MB/s"
-    assert pace.line(2_000_000, 61_000_000) == "2.0 of 61.0 MB, 0.0 MB/s", (
-        "what was downloaded was wrong, and begins again"
-    )
-    assert pace.line(4_000_000, 61_000_000) == "4.0 of 61.0 MB, 2.0 MB/s, 28 s left"
-    assert pace.line(16_384, 28_800) == "16.4 of 28.8 kB, 0.0 MB/s"
