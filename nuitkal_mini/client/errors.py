@@ -1,4 +1,4 @@
-"""One family of errors: whatever goes wrong in an update is an `UpdaterError`, and its text is a sentence for people."""
+"""The errors of the client: each is an `UpdaterError`, and its text is a sentence for users."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Optional
 
 
 class UpdaterError(Exception):
-    """Anything that keeps an update or a start from working."""
+    """An update or a start failed."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(printable(sentence))
 
 
 def printable(text: str) -> str:
-    """The text on one line, fit for a terminal and a log: a server's words may hold escape sequences, or no Unicode at all."""
+    """The text on one line, with every character that a terminal would interpret escaped."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
@@ -25,7 +25,7 @@ class CheckError(UpdaterError):
 
 
 class DownloadError(UpdaterError):
-    """A request failed; `status` is the HTTP status if there was one, `code` the server's own word for the error."""
+    """A request failed; `status` is the HTTP status if there is one, `code` the API's code."""
 
     def __init__(self, sentence: str, status: Optional[int] = None, code: str = "") -> None:
         super().__init__(sentence)
@@ -34,7 +34,7 @@ class DownloadError(UpdaterError):
 
 
 class VerificationError(UpdaterError):
-    """Bytes, signatures or versions are not what they must be."""
+    """A hash, a signature or a version is not the expected one."""
 
 
 class InstallError(UpdaterError):
@@ -42,7 +42,7 @@ class InstallError(UpdaterError):
 
 
 class RollbackError(UpdaterError):
-    """There is nothing to go back to, or going back failed."""
+    """There is no earlier version, or a rollback failed; the installed version stays."""
 
 
 class LaunchError(UpdaterError):

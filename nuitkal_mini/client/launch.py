@@ -1,9 +1,10 @@
-"""How to start a program of each kind, from a script or from a frozen launcher.
+"""Starts the program, from a script or from a frozen launcher.
 
-`command` decides from the suffix: `.py` with a Python, `.sh` with bash or sh, `.bat` and `.cmd` with cmd on Windows, anything
-else as it is. `start` runs it in client_dir as our `Child`: same terminal, same process group, its exit code becomes ours,
-and signals that reach only us go on to it. A frozen launcher (Nuitka, PyInstaller) has a `sys.executable` that is no Python
-and an environment that speaks of its own libraries; neither is handed on.
+`command` decides from the suffix: `.py` with a Python, `.sh` with bash or sh, `.bat` and `.cmd`
+with cmd on Windows, any other file directly. `start` runs it in client_dir as a `Child`: in the
+same terminal and process group. Signals that only the launcher receives are forwarded to it. In a
+frozen launcher (Nuitka, PyInstaller) `sys.executable` is no Python and the environment names the
+launcher's own libraries; the program gets neither.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 from .errors import LaunchError
 
 PYTHON_SUFFIXES = (".py", ".pyw", ".pyz")
-# Where a Python may lie that a release brings along, relative to client_dir.
+# Where a Python that a release contains may lie, relative to client_dir.
 SHIPPED_PYTHONS = {
     "posix": ("python/bin/python3", "runtime/bin/python3", "bin/python3"),
     "nt": ("python/python.exe", "runtime/python.exe", "python.exe"),
 }
-# Windows has the py launcher in every installation from python.org, while its `python` may be a stub that opens the Store.
+# Every Windows installation from python.org has `py`; `python` may be a stub that opens the Store.
 PYTHONS_ON_PATH = {"posix": ("python3", "python"), "nt": ("py", "python", "python3")}
 FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK")
-# What frozen launchers set for themselves; a Python that inherits them loads the wrong standard library or the wrong Tcl.
+# Frozen launchers set these for themselves; a Python that inherits them loads the wrong libraries.
 FROZEN_VARIABLES = ("PYTHONHOME", "PYTHONPATH", "TCL_LIBRARY", "TK_LIBRARY", "_MEIPASS2")
 FROZEN_PREFIXES = ("NUITKA_", "_PYI_")
 CREATE_NO_WINDOW = 0x08000000
@@ -42,7 +43,11 @@ def start(
     python: Optional[str] = None,
     pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Starts client_dir's program; `pass_fds` are file descriptors that it inherits (POSIX). Raises LaunchError."""
+    """Starts client_dir's program; on POSIX it inherits the descriptors `pass_fds`.
+
+    Raises:
+        LaunchError: it cannot be started.
+    """
     client_dir = Path(os.path.abspath(client_dir))
     main = client_dir / main_script
     if not main.is_file():
@@ -64,7 +69,7 @@ def run(
     python: Optional[str] = None,
     pass_fds: Sequence[int] = (),
 ) -> int:
-    """Starts the program and gives back its exit code; 128 + n when signal n ended it."""
+    """Starts the program and returns its exit code; 128 + n when signal n ended it."""
     code = start(main_script, client_dir, args, python=python, pass_fds=pass_fds).wait()
     assert code is not None
     return code
@@ -78,10 +83,13 @@ def command(
     python: Optional[str] = None,
     which: Callable[[str], Optional[str]] = shutil.which,
 ) -> Union[str, List[str]]:
-    """The command that starts `main` on that system ("posix" or "nt"); one string where Windows must get its own quoting."""
-    suffix = PurePath(
-        str(main).rstrip(". ") if system == "nt" else main
-    ).suffix.lower()  # Windows drops trailing dots
+    """The command that starts `main` on `system` ("posix" or "nt"); a string for a batch file.
+
+    Raises:
+        LaunchError: this system has nothing to start it with.
+    """
+    # Windows drops trailing dots and blanks of a name
+    suffix = PurePath(str(main).rstrip(". ") if system == "nt" else main).suffix.lower()
     if suffix in PYTHON_SUFFIXES:
         if python is None:
             raise LaunchError(f"no Python found to run {main.name}: configure `python`")
@@ -103,8 +111,9 @@ def command(
 def batch_line(script: str, args: Sequence[str], cmd: str) -> str:
     """The command line by which cmd starts a batch file with exactly these arguments.
 
-    cmd reads operators and variables in them whatever the usual quoting says ("BatBadBut", CVE-2024-24576), so this is
-    Rust's answer to it: everything odd in quotes, quotes doubled, and `%` followed by an empty piece of %cd%.
+    cmd interprets operators and variables even in quoted arguments ("BatBadBut", CVE-2024-24576).
+    As in Rust's standard library: every unusual word in quotes, quotes doubled, and after each `%`
+    an empty substring of %cd%.
     """
     if any(character in word for word in (script, *args) for character in "\0\r\n"):
         raise LaunchError("arguments of a batch file cannot hold line breaks")
@@ -127,7 +136,11 @@ def find_python(
     system: str = os.name,
     which: Callable[[str], Optional[str]] = shutil.which,
 ) -> str:
-    """The configured Python; else the one that runs us, one in client_dir, or one on PATH. Raises LaunchError."""
+    """The configured Python; else the one that runs us, one in client_dir, or one on PATH.
+
+    Raises:
+        LaunchError: there is none.
+    """
     if configured is not None:
         beside = client_dir / configured
         found = str(beside) if beside.is_file() else which(configured)
@@ -146,48 +159,46 @@ def find_python(
         if found is not None:
             return found
     raise LaunchError(
-        f"no Python found in {client_dir} or on PATH: ship one as {SHIPPED_PYTHONS[system][0]}, or configure `python`"
+        f"no Python found in {client_dir} or on PATH: "
+        f"ship one as {SHIPPED_PYTHONS[system][0]}, or configure `python`"
     )
 
 
 def exit_code(returncode: int) -> int:
-    """What to exit with after a child that ended so; it fits sys.exit()."""
+    """The exit code for sys.exit() after a child that ended with `returncode`."""
     if returncode < 0:
         return 128 - returncode
-    return (
-        returncode - (1 << 32) if returncode >> 31 else returncode
-    )  # Windows counts 0xC000013A unsigned, sys.exit() does not
+    # Windows counts 0xC000013A unsigned, sys.exit() does not
+    return returncode - (1 << 32) if returncode >> 31 else returncode
 
 
 def is_frozen() -> bool:
-    """Nuitka compiles `__compiled__` into each module, PyInstaller and the like set sys.frozen."""
+    """Whether this is a frozen program: Nuitka defines `__compiled__`, others set sys.frozen."""
     return bool(
         getattr(globals().get("__compiled__"), "standalone", False) or getattr(sys, "frozen", False)
     )
 
 
 def own_program() -> Path:
-    """The file that the user started: the launcher's binary when frozen (not what a onefile unpacked), else its script."""
+    """The file that the user started: a frozen launcher's binary, not its unpacked copy; a script."""
     compiled: Any = globals().get("__compiled__")
     started = (sys.argv[0] if sys.argv else "") or "-"
     if getattr(compiled, "onefile", False):
-        return Path(compiled.containing_dir) / os.path.basename(
-            started
-        )  # of a standalone binary, this would be the folder above
-    if (
-        is_frozen() and compiled is not None
-    ):  # Nuitka's sys.executable is a Python that is not there, but in the right folder
+        # in a standalone binary, containing_dir is the folder above
+        return Path(compiled.containing_dir) / os.path.basename(started)
+    if is_frozen() and compiled is not None:
+        # Nuitka's sys.executable does not exist, but its folder is the right one
         return Path(os.path.realpath(sys.executable)).parent / os.path.basename(started)
     return Path(os.path.realpath(sys.executable if is_frozen() else started))
 
 
 def own_folder() -> Path:
-    """Where the launcher lies that the user started, or the working directory when Python was started without a script."""
+    """The folder of the launcher that the user started; the working directory without a script."""
     return own_program().parent
 
 
 def load_ahead() -> None:
-    """Loads what `start` will import: after a swap its file may be another one."""
+    """Imports what `start` needs: after a swap, the module's file may be another version."""
     import signal
     import subprocess
 
@@ -195,9 +206,9 @@ def load_ahead() -> None:
 
 
 def occupy_standard_streams() -> None:
-    """Opens those of the descriptors 0 to 2 that a service or a desktop started us without.
+    """Opens the descriptors 0 to 2 that are closed; services and desktops start programs so.
 
-    Else our lock or log file would get such a number, and the program would print into it.
+    Otherwise a lock or log file gets such a number, and the program prints into it.
     """
     for descriptor in range(3 if os.name == "posix" else 0):
         try:
@@ -207,12 +218,12 @@ def occupy_standard_streams() -> None:
 
 
 def _bundle() -> str:
-    """The folder of the libraries that a frozen launcher runs on."""
+    """The folder of a frozen launcher's own libraries."""
     return str(getattr(sys, "_MEIPASS", os.path.dirname(sys.executable or "")))
 
 
 def child_environment(environ: Mapping[str, str], bundle: str) -> Dict[str, str]:
-    """A frozen launcher's environment as it was before the launcher's own start."""
+    """A frozen launcher's environment without what the launcher's own start has added."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -232,7 +243,7 @@ def child_environment(environ: Mapping[str, str], bundle: str) -> Dict[str, str]
 
 
 class Child:
-    """The started program; until `wait` has its exit code, signals that reach us go on to it."""
+    """The started program; until `wait` returns its exit code, signals to the launcher go to it."""
 
     def __init__(
         self,
@@ -244,11 +255,13 @@ class Child:
     ) -> None:
         import subprocess
 
-        self.interrupted = False  #: a signal reached us while it ran: what it ends with is no crash
+        self.interrupted = False  #: a signal reached us while it ran: its exit code is no crash
         self._early: List[int] = []
         self._handlers: Dict[int, Any] = {}
         self._process: Optional[subprocess.Popen[bytes]] = None
-        self._take_signals()  # before the start: a signal in between would leave the program without a parent
+        # before the start: a signal in between would leave the program without a parent
+        self._take_signals()
+        # without a console of our own, a console program would open a black window
         windowless = os.name == "nt" and sys.stdout is None and sys.stderr is None
         try:
             self._process = subprocess.Popen(
@@ -257,7 +270,7 @@ class Child:
                 env=environ,
                 pass_fds=pass_fds if os.name == "posix" else (),
                 creationflags=CREATE_NO_WINDOW if windowless else 0,
-            )  # or a console program would open a black window
+            )
         except (OSError, ValueError) as error:
             self._give_signals_back()
             raise LaunchError(
@@ -282,16 +295,14 @@ class Child:
         import signal
 
         if threading.current_thread() is not threading.main_thread():
-            return  # Python lets nobody else have them
+            return  # Python sets handlers only from the main thread
         for name in FORWARDED + FROM_TERMINAL:
             number = getattr(signal, name, None)
-            if (
-                number is not None and signal.getsignal(number) != signal.SIG_IGN
-            ):  # nohup's SIGHUP stays ignored, by both
-                # A function, and not SIG_IGN: that one the program would inherit.
-                self._handlers[number] = signal.signal(
-                    number, self._forward if name in FORWARDED else self._forward_unless_typed
-                )
+            if number is None or signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup's SIGHUP stays ignored, by both
+            # a function and not SIG_IGN, which the program would inherit
+            handler = self._forward if name in FORWARDED else self._forward_unless_typed
+            self._handlers[number] = signal.signal(number, handler)
 
     def _give_signals_back(self) -> None:
         import signal
@@ -308,7 +319,10 @@ class Child:
             self._process.send_signal(number)
 
     def _forward_unless_typed(self, number: int, frame: object) -> None:
-        """Ctrl-C in a terminal reaches the program as well, and twice would be once too often; `kill -INT` reaches only us."""
+        """Ctrl-C in a terminal also reaches the program, which must not get it twice.
+
+        `kill -INT` reaches only us.
+        """
         self.interrupted = True
         if sys.platform == "win32":
             return

@@ -1,7 +1,8 @@
-"""The first starts of a new version: it is kept when it has lived long enough, or is rolled back.
+"""The trial of a new version: its first starts confirm it, or it is rolled back.
 
-Only a start that finds no other instance running judges: by one crash that it observed, or by three starts that nobody
-confirmed. Ctrl-C, SIGTERM, logging off and a power cut are no crash.
+Only a start that finds no other instance running judges. It rolls back after one crash that it
+observed, or after three starts without confirmation. Ctrl-C, SIGTERM, logging off and a power cut
+are no crash.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .state import State
 
 logger = logging.getLogger(__name__)
 
-MAX_STARTS = 3  # of a version that never lived long enough to confirm itself
-# Exit codes of a program that somebody ended: SIGHUP, SIGINT, SIGTERM; on Windows Ctrl-C and logging off
+MAX_STARTS = 3  # of a version that never ran long enough to be confirmed
+# Exit codes of a program that was asked to end: SIGHUP, SIGINT, SIGTERM; Windows: Ctrl-C, logoff
 NO_CRASH = (129, 130, 143, -1073741510, 0x40010004)
 
 
@@ -31,9 +32,9 @@ class Trial:
         self._client_folder = client_folder
 
     def right_to_run(self, installation: Installation) -> Tuple[Held, bool]:
-        """A lock under which no file of the program changes, and whether this start judges a version on trial.
+        """A lock under which no file of the program changes, and whether this start judges a trial.
 
-        What was interrupted is finished or undone first.
+        An interrupted install is finished or undone first.
 
         Raises:
             LaunchError: the program must not start now.
@@ -58,7 +59,7 @@ class Trial:
             return self._client_folder.lock_for_run(installation), False
 
     def end(self, confirmed: bool) -> None:
-        """End the trial, or take back the start that was counted for it."""
+        """End the trial, or uncount the start that was counted for it."""
         try:
             with self._client_folder.working() as installation:
                 state = installation.state()
@@ -73,9 +74,10 @@ class Trial:
             logger.warning("%s; the trial goes on", error)
 
     def crashed(self, code: int, interrupted: bool) -> bool:
-        """Judge a program that ended within its trial; True when it was rolled back and the one before should start.
+        """Judge a program that ended within its trial; True when it was rolled back.
 
-        `interrupted`: it was asked to end. Many then exit with 1, and a Nuitka program may die of it, so the code says nothing.
+        `interrupted`: a signal asked it to end. Many programs then exit with 1, so the exit code
+        says nothing.
         """
         if code == 0 or code in NO_CRASH or interrupted:
             self.end(confirmed=code == 0)
@@ -107,7 +109,7 @@ class Trial:
         return True
 
     def _go_back(self, installation: Installation, state: State, reason: str) -> bool:
-        """Roll a version on trial back, if the developer's `minimum` and the backup allow it."""
+        """Roll back the version on trial, if the signed `minimum` and the backup allow it."""
         minimum = state.trust.minimum()
         try:
             rollback_state = installation.rollback_state()
@@ -117,7 +119,8 @@ class Trial:
                 and parse(rollback_state.version) < minimum
             ):
                 raise RollbackError(
-                    f"{rollback_state.version} is below {minimum.text}, the lowest version that the developer still allows"
+                    f"{rollback_state.version} is below {minimum.text}, "
+                    "the lowest version that the developer still allows"
                 )
             installation.rollback(new_identifier(), reason)
             return True

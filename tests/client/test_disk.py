@@ -133,12 +133,12 @@ def test_removing_a_folder_does_not_follow_links(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == ["file"]
 
 
-# --- locks ------------------------------------------------------------------------------------------
+# --- locks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts another process that takes a lock (`update`, `run` or `swap`) and keeps it until it is killed."""
+    """Starts another process that takes a lock and keeps it until it is killed."""
     children: List[subprocess.Popen[bytes]] = []
     code = "import sys, time; from nuitkal_mini.client.disk import Lock; held = getattr(Lock(sys.argv[1]), sys.argv[2])(0); print(bool(held), flush=True); time.sleep(60)"
 
@@ -219,7 +219,7 @@ def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) ->
     held.close()
 
 
-# --- whose folder -----------------------------------------------------------------------------------
+# --- whose folder ---------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")

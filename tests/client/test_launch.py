@@ -1,4 +1,4 @@
-"""Starting programs: what the command is on each system, and what a real child process gets and gives back."""
+"""Starting programs: the command on each system; what a real child process gets and gives back."""
 
 from __future__ import annotations
 
@@ -139,7 +139,10 @@ def test_cmd_finds_no_operator_and_no_variable_in_any_argument(words):
 
 @given(st.lists(st.text(st.sampled_from('a \\"%&'), max_size=8)))
 def test_a_program_behind_a_batch_file_gets_the_same_arguments(words):
-    """`%*` hands the text on, and the C runtime splits it: 2n backslashes and a quote are n backslashes, "" is a quote."""
+    """`%*` hands the text on, and the C runtime splits it.
+
+    2n backslashes and a quote are n backslashes, "" is a quote.
+    """
     rest = launch.batch_line("s", words, "cmd")[len('"cmd" /d /e:ON /v:OFF /c ""s"') : -1].replace(
         "%%cd:~,%", "%"
     )
@@ -258,7 +261,10 @@ def launcher(
     main: str, folder: Path, *args: str, before: str = "pass", **options: Any
 ) -> subprocess.Popen[bytes]:
     """A process that runs `launch.run`, as the user's launcher does."""
-    code = f"import sys; from pathlib import Path; from nuitkal_mini.client import launch; {before}; sys.exit(launch.run(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))"
+    code = (
+        f"import sys; from pathlib import Path; from nuitkal_mini.client import launch; {before}; "
+        "sys.exit(launch.run(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))"
+    )
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": REPOSITORY, **options}
     return subprocess.Popen([sys.executable, "-c", code, main, str(folder), *args], **options)
 
@@ -404,7 +410,10 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_once_and_leaves_the_launcher_a
 
     write(tmp_path / "main.py", COUNTING)
     terminal, inside = pty.openpty()
-    late = "import time; forward = launch.Child._forward; launch.Child._forward = lambda *a: (time.sleep(0.1), forward(*a))"  # two at once would be one
+    late = (  # two signals at once would be one
+        "import time; forward = launch.Child._forward; "
+        "launch.Child._forward = lambda *a: (time.sleep(0.1), forward(*a))"
+    )
     process = launcher(
         "main.py",
         tmp_path,
@@ -453,7 +462,8 @@ def test_the_signal_handlers_are_as_before_when_the_program_has_ended(tmp_path):
 def test_a_script_knows_its_folder_even_behind_a_link(tmp_path):
     script = write(
         tmp_path / "real dir" / "launcher.py",
-        "import sys; sys.path.insert(0, sys.argv[1]); from nuitkal_mini.client import launch; print(launch.own_folder())",
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from nuitkal_mini.client import launch; print(launch.own_folder())",
     )
     link = tmp_path / "link.py"
     link.symlink_to(script)
@@ -477,7 +487,7 @@ def test_without_a_script_the_working_directory_is_our_folder(monkeypatch, tmp_p
 
 
 class Compiled:
-    """What Nuitka 4.3 puts into a compiled module: a standalone binary's containing_dir is the folder above."""
+    """The `__compiled__` of Nuitka 4.3; a standalone's containing_dir is the folder above."""
 
     def __init__(self, onefile: bool, containing_dir: str) -> None:
         self.standalone, self.onefile, self.containing_dir = True, onefile, containing_dir

@@ -1,4 +1,4 @@
-"""Machines where little is allowed: the real command line, in a process that has been given such a machine."""
+"""Machines where little is allowed: the real command line runs under each restriction."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def client(
     env: Optional[Dict[str, str]] = None,
     before: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """The command line; `shell` is run before it in the same process, `before` stands before Python."""
+    """Runs the command line, after `shell` in the same process; `before` precedes Python."""
     command = [
         *before,
         sys.executable,
@@ -120,7 +120,7 @@ def mode(folder: Path, bits: int) -> Iterator[None]:
         folder.chmod(0o755)
 
 
-# --- environment and limits -------------------------------------------------------------------------
+# --- environment and limits -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_it_lives_with(site: Site, tmp_path: Path, shell: str) -> None:
 def test_it_lives_without_any_environment_and_with_nothing_of_python_but_the_library(
     site: Site, tmp_path: Path
 ) -> None:
-    """`-S -E`, and no PATH; `-I` leaves out the working directory, so that it is for the one file: see test_vendor."""
+    """`-S -E`, and no PATH. (`-I` leaves out the working directory: test_vendor uses it.)"""
     lives(site, tmp_path / "app", flags=["-S", "-E", "-W", "error"], env={})
 
 
@@ -163,7 +163,7 @@ def test_with_umask_0_nobody_else_may_write_what_runs(site: Site, tmp_path: Path
 def test_with_a_home_and_a_temporary_folder_that_may_not_even_be_listed(
     site: Site, tmp_path: Path
 ) -> None:
-    """Which covers a temporary folder mounted noexec: nothing is put there, so nothing is run from it."""
+    """So a temporary folder mounted noexec does not matter either."""
     (tmp_path / "locked").mkdir()
     with mode(tmp_path / "locked", 0o000):
         lives(
@@ -198,7 +198,7 @@ def test_what_the_program_prints_into_a_closed_output_goes_nowhere(
     assert "into the lock" not in (tmp_path / "log").read_text()
 
 
-# --- places -----------------------------------------------------------------------------------------
+# --- places ---------------------------------------------------------------------------------------
 
 
 def deep(tmp_path: Path) -> Path:
@@ -278,7 +278,7 @@ def test_a_folder_that_may_not_be_changed_is_named_before_anything_is_fetched(
     lives(site, tmp_path / "app")
 
 
-# --- networks ---------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------
 
 
 def test_without_any_network_what_is_installed_starts_at_once(site: Site, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_proxy_without_its_password_is_a_sentence_that_says_how(
 
 @pytest.fixture
 def authority(tmp_path: Path) -> ssl.SSLContext:
-    """What a proxy that reads TLS shows: a certificate of its company's own authority, which also lies in tmp_path/cert.pem."""
+    """The certificate that a proxy which reads TLS shows; its authority is tmp_path/cert.pem."""
     return certificate(tmp_path)
 
 

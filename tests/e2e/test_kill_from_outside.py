@@ -1,7 +1,7 @@
-"""Pulling the plug from outside: strace kills the real client at a system call, or lets that call fail.
+"""strace kills the real client at a system call, or lets that call fail.
 
-Nothing in the client knows of it, so that a disk operation which bypasses `Disk` is interrupted like the others. After
-each, `run` with the server away: the tree is exactly the old or the new one, and starts.
+The client does not know of it, so a disk operation that bypasses `Disk` is interrupted like the
+others. After each, `run` without a server: the tree is exactly the old or the new one, and starts.
 """
 
 from __future__ import annotations
@@ -145,7 +145,10 @@ def command(story: Story, url: str, verb: str = "") -> List[str]:
 def interrupt(
     story: Story, point: Point, how: str, since: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The command, stopped at a point as `how` says, in strace's words; `since` "+": and at every such call after it."""
+    """Runs the command, stopped at a point as `how` says in strace's words.
+
+    `since` "+": and at every such call after it.
+    """
     tracer = [
         need_tool("strace"),
         "-f",

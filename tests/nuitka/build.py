@@ -1,8 +1,8 @@
-"""Real Nuitka builds, made once: `binary(script, mode, …)` compiles a script, or finds it compiled under ~/.cache/nuitkal-ci/nuitka
-(NUITKAL_NUITKA elsewhere).
+"""Real Nuitka builds, each made once: `binary(script, mode, …)` compiles a script or finds it.
 
-A build is kept under the SHA-256 of all that goes into it, and ccache keeps the C compiler's work for the next one. From
-nothing, one takes a minute or two; Debian's gcc, patchelf and ccache must be there.
+Builds lie under ~/.cache/nuitkal-ci/nuitka (or NUITKAL_NUITKA), each under the SHA-256 of its
+inputs; ccache keeps the C compiler's work for the next one. A first build takes a minute or two and
+needs Debian's gcc, patchelf and ccache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ ONE_FILE = "nuitkal_update.py"
 
 
 def binary(script: str, mode: str, modules: Dict[str, str]) -> Path:
-    """The program that Nuitka makes of the text of a script and its modules (path -> text); `mode` is standalone or onefile."""
+    """The program that Nuitka makes of a script's text and its modules (path -> text).
+
+    `mode` is standalone or onefile.
+    """
     for tool in ("gcc", "patchelf", "ccache"):
         need_tool(tool)
     python = _nuitka()

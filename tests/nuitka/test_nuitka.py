@@ -1,7 +1,7 @@
-"""Launchers and programs that Nuitka has really compiled: they update, start, replace themselves, and survive being killed at it.
+"""Launchers and programs that Nuitka compiled: they update, start and replace themselves.
 
-The standalone launcher is built with the package and the onefile one with the vendored file, so that both are seen in
-two builds; the third build is a program.
+They also survive being killed. The standalone launcher is built with the package, the onefile one
+with the vendored file, so that two builds cover both; the third build is a program.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_a_signal_reaches_the_program_and_its_exit_code_comes_back(
     print("exit code of", launcher.mode, child.returncode)
 
 
-# --- it updates itself ------------------------------------------------------------------------------
+# --- it updates itself ----------------------------------------------------------------------------
 
 
 def own_release(launcher: Launcher, number: int) -> Tree:
@@ -237,7 +237,7 @@ def killed_at(call: str, number: int) -> List[str]:
 def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(
     launcher: Launcher, site: Site, tmp_path: Path
 ) -> None:
-    """After each, the launcher itself starts without a server, and what it starts is a whole version."""
+    """After each, the launcher starts without a server, and the version it starts is whole."""
     folder = tmp_path / "own"
     env = environment(site, tmp_path, TEST_DIR=".", TEST_MAIN="main.sh", TEST_VERB="update")
     own = build.copy_to(folder, launcher.made)
@@ -283,7 +283,7 @@ def test_killed_at_any_step_of_replacing_itself_the_next_start_is_whole(
     )
 
 
-# --- what it costs ----------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 def test_a_start_that_finds_nothing_costs_little_above_one_request(
@@ -304,6 +304,7 @@ def test_a_start_that_finds_nothing_costs_little_above_one_request(
             seconds.append(time.perf_counter() - began)
     request, update = min(times["request"]), min(times["update"])
     print(
-        f"{launcher.mode}: one request {1000 * request:.0f} ms, an update that finds nothing {1000 * update:.0f} ms"
+        f"{launcher.mode}: one request {1000 * request:.0f} ms, "
+        f"an update that finds nothing {1000 * update:.0f} ms"
     )
     assert update - request < 0.06

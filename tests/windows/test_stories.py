@@ -1,4 +1,6 @@
-"""What only Windows does to an update: open files, running programs, attributes, batch files, short paths, TerminateProcess.
+"""Updates under Windows' own rules: open files, running programs, attributes, batch files, paths.
+
+And TerminateProcess.
 
     python3 tests/windows/wine.py 3.11 -m pytest tests/windows
 
@@ -99,7 +101,7 @@ def ended(process: subprocess.Popen[bytes]) -> Tuple[int, str]:
     return process.returncode, (out + err).decode("utf-8", "replace")
 
 
-# --- files that somebody holds ----------------------------------------------------------------------
+# --- files that somebody holds --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("held", ["lib/a.py", "gone", "main.bat"])
@@ -145,7 +147,7 @@ def test_a_backup_that_is_held_open_stays_until_it_can_go(
     assert len(list((config.client_dir / ".backup").iterdir())) == 1
 
 
-# --- attributes, paths, batch files -----------------------------------------------------------------
+# --- attributes, paths, batch files ---------------------------------------------------------------
 
 
 def test_read_only_files_are_replaced_and_removed(
@@ -208,7 +210,7 @@ def test_run_updates_starts_and_exits_with_the_programs_code(
     )
 
 
-# --- more than one process --------------------------------------------------------------------------
+# --- more than one process ------------------------------------------------------------------------
 
 
 def test_two_updaters_at_once_leave_one_whole_version(
@@ -296,14 +298,20 @@ def test_terminated_at_any_operation_the_next_start_is_a_whole_version(
     print(len(seen), "of the operations of an update")
 
 
-# --- the launcher that runs -------------------------------------------------------------------------
+# --- the launcher that runs -----------------------------------------------------------------------
 
-LAUNCH = "import sys; sys.frozen = True; from nuitkal_mini.client.__main__ import main; sys.exit(main(sys.argv[1:]))"
+LAUNCH = (
+    "import sys; sys.frozen = True; "
+    "from nuitkal_mini.client.__main__ import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Path]:
-    """A launcher.exe in a folder of its own: python.exe renamed, with the DLLs that it needs and a `._pth` that says where the library is."""
+    """A launcher.exe in a folder of its own: python.exe renamed, with its DLLs.
+
+    A `._pth` says where the library is.
+    """
     home, own = Path(sys.executable).parent, tmp_path / "own"
     own.mkdir()
     shutil.copy(home / "python.exe", own / "launcher.exe")
@@ -375,7 +383,7 @@ def test_a_running_exe_replaces_itself_and_the_next_start_is_the_new_one(
 def test_a_running_exe_that_is_terminated_at_any_operation_leaves_a_launcher_or_the_way_back(
     launcher: Path, site: Site, tmp_path: Path
 ) -> None:
-    """Between two renames there is none, and nothing but the launcher's own start can mend that: what is started recovers."""
+    """Between two renames there is no launcher; the program that is started then recovers."""
     own = launcher.parent
     site.publish("1.0.1", own_release(launcher, 1))
     assert launch(launcher, "-c", KILLED, site.url, own, 0, "frozen")[0] == 0

