@@ -25,7 +25,15 @@ from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
-from .state import MAX_STATE_BYTES, State, dump_state, load_state, read_at_most, read_state
+from .state import (
+    MAX_STATE_BYTES,
+    RolledBack,
+    State,
+    dump_state,
+    load_state,
+    read_at_most,
+    read_state,
+)
 from .swap import Swap, disk_error
 from .swap_plan import Move, SwapPlan, plan_swap
 from .tree import IN_RELEASES, ancestors, parent_of
@@ -173,9 +181,9 @@ class Installation(Swap):
         before = rollback_state.before._replace(
             id=identifier,
             backup="",
-            trial=-1,
+            trial_starts=None,
             trust=state.trust,
-            bad=(state.version, state.package),
+            rolled_back=RolledBack(state.version, state.package),
         )
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:

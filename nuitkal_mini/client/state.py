@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Dict, NamedTuple, Optional
 
 from ..manifest import Manifest, ManifestError, loads
 from ..paths import UPDATE_FOLDER
@@ -21,14 +21,24 @@ from .trust import KeyRecord, TrustState
 logger = logging.getLogger(__name__)
 
 MAX_STATE_BYTES = 2**28
+
+
+class RolledBack(NamedTuple):
+    """A release that a rollback took away; it stays away until the server offers another one."""
+
+    version: str
+    package: str  # SHA-256 of its package, as check/ said
+
+
+# The types of each field that is no string.
 _TYPES = {
-    "bad": tuple,
-    "trial": int,
-    "trust": TrustState,
-    "keys": tuple,
-    "marks": tuple,
-    "revoked": tuple,
-    "time": int,
+    "rolled_back": (RolledBack, type(None)),
+    "trial_starts": (int, type(None)),
+    "trust": (TrustState,),
+    "keys": (tuple,),
+    "marks": (tuple,),
+    "revoked": (tuple,),
+    "time": (int,),
 }
 
 
@@ -40,10 +50,8 @@ class State(NamedTuple):
     backup: str = ""  # the transaction whose `.backup/` folder a rollback uses
     manifest: str = ""  # the manifest's text, byte for byte
     package: str = ""  # SHA-256 of the package, as check/ said
-    bad: Tuple[
-        str, ...
-    ] = ()  # (version, package) that was rolled back and stays away until the server changes it
-    trial: int = -1  # starts of a release that has not confirmed itself; -1: none is on trial
+    rolled_back: Optional[RolledBack] = None
+    trial_starts: Optional[int] = None  # starts of a release on trial; None: none is on trial
     stamp: str = ""  # of the files (`Installation.stamp`) when all were last found whole
     trust: TrustState = TrustState()  # what no update and no rollback takes back
 
@@ -65,7 +73,11 @@ def dump_state(state: State) -> bytes:
 
 def state_values(state: State) -> Dict[str, Any]:
     """The state as JSON has it; `state_from` reads it."""
-    return {**state._asdict(), "trust": state.trust._asdict()}
+    return {
+        **state._asdict(),
+        "rolled_back": state.rolled_back and state.rolled_back._asdict(),
+        "trust": state.trust._asdict(),
+    }
 
 
 def parse_state(data: bytes) -> State:
@@ -79,50 +91,50 @@ def parse_state(data: bytes) -> State:
 
 def state_from(values: Dict[str, Any]) -> State:
     """The state in a JSON object, each field of its own type."""
-    trust = values.get("trust", {})
-    marks = trust.get("marks", []) if isinstance(trust, dict) else None
+    trust = _object(values.get("trust", {}), "trust")
+    rolled_back = values.get("rolled_back")
+    marks = trust.get("marks", [])
     if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
-        raise ManifestError("the version file's 'trust' is of the wrong type")
-    read = tuple(
-        KeyRecord(**_fields(KeyRecord, dict(zip(KeyRecord._fields, mark)))) for mark in marks
+        raise ManifestError("the version file's 'marks' is of the wrong type")
+    records = tuple(_build(KeyRecord, dict(zip(KeyRecord._fields, mark))) for mark in marks)
+    state: State = _build(
+        State,
+        {
+            **values,
+            "rolled_back": None
+            if rolled_back is None
+            else _build(RolledBack, _object(rolled_back, "rolled_back")),
+            "trust": _build(TrustState, {**trust, "marks": []})._replace(marks=records),
+        },
     )
-    state = State(
-        **_fields(
-            State,
-            {
-                **values,
-                "trust": TrustState(
-                    **{**_fields(TrustState, {**trust, "marks": []}), "marks": read}
-                ),
-            },
-        )
-    )
-    for version in [
-        state.version,
-        *state.bad[:1],
-        *(mark.version for mark in read),
-        *(mark.minimum for mark in read if mark.minimum),
-    ]:
+    versions = [state.version, *(record.version for record in records)]
+    versions += [record.minimum for record in records if record.minimum]
+    for version in versions + ([state.rolled_back.version] if state.rolled_back else []):
         parse(version)
     return state
 
 
-def _fields(kind: Any, values: Dict[str, Any]) -> Dict[str, Any]:
-    """The named tuple's fields that are there, each checked against the type of its default; the first one is required."""
-    known = {}
+def _object(value: object, name: str) -> Dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ManifestError("the version file's {name!r} is of the wrong type", name=name)
+    return value
+
+
+def _build(kind: Any, values: Dict[str, Any]) -> Any:
+    """The named tuple of these values, each checked against its field's type; fields without a default are required."""
+    fields = {}
     for name in kind._fields:
         value = values.get(name, kind._field_defaults.get(name))
         value = tuple(value) if isinstance(value, list) else value
-        if (
-            type(value) is not _TYPES.get(name, str)
-            or type(value) is tuple
-            and any(type(item) is not str for item in value)
+        is_list = type(value) is tuple
+        if type(value) not in _TYPES.get(name, (str,)) or (
+            is_list and any(type(item) is not str for item in value)
         ):
             raise ManifestError(
                 "the version file's {name!r} is missing or of the wrong type", name=name
             )
-        known[name] = value
-    return known
+        fields[name] = value
+    return kind(**fields)
 
 
 def load_state(folder: str, version_file: str) -> Optional[State]:

@@ -119,12 +119,12 @@ class Swap(Tree):
         else:
             self.disk.rename(self.at(source), self.at(target))
 
-    def _set_user_file_aside(self, comer: str, path: str, journal: Journal) -> None:
-        """Somebody put something where `comer` goes, after we had looked."""
+    def _set_user_file_aside(self, incoming: str, path: str, journal: Journal) -> None:
+        """Somebody put something where `incoming` goes, after we had looked."""
         kept = f"{path}.user-{journal.id}"
         while os.path.lexists(self.at(kept)):
             kept += "-"
-        if os.path.lexists(self.at(path)) and not self.is_one_file(comer, path):
+        if os.path.lexists(self.at(path)) and not self.is_one_file(incoming, path):
             self.disk.rename(self.at(path), self.at(kept))
 
     def _make_parents(self, path: str, journal: Journal) -> None:

@@ -49,25 +49,25 @@ def plan_swap(
     Raises:
         InstallError: a link, another file system, or a folder with the user's files is in the way.
     """
-    return _SwapPlanner(installation, old, identifier).of(tuple(new), source_of, preserved)
+    return _SwapPlanner(installation, old, identifier).plan(tuple(new), source_of, preserved)
 
 
 class _SwapPlanner:
-    """Builds `Changes`, looking at the disk as it is."""
+    """Builds a `SwapPlan`, looking at the disk as it is."""
 
     def __init__(self, installation: Tree, old: Iterable[FileEntry], identifier: str) -> None:
         self._installation = installation
         self._old = {fold(entry.path): entry for entry in old}
         self._new: Dict[str, FileEntry] = {}
         self._id = identifier
-        self._out: Dict[str, Move] = {}
-        self._leaving: Dict[str, str] = {}  # the sources in `out`, by fold
-        self._stale: Set[str] = set()
-        self._drop: Set[str] = set()
-        self._make: Set[str] = set()
-        self._seen: Set[str] = set()
+        self._move_outs: Dict[str, Move] = {}
+        self._sources_by_fold: Dict[str, str] = {}  # the sources in `out`, by fold
+        self._bytecode_paths: Set[str] = set()
+        self._dirs_to_remove: Set[str] = set()
+        self._dirs_to_make: Set[str] = set()
+        self._checked_dirs: Set[str] = set()
 
-    def of(
+    def plan(
         self,
         new: Tuple[FileEntry, ...],
         source_of: Callable[[FileEntry], str],
@@ -82,36 +82,42 @@ class _SwapPlanner:
             target = self._target(entry, preserved)
             if target:
                 into.append(Move(source_of(entry), target, entry))
-        if into or self._out:
+        if into or self._move_outs:
             self._check_folder("")
         for folder in [folder for move in into for folder in ancestors(move.target)]:
             self._clear_way(folder)
-        self._drop_what_empties({folder for entry in new for folder in ancestors(entry.path)})
-        self._stale.update(cached for path in self._out for cached in self._bytecode(path))
-        dropped = set(map(fold, self._drop))  # where names ignore case, `lib` goes with `Lib`
-        self._make.update(
+        self._remove_emptied_dirs({folder for entry in new for folder in ancestors(entry.path)})
+        self._bytecode_paths.update(
+            cached for path in self._move_outs for cached in self._bytecode(path)
+        )
+        dropped = set(
+            map(fold, self._dirs_to_remove)
+        )  # where names ignore case, `lib` goes with `Lib`
+        self._dirs_to_make.update(
             folder for move in into for folder in ancestors(move.target) if fold(folder) in dropped
         )
         return SwapPlan(
-            tuple(self._out.values()),
+            tuple(self._move_outs.values()),
             tuple(into),
             tuple(
                 sorted(
                     path
-                    for path in self._stale
-                    if fold(path) not in self._new and path not in self._out
+                    for path in self._bytecode_paths
+                    if fold(path) not in self._new and path not in self._move_outs
                 )
             ),
-            tuple(sorted(self._drop, key=lambda path: (-path.count("/"), path))),
-            tuple(sorted(self._make, key=lambda path: (path.count("/"), path))),
+            tuple(sorted(self._dirs_to_remove, key=lambda path: (-path.count("/"), path))),
+            tuple(sorted(self._dirs_to_make, key=lambda path: (path.count("/"), path))),
         )
 
     def _move_out(self, path: str, found: FileEntry, keep: bool) -> None:
         target = (
-            f"{path}.user-{self._id}" if keep else f"{BACKUP_FOLDER}/{self._id}/{len(self._out)}"
+            f"{path}.user-{self._id}"
+            if keep
+            else f"{BACKUP_FOLDER}/{self._id}/{len(self._move_outs)}"
         )
-        self._out[path] = Move(path, target, found._replace(path=path))
-        self._leaving[fold(path)] = path
+        self._move_outs[path] = Move(path, target, found._replace(path=path))
+        self._sources_by_fold[fold(path)] = path
 
     def _plan_removal(self, entry: FileEntry, keep: bool) -> None:
         """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
@@ -153,8 +159,10 @@ class _SwapPlanner:
 
     def _is_leaving(self, path: str) -> bool:
         """Whether what lies at a path leaves already, perhaps under another spelling of its one name (Windows, macOS)."""
-        twin = self._leaving.get(fold(path), path)
-        return path in self._out or twin != path and self._installation.is_one_file(path, twin)
+        twin = self._sources_by_fold.get(fold(path), path)
+        return (
+            path in self._move_outs or twin != path and self._installation.is_one_file(path, twin)
+        )
 
     def _name_for_shipped_copy(self, entry: FileEntry) -> str:
         """The name under which the shipped file comes beside one that the user has edited."""
@@ -178,25 +186,25 @@ class _SwapPlanner:
                     raise InstallError(
                         f"{self._installation.at(path)} must become a file, but {name} in it is not the program's; move it away and update again"
                     )
-                self._stale.add(f"{relative}/{name}")
-            self._drop.add(relative)
+                self._bytecode_paths.add(f"{relative}/{name}")
+            self._dirs_to_remove.add(relative)
 
-    def _drop_what_empties(self, needed: Set[str]) -> None:
+    def _remove_emptied_dirs(self, needed: Set[str]) -> None:
         """The folders that the old release had and the new one has not go, if nothing but cached bytecode stays in them."""
         left = {
             move.source
-            for move in self._out.values()
+            for move in self._move_outs.values()
             if move.target.startswith(BACKUP_FOLDER + "/")
         }
         for folder in {folder for path in left for folder in ancestors(path)}:
             self._check_folder(folder)
             if folder not in needed:
-                self._drop.add(folder)
-        for folder in list(self._drop):
+                self._dirs_to_remove.add(folder)
+        for folder in list(self._dirs_to_remove):
             stay = (
                 {f"{folder}/{name}" for name in os.listdir(self._installation.at(folder))}
                 - left
-                - self._drop
+                - self._dirs_to_remove
             )
             if stay == {f"{folder}/__pycache__"} and not os.path.islink(
                 self._installation.at(f"{folder}/__pycache__")
@@ -229,12 +237,12 @@ class _SwapPlanner:
 
     def _clear_way(self, folder: str) -> None:
         """Every folder above a new file is a real one on this file system, or will be made."""
-        if folder in self._seen:
+        if folder in self._checked_dirs:
             return
-        self._seen.add(folder)
+        self._checked_dirs.add(folder)
         found = self._installation.entry_at(folder)
         if found is None or self._is_leaving(folder):
-            self._make.add(folder)
+            self._dirs_to_make.add(folder)
         elif found.mode == "folder":
             self._check_folder(folder)
         elif found.link is not None or found.mode == "special":
@@ -243,4 +251,4 @@ class _SwapPlanner:
             )
         else:
             self._move_out(folder, found, keep=True)
-            self._make.add(folder)
+            self._dirs_to_make.add(folder)

@@ -41,7 +41,7 @@ class Trial:
         """
         state = installation.state()
         try:
-            if not installation.pending() and (state is None or state.trial < 0):
+            if not installation.pending() and (state is None or state.trial_starts is None):
                 return self._client_folder.lock_for_run(installation), False
             with self._client_folder.working():
                 alone = self._client_folder.try_swap_lock(installation)
@@ -63,9 +63,11 @@ class Trial:
         try:
             with self._client_folder.working() as installation:
                 state = installation.state()
-                if state is not None and state.trial >= 0:
+                if state is not None and state.trial_starts is not None:
                     installation.remember(
-                        state._replace(trial=-1 if confirmed else max(0, state.trial - 1))
+                        state._replace(
+                            trial_starts=None if confirmed else max(0, state.trial_starts - 1)
+                        )
                     )
                     logger.info(
                         "%s %s", state.version, "is confirmed" if confirmed else "stays on trial"
@@ -89,7 +91,7 @@ class Trial:
                 state = installation.state()
                 return (
                     state is not None
-                    and state.trial >= 0
+                    and state.trial_starts is not None
                     and self._go_back(
                         installation, state, f"it ended with exit code {code} while on trial"
                     )
@@ -100,12 +102,12 @@ class Trial:
 
     def _count_start(self, installation: Installation) -> bool:
         state = installation.state()
-        if state is None or state.trial < 0:
+        if state is None or state.trial_starts is None:
             return False
-        if state.trial >= MAX_STARTS:
+        if state.trial_starts >= MAX_STARTS:
             self._go_back(installation, state, f"{MAX_STARTS} starts without confirmation")
             return False
-        installation.remember(state._replace(trial=state.trial + 1))
+        installation.remember(state._replace(trial_starts=state.trial_starts + 1))
         return True
 
     def _go_back(self, installation: Installation, state: State, reason: str) -> bool:
@@ -126,5 +128,5 @@ class Trial:
             return True
         except RollbackError as error:
             logger.error("%s cannot be rolled back: %s", state.version, error)
-            installation.remember(state._replace(trial=-1))
+            installation.remember(state._replace(trial_starts=None))
             return False

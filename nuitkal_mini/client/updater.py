@@ -276,12 +276,12 @@ class ClientUpdater:
                 ("app", state.trust.app or "not named"),
                 ("signed", "only" if state.trust.keys else "not asked for"),
             ]
-            if state.trial >= 0:
-                lines.append(("on trial", f"{state.trial} starts so far"))
+            if state.trial_starts is not None:
+                lines.append(("on trial", f"{state.trial_starts} starts so far"))
             if state.backup:
                 lines.append(("rollback", "possible"))
-            if state.bad:
-                lines.append(("kept away", state.bad[0]))
+            if state.rolled_back is not None:
+                lines.append(("kept away", state.rolled_back.version))
             return lines
 
     # --- the steps ------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ class ClientUpdater:
                 backup=identifier if state else "",
                 manifest=text.decode("utf-8"),
                 package=release.file_hash,
-                trial=0 if state and self.config.confirm_seconds > 0 else -1,
+                trial_starts=0 if state and self.config.confirm_seconds > 0 else None,
                 trust=accepted.trust,
             ),
         )
@@ -605,9 +605,9 @@ class ClientUpdater:
 def _was_rolled_back(state: State, release: Release, signed: bool) -> bool:
     """Whether a rollback keeps this release away. Signed, one version is one tree, whatever check/ says of its package."""
     return (
-        bool(state.bad)
-        and parse(state.bad[0]) == release.precedence
-        and (signed or state.bad[1:] == (release.file_hash,))
+        state.rolled_back is not None
+        and parse(state.rolled_back.version) == release.precedence
+        and (signed or state.rolled_back.package == release.file_hash)
     )
 
 

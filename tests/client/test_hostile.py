@@ -365,7 +365,7 @@ def test_any_value_in_any_field_of_check(
         if updater.installed_version != "1.0.0":
             updater.rollback()
             document = json.loads((keep / "local_version.json").read_text())
-            (keep / "local_version.json").write_text(json.dumps({**document, "bad": []}))
+            (keep / "local_version.json").write_text(json.dumps({**document, "rolled_back": None}))
 
 
 DOCUMENTS = [

@@ -667,9 +667,9 @@ def test_what_is_remembered_survives_beside_the_tree(installation: Installation)
     update(installation, ONE, "1", FIRST)
     state = installation.state()
     assert state is not None
-    installation.remember(state._replace(trial=2))
+    installation.remember(state._replace(trial_starts=2))
     again = Installation(installation.folder, "local_version.json", disk=Disk()).state()
-    assert again == state._replace(trial=2)
+    assert again == state._replace(trial_starts=2)
 
 
 def test_a_version_file_that_cannot_be_read_is_mended_from_its_copy(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuitkal_mini.client.state import State, dump_state, load_state, parse_state
+from nuitkal_mini.client.state import RolledBack, State, dump_state, load_state, parse_state
 from nuitkal_mini.client.trust import KeyRecord, TrustState
 from nuitkal_mini.manifest import dumps, loads
 from nuitkal_mini.problem import Problem
@@ -31,8 +31,8 @@ STATES = st.builds(
     TEXT,
     TEXT,
     TEXT,
-    st.just(()) | st.tuples(VERSIONS, TEXT),
-    st.integers(-1, 3),
+    st.none() | st.builds(RolledBack, VERSIONS, TEXT),
+    st.none() | st.integers(0, 3),
     TEXT,
     TRUSTS,
 )
@@ -41,7 +41,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=5)
         | st.dictionaries(
-            st.sampled_from(["version", "trust", "marks", "bad", "trial", "keys", "app", "id"]),
+            st.sampled_from(
+                ["version", "trust", "marks", "rolled_back", "trial_starts", "keys", "app", "id"]
+            ),
             inner,
             max_size=8,
         )

@@ -654,7 +654,9 @@ def test_no_flipped_bit_of_anything_served_installs_another_program(
             if installed:  # a bit of the changelog, of a time in the ZIP, of the untrusted comment: nothing that decides
                 updater.rollback()
                 state_file = config.client_dir / "local_version.json"
-                state_file.write_text(json.dumps({**json.loads(state_file.read_text()), "bad": []}))
+                state_file.write_text(
+                    json.dumps({**json.loads(state_file.read_text()), "rolled_back": None})
+                )
         served[name] = site.files[name] = good
     assert count > 100
     logging.getLogger("nuitkal_mini").setLevel(logging.NOTSET)
