@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from ..manifest import MAX_BYTES, Manifest, Terms, dumps
 from ..paths import fold
 from ..problem import Problem
+from ..progress import readable_size
 from ..semver import parse
 from .client_folder import ClientFolder
 from .config import UpdaterConfig
@@ -68,6 +69,7 @@ class ClientUpdater:
         self.config = config
         self._client_folder = ClientFolder(config, disk or Disk())
         self._trial = Trial(self._client_folder)
+        self._transport: Transport  # one for each call: each new one reads the CA store, 65 ms
         self._failure: Optional[UpdaterError] = None  # of the update that this start tried
         occupy_standard_streams()
 
@@ -286,7 +288,7 @@ class ClientUpdater:
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def _transport(self) -> Transport:
+    def _open_transport(self) -> Transport:
         from .transport import Transport  # and urllib, and ssl, with it
 
         config = self.config
@@ -312,7 +314,8 @@ class ClientUpdater:
             url = resolve(self.config.check_api_url, "")
             if installed:
                 url += ("&" if urlsplit(url).query else "?") + urlencode({"version": installed})
-            document = self._transport().read(
+            self._transport = self._open_transport()
+            document = self._transport.read(
                 url,
                 MAX_CHECK_BYTES,
                 deadline_seconds=deadline_seconds,
@@ -453,7 +456,7 @@ class ClientUpdater:
 
         return Staging(
             installation,
-            self._transport(),
+            self._transport,
             Package(release.download_url, release.file_hash, release.file_size),
             self._progress,
         )
@@ -464,15 +467,11 @@ class ClientUpdater:
         """The manifest, believed, and its bytes; a server that has none sends the package, whose tree is the manifest."""
         try:
             if release.manifest_url:
-                text = (
-                    self._transport()
-                    .read(
-                        release.manifest_url,
-                        MAX_BYTES,
-                        deadline_seconds=MANIFEST_TIMEOUTS * self.config.timeout,
-                    )
-                    .body
-                )
+                text = self._transport.read(
+                    release.manifest_url,
+                    MAX_BYTES,
+                    deadline_seconds=MANIFEST_TIMEOUTS * self.config.timeout,
+                ).body
             elif trust.keys:
                 raise VerificationError(
                     "the server has no manifest, and only signed releases are accepted here; nothing was installed"
@@ -566,9 +565,9 @@ class ClientUpdater:
             logger.info("%s: %d of %d files change", state.version, len(into), len(manifest.files))
             staging.fill(manifest, [(move.source, move.entry) for move in into])
             logger.info(
-                "%s is downloaded and verified, %.1f kB travelled",
+                "%s is downloaded and verified, %s travelled",
                 state.version,
-                staging.fetched / 1e3,
+                readable_size(staging.fetched),
             )
         held = self._client_folder.try_swap_lock(installation)
         if held is None:

@@ -25,9 +25,11 @@ from nuitkal_mini import (
     VerificationError,
 )
 from nuitkal_mini.client.disk import Disk, Lock
+from nuitkal_mini.client.http_client import HttpClient
 from nuitkal_mini.client.install import SETTLED_SECONDS
 from nuitkal_mini.client.tree import Tree as Folder
 from nuitkal_mini.client.trial import Trial
+from nuitkal_mini.progress import readable_size
 
 from ..trees import Tree, here, read_tree
 from .conftest import Serve
@@ -254,6 +256,23 @@ def test_a_server_that_knows_only_the_basic_fields_works(
     assert updater.rollback() == "1.0.0" and app_of(config) == ONE
 
 
+def test_one_http_client_serves_a_whole_update(
+    site: Site, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: List[str] = []
+    begin = HttpClient.__init__
+
+    def counted(self: HttpClient, origin_url: str, **options: Any) -> None:
+        made.append(origin_url)
+        begin(self, origin_url, **options)
+
+    monkeypatch.setattr(HttpClient, "__init__", counted)
+    site.publish("1.0.0", ONE)
+    assert updater.update() and made == [site.url]
+    site.publish("1.0.1", TWO)
+    assert updater.update() and made == [site.url] * 2
+
+
 def test_a_basic_servers_package_travels_once_and_its_answer_says_how_much_comes(
     site: Site, config: UpdaterConfig, updater: ClientUpdater, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,7 +286,7 @@ def test_a_basic_servers_package_travels_once_and_its_answer_says_how_much_comes
     config.progress_callback = lambda have, total: seen.append((have, total))
     with caplog.at_level(logging.INFO):
         assert updater.update()
-    assert f"{size / 1e3:.1f} kB travelled" in caplog.text
+    assert f"{readable_size(size)} travelled" in caplog.text
     assert len(seen) > 10 and seen[-1] == (size, size) and {total for _, total in seen} == {size}
 
 
