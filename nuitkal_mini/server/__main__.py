@@ -179,7 +179,7 @@ def serve(args: argparse.Namespace) -> None:
     )
     try:
         server = _listen(application, args)
-        welcome(application.store.database)
+        show_first_credentials(application.store.database)
         for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: server.shutdown(GRACE_SECONDS))
@@ -216,7 +216,7 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
         ) from error
 
 
-def welcome(database: Database) -> None:
+def show_first_credentials(database: Database) -> None:
     """On the first start over a data folder that has no user: make one, and a token, and show them this once."""
     made = auth.first_credentials(database, SHELL)
     if made:

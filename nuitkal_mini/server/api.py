@@ -20,9 +20,9 @@ from ..strict_json import JsonError, json_object
 from . import auth, releases
 from .fleet import Fleet
 from .messages import ACTIVATED, UPLOADED, language_of, say
-from .multipart import Form, Upload, content_length, parse_form
+from .multipart import Form, FormFile, content_length, parse_form
 from .refused import Refused, method_not_allowed, not_found
-from .releases import STABLE, Release, rfc3339
+from .releases import STABLE, StoredRelease, rfc3339
 from .responses import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
 from .store import Store, manifest_name, signature_name
 
@@ -61,7 +61,7 @@ class Settings(NamedTuple):
     admin_host: Optional[str] = None  # the one name or address under which the admin site is there
 
 
-class Request(NamedTuple):
+class ApiRequest(NamedTuple):
     """One call: whose language, which channel and version, and the rest in `environ`."""
 
     environ: Environ
@@ -70,7 +70,7 @@ class Request(NamedTuple):
     version: str
 
 
-class Rendered(NamedTuple):
+class RenderedCheck(NamedTuple):
     """A `check/` document and the generation of the database that it shows."""
 
     generation: int
@@ -78,7 +78,7 @@ class Rendered(NamedTuple):
     body: bytes
 
 
-Call = Callable[["Api", Request], Answer]
+Call = Callable[["Api", ApiRequest], Answer]
 
 
 class Api:
@@ -89,8 +89,8 @@ class Api:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._brake = auth.RateLimiter()
-        self._rendered: Dict[Tuple[str, str], Rendered] = {}
+        self._limiter = auth.RateLimiter()
+        self._rendered: Dict[Tuple[str, str], RenderedCheck] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
         """The answer to a request for `path`, which begins with BASE; raises what `to_refusal` puts into words."""
@@ -110,11 +110,11 @@ class Api:
             raise method_not_allowed(
                 method, ", ".join("GET, HEAD" if name == "GET" else name for name in calls)
             )
-        return call(self, Request(environ, language_of(environ), channel, parts[-1]))
+        return call(self, ApiRequest(environ, language_of(environ), channel, parts[-1]))
 
     # --- calls for anyone
 
-    def check(self, request: Request) -> Answer:
+    def check(self, request: ApiRequest) -> Answer:
         base = self._base(request.environ)
         rendered = self._render_check(request.channel, base)
         asked = parse_qs(request.environ.get("QUERY_STRING", "")).get("version")
@@ -132,7 +132,7 @@ class Api:
             return Answer(304, b"", headers)
         return Answer(200, rendered.body, headers + JSON)
 
-    def _render_check(self, channel: str, base: str) -> Rendered:
+    def _render_check(self, channel: str, base: str) -> RenderedCheck:
         generation = self._database.generation()
         rendered = self._rendered.get((channel, base))
         if rendered is None or rendered.generation != generation:
@@ -143,13 +143,13 @@ class Api:
                     "no_active_version", "channel {channel} has no active version", channel=channel
                 )
             body = json_bytes({**_show(release, base), "deltas": []})
-            rendered = Rendered(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
+            rendered = RenderedCheck(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
             if len(self._rendered) >= MAX_RENDERED:
                 self._rendered.clear()
             self._rendered[channel, base] = rendered
         return rendered
 
-    def versions(self, request: Request) -> Answer:
+    def versions(self, request: ApiRequest) -> Answer:
         query = parse_qs(request.environ.get("QUERY_STRING", ""), keep_blank_values=True)
         limit, offset = (
             _number(name, query.get(name, [str(default)])[-1])
@@ -160,29 +160,29 @@ class Api:
         base = self._base(request.environ)
         return _reply(200, {"count": count, "versions": [_show(release, base) for release in page]})
 
-    def health(self, request: Request) -> Answer:
+    def health(self, request: ApiRequest) -> Answer:
         with self._database.read() as db:
             releases.active(db, request.channel)
         return _reply(200, {"status": "ok"})
 
     # --- calls with a token
 
-    def upload(self, request: Request) -> Answer:
+    def upload(self, request: ApiRequest) -> Answer:
         who, base = self._token(request), self._base(request.environ)
-        self._store.need(content_length(request.environ, self._settings.max_upload))
+        self._store.require_space(content_length(request.environ, self._settings.max_upload))
         with self._store.scratch() as folder:
             form = parse_form(request.environ, folder, self._settings.max_upload)
-            release = releases.create(self._store, folder, read_offer(form, request.channel), who)
+            release = releases.create(self._store, folder, read_upload(form, request.channel), who)
         return _reply(201, {"message": say(UPLOADED, request.language), **_show(release, base)})
 
-    def set_active(self, request: Request) -> Answer:
+    def set_active(self, request: ApiRequest) -> Answer:
         release = releases.activate(
             self._store, request.channel, request.version, self._token(request)
         )
         message = say(ACTIVATED, request.language, version=release.version)
         return _reply(200, {"message": message, "version": release.version})
 
-    def missing(self, request: Request) -> Answer:
+    def missing(self, request: ApiRequest) -> Answer:
         self._token(request)
         hashes = _json_body(request.environ, {"hashes"}).get("hashes")
         if (
@@ -196,19 +196,19 @@ class Api:
         with self._database.read() as db:
             return _reply(200, {"missing": releases.missing(db, hashes)})
 
-    def edit(self, request: Request) -> Answer:
+    def edit(self, request: ApiRequest) -> Answer:
         who, base = self._token(request), self._base(request.environ)
-        fields = _json_body(request.environ, set(releases.Changes._fields))
+        fields = _json_body(request.environ, set(releases.ReleaseEdit._fields))
         is_active = parse_flag("is_active", fields["is_active"]) if "is_active" in fields else None
-        changes = releases.Changes(
+        edits = releases.ReleaseEdit(
             _text(fields, "changelog"), is_active, _text(fields, "signature")
         )
         return _reply(
             200,
-            _show(releases.edit(self._store, request.channel, request.version, changes, who), base),
+            _show(releases.edit(self._store, request.channel, request.version, edits, who), base),
         )
 
-    def promote(self, request: Request) -> Answer:
+    def promote(self, request: ApiRequest) -> Answer:
         who, base = self._token(request), self._base(request.environ)
         fields = _json_body(request.environ, {"from", "is_active"})
         source, is_active = (
@@ -222,18 +222,18 @@ class Api:
         )
         return _reply(201, _show(release, base))
 
-    def delete(self, request: Request) -> Answer:
+    def delete(self, request: ApiRequest) -> Answer:
         releases.delete(self._store, request.channel, request.version, self._token(request))
         return Answer(204)
 
-    def _token(self, request: Request) -> str:
+    def _token(self, request: ApiRequest) -> str:
         """Who calls, as the log names them. A right token is never slowed down; no token at all is no guess."""
         scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and secret.strip():
             name = auth.token_name(self._database, secret.strip())
             if name is not None:
                 return f"token {name}"
-            self._brake.failed(request.environ.get("REMOTE_ADDR", ""))
+            self._limiter.failed(request.environ.get("REMOTE_ADDR", ""))
         raise Refused(
             "unauthorized",
             "this needs a valid token: Authorization: Bearer <token>",
@@ -259,7 +259,7 @@ CALLS: Dict[Tuple[str, int], Dict[str, Call]] = {  # (first word, how many words
 # --- what comes in ------------------------------------------------------------------------------
 
 
-def read_offer(form: Form, channel: str) -> releases.Offer:
+def read_upload(form: Form, channel: str) -> releases.Upload:
     """The fields of an upload, from the API or the admin site.
 
     Raises:
@@ -275,7 +275,7 @@ def read_offer(form: Form, channel: str) -> releases.Offer:
         raise Refused(
             "missing_field", "the field {name!r} is missing", name="manifest" if package else "file"
         )
-    return releases.Offer(
+    return releases.Upload(
         channel,
         version,
         package.path,
@@ -298,13 +298,13 @@ def parse_channel(name: str) -> str:
     return name
 
 
-def _file(form: Form, name: str) -> Optional[Upload]:
+def _file(form: Form, name: str) -> Optional[FormFile]:
     if name in form.fields:
         raise Refused("bad_field", "{name!r} must be sent as a file", name=name)
     return form.files.get(name)
 
 
-def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
+def _read(upload: Optional[FormFile], limit: int) -> Optional[bytes]:
     if upload and upload.size > limit:
         raise Refused(
             "too_large",
@@ -315,7 +315,7 @@ def _read(upload: Optional[Upload], limit: int) -> Optional[bytes]:
     return upload.path.read_bytes() if upload else None
 
 
-def signature_text(upload: Optional[Upload]) -> Optional[str]:
+def signature_text(upload: Optional[FormFile]) -> Optional[str]:
     """The signature in a form's file."""
     content = _read(upload, MAX_KEY_TEXT)
     if content is None:
@@ -365,7 +365,7 @@ def _reply(status: int, document: Dict[str, Any]) -> Answer:
     return Answer(status, json_bytes(document), JSON + NOT_STORED)
 
 
-def _show(release: Release, base: str) -> Dict[str, Any]:
+def _show(release: StoredRelease, base: str) -> Dict[str, Any]:
     """The contract's Release; every URL below the address the client used."""
     return {
         "version": release.version,

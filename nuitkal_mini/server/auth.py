@@ -1,4 +1,4 @@
-"""Who may do what: API tokens, users' passwords, and the brake on guessing either.
+"""Who may do what: API tokens, users' passwords, and the limiter on guessing either.
 
 A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are people's, so
 they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names scheme and parameters.
@@ -168,7 +168,7 @@ def check_password(database: Database, name: str, password: str) -> bool:
             "SELECT password FROM users WHERE name = ? AND disabled_at IS NULL", (name,)
         ).fetchone()
     with _STRETCHING:
-        matches = password_matches(password, row[0] if row else _NOBODY)
+        matches = password_matches(password, row[0] if row else _UNKNOWN_USER)
     return matches and row is not None
 
 
@@ -242,7 +242,7 @@ def _stretch(scheme: str, parameters: str, salt: bytes, password: str) -> bytes:
     return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
 
 
-_NOBODY = "$".join(
+_UNKNOWN_USER = "$".join(
     [*_scheme(), bytes(16).hex(), bytes(32).hex()]
 )  # no password has this hash; checking against it takes as long as any check
 

@@ -52,7 +52,7 @@ class CompletePackage(NamedTuple):
     file_size: int
 
 
-class Source(NamedTuple):
+class ContentSource(NamedTuple):
     """Where a content can be copied from."""
 
     package: Path
@@ -113,7 +113,7 @@ def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> Comp
     return CompletePackage(manifest, dumps(manifest), path, file_hash, path.stat().st_size)
 
 
-def take_with_manifest(
+def accept_with_manifest(
     store: Store,
     folder: Path,
     path: Path,
@@ -160,9 +160,9 @@ def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) 
 
 def _find_sources(
     store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]
-) -> Dict[str, Source]:
+) -> Dict[str, ContentSource]:
     """SHA-256 -> where to copy it from, for all the tree's contents."""
-    sources: Dict[str, Source] = {}
+    sources: Dict[str, ContentSource] = {}
     lacking: List[str] = []
     with store.database.read() as db:
         for entry in files:
@@ -170,7 +170,7 @@ def _find_sources(
                 continue
             held = _held(db, store, entry.sha256)
             if entry.sha256 in brought:
-                sources[entry.sha256] = Source(
+                sources[entry.sha256] = ContentSource(
                     upload, brought[entry.sha256], held.first_seen if held else NEW
                 )
             elif held:
@@ -187,15 +187,15 @@ def _find_sources(
     return sources
 
 
-def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[Source]:
+def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[ContentSource]:
     row = db.execute(
         "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE sha256 = ? ORDER BY release DESC LIMIT 1",
         (bytes.fromhex(sha256),),
     ).fetchone()
-    return Source(store.media / row[0], row[1], row[2]) if row else None
+    return ContentSource(store.media / row[0], row[1], row[2]) if row else None
 
 
-class _OpenPackage(NamedTuple):
+class OpenPackage(NamedTuple):
     """An open package to copy from."""
 
     package: BinaryIO
@@ -203,7 +203,7 @@ class _OpenPackage(NamedTuple):
 
 
 def _compose(
-    store: Store, folder: Path, files: Iterable[FileEntry], sources: Dict[str, Source]
+    store: Store, folder: Path, files: Iterable[FileEntry], sources: Dict[str, ContentSource]
 ) -> Tuple[Path, str]:
     """Write the whole package into the folder; its path and SHA-256."""
     order = sorted(
@@ -214,15 +214,15 @@ def _compose(
         ),
     )
     with ExitStack() as stack:
-        shelves: Dict[Path, _OpenPackage] = {}
+        packages: Dict[Path, OpenPackage] = {}
         for package in {source.package for source in sources.values()}:
             with _reading(store, package):
                 file = stack.enter_context(open(package, "rb"))
-                shelves[package] = _OpenPackage(
+                packages[package] = OpenPackage(
                     file, {member.path: member for member in read_directory(file).members}
                 )
-        members = {sha256: _member(store, source, shelves) for sha256, source in sources.items()}
-        store.need(
+        members = {sha256: _member(store, source, packages) for sha256, source in sources.items()}
+        store.require_space(
             sum(members[entry.sha256].compressed_size for entry in order if entry.link is None)
         )
         out = stack.enter_context(open(folder / "composed.zip", "w+b"))
@@ -233,7 +233,7 @@ def _compose(
                 continue
             package = sources[entry.sha256].package
             with _reading(store, package):
-                writer.copy(entry, members[entry.sha256], shelves[package].package)
+                writer.copy(entry, members[entry.sha256], packages[package].package)
         writer.close()
         out.seek(0)
         digest = hashlib.sha256()
@@ -242,9 +242,9 @@ def _compose(
     return Path(out.name), digest.hexdigest()
 
 
-def _member(store: Store, source: Source, shelves: Dict[Path, _OpenPackage]) -> Member:
+def _member(store: Store, source: ContentSource, packages: Dict[Path, OpenPackage]) -> Member:
     with _reading(store, source.package):
-        return shelves[source.package].members[source.path]
+        return packages[source.package].members[source.path]
 
 
 @contextmanager

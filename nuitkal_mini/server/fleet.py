@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 60.0
 MAX_COUNTED = 2_000  # different (channel, day, version) in memory
-MAX_STRANGERS = (
+MAX_UNKNOWN_VERSIONS = (
     100  # versions a day and channel that this server never had; an own build or two is usual
 )
 KEPT_DAYS = 400  # a year can be compared with the one before
@@ -149,9 +149,9 @@ def _has_room(db: sqlite3.Connection, channel: str, day: str, version: str) -> b
         "SELECT 1 FROM releases WHERE channel = ? AND canonical = ?", (channel, version)
     ).fetchone():
         return True
-    strangers = db.execute(
+    unknown = db.execute(
         "SELECT version FROM fleet WHERE channel = ? AND day = ? AND NOT EXISTS "
         "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = fleet.version)",
         (channel, day),
     ).fetchall()
-    return len(strangers) < MAX_STRANGERS or (version,) in strangers
+    return len(unknown) < MAX_UNKNOWN_VERSIONS or (version,) in unknown

@@ -40,7 +40,7 @@ _PARAMETER = re.compile(
 )
 
 
-class Upload(NamedTuple):
+class FormFile(NamedTuple):
     """A file that came with the form, now (readable by its owner only) at `path`."""
 
     filename: str  # its last component, for people; never a path
@@ -53,7 +53,7 @@ class Form(NamedTuple):
     """What one form brought."""
 
     fields: Dict[str, str]
-    files: Dict[str, Upload]
+    files: Dict[str, FormFile]
 
 
 def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
@@ -200,7 +200,7 @@ def _collect(pieces: Iterator[Buffer], limit: int, too_long: Refused) -> bytes:
     return bytes(collected)
 
 
-def _store(pieces: Iterator[memoryview], filename: str, folder: Path) -> Upload:
+def _store(pieces: Iterator[memoryview], filename: str, folder: Path) -> FormFile:
     digest = hashlib.sha256()
     size = 0
     descriptor, path = tempfile.mkstemp(prefix="upload-", dir=str(folder))
@@ -209,7 +209,7 @@ def _store(pieces: Iterator[memoryview], filename: str, folder: Path) -> Upload:
             digest.update(piece)
             out.write(piece)
             size += len(piece)
-    return Upload(filename, Path(path), size, digest.hexdigest())
+    return FormFile(filename, Path(path), size, digest.hexdigest())
 
 
 def _parse_part_head(head: bytes) -> Tuple[str, Any]:

@@ -17,16 +17,21 @@ from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 from ..manifest import Manifest, loads
 from ..semver import BadVersion, Version, parse
-from .complete_package import CompletePackage, accept_whole_zip, check_signature, take_with_manifest
+from .complete_package import (
+    CompletePackage,
+    accept_whole_zip,
+    check_signature,
+    accept_with_manifest,
+)
 from .database import now, write_log
 from .refused import Refused
-from .store import PACKS, Store, manifest_name, settle, signature_name
+from .store import PACKS, Store, manifest_name, write_synced, signature_name
 
 STABLE = "stable"  # the channel of URLs that name none
 MAX_CHANGELOG_BYTES = 150_000  # it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
 
 
-class Release(NamedTuple):
+class StoredRelease(NamedTuple):
     """A row of `releases`; `package` is a path below media/, times are microseconds since 1970."""
 
     id: int
@@ -47,11 +52,11 @@ class Release(NamedTuple):
     tree_size: int
 
 
-_COLUMNS = ", ".join(Release._fields)
+_COLUMNS = ", ".join(StoredRelease._fields)
 ORDERS = ("uploaded_at", "precedence", "file_size", "file_count")  # what `page` sorts by
 
 
-class Offer(NamedTuple):
+class Upload(NamedTuple):
     """An upload as it came: the ZIP in its request's scratch folder, and the fields."""
 
     channel: str
@@ -64,7 +69,7 @@ class Offer(NamedTuple):
     is_active: bool
 
 
-class Changes(NamedTuple):
+class ReleaseEdit(NamedTuple):
     """What an edit sets; None leaves as it is."""
 
     changelog: Optional[str] = None
@@ -72,12 +77,12 @@ class Changes(NamedTuple):
     signature: Optional[str] = None
 
 
-class _PendingRelease(NamedTuple):
+class PendingRelease(NamedTuple):
     """A release that is ready to be published."""
 
     channel: str
     version: str
-    intake: CompletePackage
+    complete: CompletePackage
     signature: Optional[str]
     changelog: str
     is_active: bool
@@ -86,43 +91,43 @@ class _PendingRelease(NamedTuple):
 # --- the verbs ----------------------------------------------------------------------------------
 
 
-def create(store: Store, folder: Path, offer: Offer, who: str) -> Release:
+def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredRelease:
     """Make a release of an upload; `folder` is its request's scratch folder.
 
     Raises:
         Refused: version_exists, manifest_mismatch, incomplete, bad_signature, too_large, disk_full.
         BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what it must be.
     """
-    _check_changelog(offer.changelog)
+    _check_changelog(upload.changelog)
     with store.database.read() as db:
-        earlier = _refuse_live(db, offer.channel, offer.version)
-        app = earlier.app if earlier else _app_of(db, offer.channel)
-    version = earlier.version if earlier else offer.version.text
-    if offer.manifest is None:
+        earlier = _refuse_existing(db, upload.channel, upload.version)
+        app = earlier.app if earlier else _app_of(db, upload.channel)
+    version = earlier.version if earlier else upload.version.text
+    if upload.manifest is None:
         check_signature(store, None, b"", app, version)
-        intake = accept_whole_zip(offer.package, offer.package_hash, app, version)
+        complete = accept_whole_zip(upload.package, upload.package_hash, app, version)
     else:
-        manifest = loads(offer.manifest)
-        if parse(manifest.version) != offer.version:
+        manifest = loads(upload.manifest)
+        if parse(manifest.version) != upload.version:
             raise Refused(
                 "manifest_mismatch",
                 "the manifest is of version {other}, the upload of {version}",
                 other=manifest.version,
-                version=offer.version.text,
+                version=upload.version.text,
             )
-        check_signature(store, offer.signature, offer.manifest, manifest.app, manifest.version)
-        intake = take_with_manifest(
-            store, folder, offer.package, offer.package_hash, manifest, offer.manifest
+        check_signature(store, upload.signature, upload.manifest, manifest.app, manifest.version)
+        complete = accept_with_manifest(
+            store, folder, upload.package, upload.package_hash, manifest, upload.manifest
         )
-    draft = _PendingRelease(
-        offer.channel, version, intake, offer.signature, offer.changelog, offer.is_active
+    pending = PendingRelease(
+        upload.channel, version, complete, upload.signature, upload.changelog, upload.is_active
     )
-    return _publish(store, folder, draft, who, "upload", "")
+    return _publish(store, folder, pending, who, "upload", "")
 
 
 def promote(
     store: Store, source: str, target: str, version: str, is_active: bool, who: str
-) -> Release:
+) -> StoredRelease:
     """Put a channel's release into another channel as it is; its files become hard links.
 
     Raises:
@@ -131,7 +136,7 @@ def promote(
     """
     with store.database.read() as db:
         release = find(db, source, version)
-        _refuse_live(db, target, parse(release.version))
+        _refuse_existing(db, target, parse(release.version))
     manifest_bytes = read_manifest(store, release)
     check_signature(store, release.signature, manifest_bytes, release.app, release.version)
     with store.scratch() as folder:
@@ -139,55 +144,55 @@ def promote(
         try:
             os.link(store.media / release.package, package)
         except OSError:  # a file system without hard links
-            store.need(release.file_size)
+            store.require_space(release.file_size)
             shutil.copyfile(store.media / release.package, package)
-        intake = CompletePackage(
+        complete = CompletePackage(
             loads(manifest_bytes), manifest_bytes, package, release.file_hash, release.file_size
         )
-        draft = _PendingRelease(
-            target, release.version, intake, release.signature, release.changelog, is_active
+        pending = PendingRelease(
+            target, release.version, complete, release.signature, release.changelog, is_active
         )
-        return _publish(store, folder, draft, who, "promote", f" from {source}")
+        return _publish(store, folder, pending, who, "promote", f" from {source}")
 
 
-def activate(store: Store, channel: str, version: str, who: str) -> Release:
+def activate(store: Store, channel: str, version: str, who: str) -> StoredRelease:
     """Make this the one release that the channel offers."""
-    return edit(store, channel, version, Changes(is_active=True), who)
+    return edit(store, channel, version, ReleaseEdit(is_active=True), who)
 
 
-def edit(store: Store, channel: str, version: str, changes: Changes, who: str) -> Release:
+def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str) -> StoredRelease:
     """Change what can change about a release; `is_active=False` leaves the channel without an active one.
 
     Raises:
         Refused: no_such_version, bad_signature, too_large.
         SignatureError: the new signature is none, or not of this manifest.
     """
-    _check_changelog(changes.changelog or "")
+    _check_changelog(edits.changelog or "")
     with store.scratch() as folder, store.write() as db:
         release = find(db, channel, version)
-        if changes.changelog is not None:
+        if edits.changelog is not None:
             db.execute(
-                "UPDATE releases SET changelog = ? WHERE id = ?", (changes.changelog, release.id)
+                "UPDATE releases SET changelog = ? WHERE id = ?", (edits.changelog, release.id)
             )
             write_log(db, who, "edit", f"{channel} {release.version}: changelog")
-        if changes.is_active is not None:
-            _set_active(db, release, changes.is_active, who)
-        if changes.signature is not None:
+        if edits.is_active is not None:
+            _set_active(db, release, edits.is_active, who)
+        if edits.signature is not None:
             check_signature(
                 store,
-                changes.signature,
+                edits.signature,
                 read_manifest(store, release),
                 release.app,
                 release.version,
             )
             db.execute(
-                "UPDATE releases SET signature = ? WHERE id = ?", (changes.signature, release.id)
+                "UPDATE releases SET signature = ? WHERE id = ?", (edits.signature, release.id)
             )
             write_log(db, who, "edit", f"{channel} {release.version}: signature")
-            store.place(
+            store.publish_files(
                 {
-                    signature_name(release.package): settle(
-                        folder / "signature", changes.signature.encode("utf-8")
+                    signature_name(release.package): write_synced(
+                        folder / "signature", edits.signature.encode("utf-8")
                     )
                 }
             )
@@ -211,13 +216,13 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
         db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
         write_log(db, who, "delete", f"{channel} {release.version}")
-    store.remove_unowned(_names(release.package))
+    store.remove_unowned(_file_names(release.package))
 
 
 # --- the questions ------------------------------------------------------------------------------
 
 
-def find(db: sqlite3.Connection, channel: str, version: str) -> Release:
+def find(db: sqlite3.Connection, channel: str, version: str) -> StoredRelease:
     """The release of any spelling of its version.
 
     Raises:
@@ -242,7 +247,7 @@ def find(db: sqlite3.Connection, channel: str, version: str) -> Release:
     return release
 
 
-def active(db: sqlite3.Connection, channel: str) -> Optional[Release]:
+def active(db: sqlite3.Connection, channel: str) -> Optional[StoredRelease]:
     """The release that the channel offers."""
     return _row(db, "channel = ? AND is_active", channel)
 
@@ -255,7 +260,7 @@ def page(
     order: str = "uploaded_at",
     descending: bool = True,
     words: str = "",
-) -> Tuple[int, List[Release]]:
+) -> Tuple[int, List[StoredRelease]]:
     """How many releases of the channel have the words in version or changelog, and some of them, by one of ORDERS."""
     found = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
     values = [channel]
@@ -270,7 +275,7 @@ def page(
     return count, [_release(row) for row in rows.fetchall()]
 
 
-def before(db: sqlite3.Connection, release: Release) -> Optional[Release]:
+def previous_release(db: sqlite3.Connection, release: StoredRelease) -> Optional[StoredRelease]:
     """The channel's release of the next lower version."""
     return _row(
         db,
@@ -295,7 +300,7 @@ def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
     ]
 
 
-def read_manifest(store: Store, release: Release) -> bytes:
+def read_manifest(store: Store, release: StoredRelease) -> bytes:
     """The manifest's bytes as they came."""
     return (store.media / manifest_name(release.package)).read_bytes()
 
@@ -311,56 +316,59 @@ def rfc3339(moment: int) -> str:
 
 
 def _publish(
-    store: Store, folder: Path, draft: _PendingRelease, who: str, action: str, origin: str
-) -> Release:
+    store: Store, folder: Path, pending: PendingRelease, who: str, action: str, origin: str
+) -> StoredRelease:
     """Row, contents, active mark, log and files, in one transaction."""
-    files = [settle(draft.intake.package), settle(folder / "manifest", draft.intake.manifest_bytes)]
-    if draft.signature is not None:
-        files.append(settle(folder / "signature", draft.signature.encode("utf-8")))
+    files = [
+        write_synced(pending.complete.package),
+        write_synced(folder / "manifest", pending.complete.manifest_bytes),
+    ]
+    if pending.signature is not None:
+        files.append(write_synced(folder / "signature", pending.signature.encode("utf-8")))
     with store.write() as db:
-        release = _write_row(db, draft)
-        _write_contents(db, release, draft.intake.manifest)
-        write_log(db, who, action, f"{draft.channel} {release.version}{origin}")
-        if draft.is_active:
+        release = _write_row(db, pending)
+        _write_contents(db, release, pending.complete.manifest)
+        write_log(db, who, action, f"{pending.channel} {release.version}{origin}")
+        if pending.is_active:
             _set_active(db, release, True, who)
         _refuse_same_name(db, store, release)
-        store.place(dict(zip(_names(release.package), files)))
-    return release._replace(is_active=draft.is_active)
+        store.publish_files(dict(zip(_file_names(release.package), files)))
+    return release._replace(is_active=pending.is_active)
 
 
-def _write_row(db: sqlite3.Connection, draft: _PendingRelease) -> Release:
+def _write_row(db: sqlite3.Connection, pending: PendingRelease) -> StoredRelease:
     """The row of a new release, or of a deleted one that comes back; not active yet."""
-    intake, version = draft.intake, parse(draft.version)
-    manifest_hash = hashlib.sha256(intake.manifest_bytes).hexdigest()
-    earlier = _refuse_live(db, draft.channel, version)
+    complete, version = pending.complete, parse(pending.version)
+    manifest_hash = hashlib.sha256(complete.manifest_bytes).hexdigest()
+    earlier = _refuse_existing(db, pending.channel, version)
     if earlier and earlier.manifest_hash != manifest_hash:
         raise Refused(
             "version_exists",
             "version {version} was deleted and can only come back with the same files; publish them as a new version",
             version=earlier.version,
         )
-    _agree_on_app(db, draft.channel, intake.manifest.app)
+    _agree_on_app(db, pending.channel, complete.manifest.app)
     last = db.execute("SELECT max(uploaded_at) FROM releases").fetchone()[0] or 0
     moment = max(now(), last + 1)  # the clock may have been set back
-    release = Release(
+    release = StoredRelease(
         id=earlier.id
         if earlier
         else db.execute("SELECT coalesce(max(id), 0) + 1 FROM releases").fetchone()[0],
-        channel=draft.channel,
-        app=intake.manifest.app,
+        channel=pending.channel,
+        app=complete.manifest.app,
         version=version.text,
         canonical=version.canonical,
-        package=_package_name(draft.channel, version.text, moment),
-        file_hash=intake.file_hash,
-        file_size=intake.file_size,
+        package=_package_name(pending.channel, version.text, moment),
+        file_hash=complete.file_hash,
+        file_size=complete.file_size,
         manifest_hash=manifest_hash,
-        signature=draft.signature,
-        changelog=draft.changelog,
+        signature=pending.signature,
+        changelog=pending.changelog,
         is_active=False,
         uploaded_at=moment,
         deleted_at=None,
-        file_count=len(intake.manifest.files),
-        tree_size=sum(entry.size for entry in intake.manifest.files),
+        file_count=len(complete.manifest.files),
+        tree_size=sum(entry.size for entry in complete.manifest.files),
     )
     db.execute(
         f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES ({', '.join('?' * len(release))}, precedence_key(?))",
@@ -369,7 +377,7 @@ def _write_row(db: sqlite3.Connection, draft: _PendingRelease) -> Release:
     return release
 
 
-def _write_contents(db: sqlite3.Connection, release: Release, manifest: Manifest) -> None:
+def _write_contents(db: sqlite3.Connection, release: StoredRelease, manifest: Manifest) -> None:
     for entry in manifest.files:
         if entry.link is None:
             sha256 = bytes.fromhex(entry.sha256)
@@ -382,7 +390,7 @@ def _write_contents(db: sqlite3.Connection, release: Release, manifest: Manifest
             )
 
 
-def _set_active(db: sqlite3.Connection, release: Release, active: bool, who: str) -> None:
+def _set_active(db: sqlite3.Connection, release: StoredRelease, active: bool, who: str) -> None:
     """Clear, then set: moving the mark in one UPDATE would violate the index on its way."""
     if release.is_active != active:
         db.execute(
@@ -404,7 +412,9 @@ def _check_changelog(text: str) -> None:
         )
 
 
-def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Optional[Release]:
+def _refuse_existing(
+    db: sqlite3.Connection, channel: str, version: Version
+) -> Optional[StoredRelease]:
     """Refuse a version that the channel has; the row it left when it was deleted."""
     earlier = _row(db, "channel = ? AND canonical = ?", channel, version.canonical)
     if earlier and earlier.deleted_at is None:
@@ -416,7 +426,7 @@ def _refuse_live(db: sqlite3.Connection, channel: str, version: Version) -> Opti
     return earlier
 
 
-def _refuse_same_name(db: sqlite3.Connection, store: Store, release: Release) -> None:
+def _refuse_same_name(db: sqlite3.Connection, store: Store, release: StoredRelease) -> None:
     """1.0-RC and 1.0-rc are two versions, and one file where the file system folds case."""
     same = db.execute(
         "SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at IS NULL",
@@ -450,13 +460,13 @@ def _agree_on_app(db: sqlite3.Connection, channel: str, app: str) -> None:
     db.execute("UPDATE channels SET app = ? WHERE name = ? AND app = ''", (app, channel))
 
 
-def _row(db: sqlite3.Connection, where: str, *values: str) -> Optional[Release]:
+def _row(db: sqlite3.Connection, where: str, *values: str) -> Optional[StoredRelease]:
     row = db.execute(f"SELECT {_COLUMNS} FROM releases WHERE {where}", values).fetchone()
     return _release(row) if row else None
 
 
-def _release(row: Tuple[object, ...]) -> Release:
-    release = Release._make(row)
+def _release(row: Tuple[object, ...]) -> StoredRelease:
+    release = StoredRelease._make(row)
     return release._replace(is_active=bool(release.is_active))
 
 
@@ -465,5 +475,5 @@ def _package_name(channel: str, version: str, moment: int) -> str:
     return f"{folder}/{rfc3339(moment)[:7].replace('-', '/')}/update_{version}.zip"
 
 
-def _names(package: str) -> List[str]:
+def _file_names(package: str) -> List[str]:
     return [package, manifest_name(package), signature_name(package)]

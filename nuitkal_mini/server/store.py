@@ -49,13 +49,13 @@ class Store:
         self.public_keys = public_keys
         self.media = root / "media"
         self.database = open_database(root)
-        homes = root / "incoming"
+        incoming = root / "incoming"
         try:
             _make_folders(self.media / PACKS)
-            homes.mkdir(exist_ok=True)
+            incoming.mkdir(exist_ok=True)
             with self.database.write() as db:
-                _sweep_homes(homes)
-                self.incoming = Path(tempfile.mkdtemp(dir=homes))
+                _sweep_scratch_folders(incoming)
+                self.incoming = Path(tempfile.mkdtemp(dir=incoming))
                 self._lock = open(_lock_path(self.incoming), "wb")
                 _lock(self._lock)
                 self._sweep_media(db)
@@ -79,12 +79,12 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def need(self, size: int) -> None:
+    def require_space(self, size: int) -> None:
         """Refuse now what would fill the disk later."""
         if shutil.disk_usage(str(self.incoming)).free < size + SPARE_BYTES:
             raise disk_full()
 
-    def place(self, sources: Mapping[str, Path]) -> None:
+    def publish_files(self, sources: Mapping[str, Path]) -> None:
         """Move settled files to their names below media, durably. Only inside `write()`."""
         for name, source in sources.items():
             target = self.media / name
@@ -111,7 +111,7 @@ class Store:
     def remove_unowned(self, names: Iterable[str]) -> None:
         """Delete those of the named files that no live release owns."""
         with self.database.write() as db:
-            for name in set(names) - _owned(db):
+            for name in set(names) - _owned_names(db):
                 _unlink(self.media / name)
 
     def forget_contents(self, package: Path) -> None:
@@ -124,7 +124,7 @@ class Store:
 
     def _sweep_media(self, db: sqlite3.Connection) -> None:
         """Delete what nobody owns, put the right signature back; a lost release is reported, and its contents count as missing."""
-        owned = _owned(db)
+        owned = _owned_names(db)
         found = {
             path.relative_to(self.media).as_posix()
             for path in (self.media / PACKS).rglob("update_*")
@@ -140,19 +140,19 @@ class Store:
                     "the files of %s are gone: delete this version and upload it again", package
                 )
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
-            elif signature is not None and not _holds(
+            elif signature is not None and not _has_content(
                 self.media / signature_name(package), signature.encode("utf-8")
             ):
-                self.place(
+                self.publish_files(
                     {
-                        signature_name(package): settle(
+                        signature_name(package): write_synced(
                             self.incoming / "signature", signature.encode("utf-8")
                         )
                     }
                 )
 
 
-def settle(path: Path, content: Optional[bytes] = None) -> Path:
+def write_synced(path: Path, content: Optional[bytes] = None) -> Path:
     """Make a file ready to be placed, before the write lock is taken: a slow disk needs minutes for gigabytes."""
     with open(path, "r+b" if content is None else "wb") as file:
         file.write(content or b"")
@@ -194,7 +194,7 @@ def signature_name(package: str) -> str:
     return manifest_name(package) + ".minisig"
 
 
-def _owned(db: sqlite3.Connection) -> Set[str]:
+def _owned_names(db: sqlite3.Connection) -> Set[str]:
     names = set()
     for package, signed in db.execute(
         "SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"
@@ -203,25 +203,27 @@ def _owned(db: sqlite3.Connection) -> Set[str]:
     return names
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _has_content(path: Path, content: bytes) -> bool:
     return path.exists() and path.read_bytes() == content
 
 
-def _sweep_homes(homes: Path) -> None:
-    for home in {
-        path.with_suffix("") for path in homes.iterdir()
+def _sweep_scratch_folders(incoming: Path) -> None:
+    for scratch in {
+        path.with_suffix("") for path in incoming.iterdir()
     }:  # of a server, or of its lock alone
         try:
-            with open(_lock_path(home), "ab") as lock:
+            with open(_lock_path(scratch), "ab") as lock:
                 _lock(lock)
         except OSError:
             continue  # its server lives
-        shutil.rmtree(home, ignore_errors=True)
-        _unlink(_lock_path(home))
+        shutil.rmtree(scratch, ignore_errors=True)
+        _unlink(_lock_path(scratch))
 
 
-def _lock_path(home: Path) -> Path:
-    return home.with_name(home.name + ".lock")  # beside it: Windows does not delete what is open
+def _lock_path(scratch: Path) -> Path:
+    return scratch.with_name(
+        scratch.name + ".lock"
+    )  # beside it: Windows does not delete what is open
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Tokens, passwords and the brake."""
+"""Tokens, passwords and the limiter."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_who_made_a_token_first_still_gets_a_user_and_who_made_a_user_nothing(
     )
 
 
-# --- the brake
+# --- the limiter
 
 
 class Clock:
@@ -158,11 +158,11 @@ class Clock:
         return self.seconds
 
 
-def refused_after(brake: auth.RateLimiter, address: str) -> int:
+def refused_after(limiter: auth.RateLimiter, address: str) -> int:
     """How many failures the address has before it is refused."""
     for count in range(100):
         try:
-            brake.failed(address)
+            limiter.failed(address)
         except Refused:
             return count
     return 100
@@ -170,15 +170,15 @@ def refused_after(brake: auth.RateLimiter, address: str) -> int:
 
 def test_an_address_has_ten_tries_a_minute() -> None:
     clock = Clock()
-    brake = auth.RateLimiter(clock)
-    assert refused_after(brake, "192.0.2.1") == 10
-    assert refused_after(brake, "192.0.2.2") == 10
+    limiter = auth.RateLimiter(clock)
+    assert refused_after(limiter, "192.0.2.1") == 10
+    assert refused_after(limiter, "192.0.2.2") == 10
     clock.seconds += 59
     with pytest.raises(Refused) as caught:
-        brake.failed("192.0.2.1")
+        limiter.failed("192.0.2.1")
     assert caught.value.headers == (("Retry-After", "2"),)
     clock.seconds += 1.1
-    assert refused_after(brake, "192.0.2.1") == 10
+    assert refused_after(limiter, "192.0.2.1") == 10
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_an_address_has_ten_tries_a_minute() -> None:
     ],
 )
 def test_an_ipv6_network_counts_as_one_address(address: str, tries: int) -> None:
-    brake = auth.RateLimiter(Clock())
-    assert refused_after(brake, "2001:db8::1") == 10
-    assert refused_after(brake, address) == tries
+    limiter = auth.RateLimiter(Clock())
+    assert refused_after(limiter, "2001:db8::1") == 10
+    assert refused_after(limiter, address) == tries
 
 
 def test_many_addresses_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "MAX_ADDRESSES", 5)
-    brake = auth.RateLimiter(Clock())
+    limiter = auth.RateLimiter(Clock())
     for number in range(20):
-        brake.failed(f"192.0.2.{number}")
-    assert len(brake._failures) == 5
+        limiter.failed(f"192.0.2.{number}")
+    assert len(limiter._failures) == 5

@@ -80,7 +80,7 @@ def test_inventing_versions_fills_neither_memory_nor_disk(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet, "MAX_COUNTED", 50)
-    monkeypatch.setattr(fleet, "MAX_STRANGERS", 10)
+    monkeypatch.setattr(fleet, "MAX_UNKNOWN_VERSIONS", 10)
     with database.write() as db:
         db.execute("INSERT INTO channels VALUES ('stable', '')")
         db.execute(

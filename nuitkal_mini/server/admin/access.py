@@ -37,82 +37,82 @@ DISABLE = '<button type="submit" name="action" value="disable">[[Disable]]</butt
 ENABLE = '<button type="submit" name="action" value="enable">[[Enable]]</button>'
 
 
-def show_tokens(visit: PageRequest, made: Html = Html("")) -> Answer:
+def show_tokens(request: PageRequest, made: Html = Html("")) -> Answer:
     """The tokens, and the form for a new one."""
     rows = join(
-        visit.html(
+        request.html(
             TOKEN,
             name=token.name,
-            created=visit.time(token.created_at),
-            used=visit.time(token.last_used_at),
-            csrf=visit.csrf(),
+            created=request.time(token.created_at),
+            used=request.time(token.last_used_at),
+            csrf=request.csrf(),
         )
-        for token in auth.list_tokens(visit.store.database)
+        for token in auth.list_tokens(request.store.database)
     )
-    return visit.page(
+    return request.render_page(
         "Tokens",
-        visit.html(
+        request.html(
             TOKENS,
             made=made,
-            csrf=visit.csrf(),
+            csrf=request.csrf(),
             rows=rows,
-            name="" if made else visit.field("name"),
+            name="" if made else request.field("name"),
         ),
     )
 
 
-def act_on_tokens(visit: PageRequest) -> Answer:
+def act_on_tokens(request: PageRequest) -> Answer:
     """Make a token and show it this once, or revoke one."""
-    name = visit.field("name").strip()
-    if visit.action == "revoke":
-        auth.revoke_token(visit.store.database, visit.field("name"), visit.who)
-        return visit.redirect(visit.url("tokens/"), "revoked", name)
-    if visit.action not in ("create", ""):
-        raise no_such_action(visit.action)
-    secret = auth.create_token(visit.store.database, name, visit.who)
-    return show_tokens(visit, visit.html(MADE, name=name, secret=secret))
+    name = request.field("name").strip()
+    if request.action == "revoke":
+        auth.revoke_token(request.store.database, request.field("name"), request.who)
+        return request.redirect(request.url("tokens/"), "revoked", name)
+    if request.action not in ("create", ""):
+        raise no_such_action(request.action)
+    secret = auth.create_token(request.store.database, name, request.who)
+    return show_tokens(request, request.html(MADE, name=name, secret=secret))
 
 
-def show_users(visit: PageRequest) -> Answer:
+def show_users(request: PageRequest) -> Answer:
     """The users, and forms to add one and to change a password."""
-    users = auth.list_users(visit.store.database)
+    users = auth.list_users(request.store.database)
     rows = join(
-        visit.html(
+        request.html(
             USER,
             name=user.name,
-            created=visit.time(user.created_at),
-            csrf=visit.csrf(),
-            state="" if user.is_enabled else visit.html(DISABLED),
-            button=visit.html(DISABLE if user.is_enabled else ENABLE),
+            created=request.time(user.created_at),
+            csrf=request.csrf(),
+            state="" if user.is_enabled else request.html(DISABLED),
+            button=request.html(DISABLE if user.is_enabled else ENABLE),
         )
         for user in users
     )
-    options = visit.options(
-        (user.name for user in users), visit.session.user if visit.session else ""
+    options = request.options(
+        (user.name for user in users), request.session.user if request.session else ""
     )
-    typed = visit.field("name") if visit.action == "add" else ""
-    return visit.page(
-        "Users", visit.html(USERS, rows=rows, csrf=visit.csrf(), options=options, name=typed)
+    typed = request.field("name") if request.action == "add" else ""
+    return request.render_page(
+        "Users", request.html(USERS, rows=rows, csrf=request.csrf(), options=options, name=typed)
     )
 
 
-def act_on_users(visit: PageRequest) -> Answer:
+def act_on_users(request: PageRequest) -> Answer:
     """Add a user, change a password, disable or enable."""
     database, name, password = (
-        visit.store.database,
-        visit.field("name"),
-        visit.form.fields.get("password", ""),
+        request.store.database,
+        request.field("name"),
+        request.form.fields.get("password", ""),
     )
-    if visit.action in ("add", "password") and len(password) < MIN_PASSWORD:
+    if request.action in ("add", "password") and len(password) < MIN_PASSWORD:
         raise AuthProblem("a password has at least {count} characters", count=MIN_PASSWORD)
-    if visit.action == "add":
+    if request.action == "add":
         name = name.strip()
-        auth.create_user(database, name, password, visit.who)
-        return visit.redirect(visit.url("users/"), "user_added", name)
-    if visit.action == "password":
-        auth.set_password(database, name, password, visit.who)
-    elif visit.action in ("enable", "disable"):
-        auth.set_enabled(database, name, visit.action == "enable", visit.who)
+        auth.create_user(database, name, password, request.who)
+        return request.redirect(request.url("users/"), "user_added", name)
+    if request.action == "password":
+        auth.set_password(database, name, password, request.who)
+    elif request.action in ("enable", "disable"):
+        auth.set_enabled(database, name, request.action == "enable", request.who)
     else:
-        raise no_such_action(visit.action)
-    return visit.redirect(visit.url("users/"), "user_changed", name)
+        raise no_such_action(request.action)
+    return request.redirect(request.url("users/"), "user_changed", name)

@@ -51,58 +51,60 @@ class Line(NamedTuple):
     detail: str
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """The log, newest first; `?before=` goes on from a line."""
-    lines = _lines(visit, ROWS + 1)
+    lines = _lines(request, ROWS + 1)
     rows = join(
-        visit.html(
+        request.html(
             LINE,
             action=line.action,
-            time=visit.time(line.at),
+            time=request.time(line.at),
             who=line.who,
-            what=action_name(visit, line.action),
+            what=action_name(request, line.action),
             detail=line.detail,
         )
         for line in lines[:ROWS]
     )
     older = (
-        visit.html(OLDER, url=visit.here(before=lines[ROWS - 1].id)) if len(lines) > ROWS else ""
+        request.html(OLDER, url=request.here(before=lines[ROWS - 1].id))
+        if len(lines) > ROWS
+        else ""
     )
-    database = visit.store.database
+    database = request.store.database
     people = [f"user {user.name}" for user in auth.list_users(database)] + [
         f"token {token.name}" for token in auth.list_tokens(database)
     ]
-    return visit.page(
+    return request.render_page(
         "Log",
-        visit.html(
+        request.html(
             LOG,
-            rows=rows or visit.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'),
+            rows=rows or request.html('<tr><td colspan="4">[[Nothing of the kind has happened.]]'),
             older=older,
-            channel=visit.channel,
-            who=visit.query.get("who", ""),
-            people=visit.options(people),
+            channel=request.channel,
+            who=request.query.get("who", ""),
+            people=request.options(people),
             actions=join(
-                visit.html(
+                request.html(
                     '<option value="{action}"{selected}>{name}</option>',
                     action=action,
-                    name=action_name(visit, action),
-                    selected=Html(" selected" if action == visit.query.get("action") else ""),
+                    name=action_name(request, action),
+                    selected=Html(" selected" if action == request.query.get("action") else ""),
                 )
                 for action in ACTIONS
             ),
-            csv=visit.url(
-                "log.csv", who=visit.query.get("who", ""), action=visit.query.get("action", "")
+            csv=request.url(
+                "log.csv", who=request.query.get("who", ""), action=request.query.get("action", "")
             ),
         ),
     )
 
 
-def download(visit: PageRequest) -> Answer:
+def download(request: PageRequest) -> Answer:
     """The log as CSV (RFC 4180), filtered as the page was."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["time", "who", "action", "detail"])
-    for line in _lines(visit, MAX_CSV_ROWS):
+    for line in _lines(request, MAX_CSV_ROWS):
         writer.writerow(
             [_harmless(cell) for cell in (rfc3339(line.at), line.who, line.action, line.detail)]
         )
@@ -116,11 +118,11 @@ def download(visit: PageRequest) -> Answer:
     )
 
 
-def action_name(visit: PageRequest, action: str) -> str:
-    return visit.say(ACTIONS[action]) if action in ACTIONS else action
+def action_name(request: PageRequest, action: str) -> str:
+    return request.say(ACTIONS[action]) if action in ACTIONS else action
 
 
-def _lines(visit: PageRequest, limit: int) -> List[Line]:
+def _lines(request: PageRequest, limit: int) -> List[Line]:
     """The log's lines that the query asks for, newest first."""
     wheres: List[str] = []
     values: List[object] = []
@@ -129,12 +131,12 @@ def _lines(visit: PageRequest, limit: int) -> List[Line]:
         ("action", "action = ?"),
         ("before", "id < ?"),
     ):
-        value = visit.query.get(name, "").strip()
+        value = request.query.get(name, "").strip()
         if value and (name != "before" or value.isdecimal() and len(value) < 19):
             wheres.append(where)
             values.append(int(value) if name == "before" else value)
     where = "WHERE " + " AND ".join(wheres) if wheres else ""
-    with visit.store.database.read() as db:
+    with request.store.database.read() as db:
         rows = db.execute(
             f"SELECT id, at, who, action, detail FROM log {where} ORDER BY id DESC LIMIT ?",
             (*values, limit),

@@ -30,39 +30,39 @@ FACTS = (
 )
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """Disk, channels, and logins that failed."""
-    with visit.store.database.read() as db:
-        disk, channels = _disk(visit, db), _channels(visit, db)
+    with request.store.database.read() as db:
+        disk, channels = _disk(request, db), _channels(request, db)
         failures = db.execute(
             "SELECT at, who, detail FROM log WHERE action = 'login_failed' AND at > ? ORDER BY id DESC LIMIT 1000",
             (now() - 7 * DAY,),
         ).fetchall()
     shown = join(
-        visit.html(FAILURE, time=visit.time(at), who=who, address=address)
+        request.html(FAILURE, time=request.time(at), who=who, address=address)
         for at, who, address in failures[:FAILURES]
     )
-    return visit.page(
+    return request.render_page(
         "Overview",
-        visit.html(
+        request.html(
             PAGE,
             disk=disk,
             channels=channels,
             day=sum(at > now() - DAY for at, _, _ in failures),
             week=len(failures),
-            failures=visit.html(FAILED, rows=shown) if shown else "",
+            failures=request.html(FAILED, rows=shown) if shown else "",
         ),
     )
 
 
-def _disk(visit: PageRequest, db: sqlite3.Connection) -> Html:
+def _disk(request: PageRequest, db: sqlite3.Connection) -> Html:
     used, releases, files = db.execute(
         "SELECT (SELECT coalesce(sum(file_size), 0) FROM (SELECT DISTINCT file_hash, file_size FROM releases WHERE deleted_at IS NULL)), "
         "count(*), coalesce(sum(file_count), 0) FROM releases WHERE deleted_at IS NULL"
     ).fetchone()
-    contents = _distinct_contents(visit, db)
-    usage = shutil.disk_usage(visit.store.media)
-    return visit.facts(
+    contents = _distinct_contents(request, db)
+    usage = shutil.disk_usage(request.store.media)
+    return request.facts(
         FACTS,
         (
             size(used),
@@ -78,10 +78,10 @@ def _disk(visit: PageRequest, db: sqlite3.Connection) -> Html:
 _counted: Dict[object, int] = {}
 
 
-def _distinct_contents(visit: PageRequest, db: sqlite3.Connection) -> int:
+def _distinct_contents(request: PageRequest, db: sqlite3.Connection) -> int:
     """Counted again only when releases came or went: a million take 0.15 s (and with count(DISTINCT …), which sorts them, 1.4)."""
     key = (
-        visit.store.media,
+        request.store.media,
         db.execute("SELECT count(*), max(uploaded_at), max(deleted_at) FROM releases").fetchone(),
     )
     if key not in _counted:
@@ -93,15 +93,15 @@ def _distinct_contents(visit: PageRequest, db: sqlite3.Connection) -> int:
     return _counted[key]
 
 
-def _channels(visit: PageRequest, db: sqlite3.Connection) -> Html:
+def _channels(request: PageRequest, db: sqlite3.Connection) -> Html:
     rows = db.execute(
         "SELECT name, channels.app, count(releases.id), max(CASE WHEN is_active THEN version END) FROM channels "
         "LEFT JOIN releases ON channel = name AND deleted_at IS NULL GROUP BY name ORDER BY name"
     ).fetchall()
     return join(
-        visit.html(
+        request.html(
             CHANNEL,
-            url=visit.url("", channel=name),
+            url=request.url("", channel=name),
             name=name,
             app=app,
             count=f"{count:,}",

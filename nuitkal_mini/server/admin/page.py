@@ -146,7 +146,9 @@ class PageRequest:
 
     # --- answers
 
-    def page(self, title: str, body: Html, status: int = 200, headers: Headers = ()) -> Answer:
+    def render_page(
+        self, title: str, body: Html, status: int = 200, headers: Headers = ()
+    ) -> Answer:
         """A whole page; `title` is English and said in the reader's language, unless it is Html."""
         other = "zh" if self.language == ENGLISH else "en"
         notice, cookies = self._notice()

@@ -13,7 +13,7 @@ from ...minisign import SignatureError, parse_release_comment
 from ...tree_diff import Diff, diff
 from .. import fleet, releases
 from ..api import parse_channel, parse_flag, signature_text
-from ..releases import Changes, Release
+from ..releases import ReleaseEdit, StoredRelease
 from ..responses import Answer
 from ..store import manifest_name, signature_name
 from .markup import Html, join
@@ -55,122 +55,125 @@ class Item(NamedTuple):
     changes: Tuple[int, int, int]
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """The page of a release; `?folder=` is the folder of its tree that is shown."""
-    with visit.store.database.read() as db:
-        release = releases.find(db, visit.channel, visit.version)
-        active, before = releases.active(db, visit.channel), releases.before(db, release)
-        seen = fleet.seen(db, visit.channel, SEEN_DAYS).get(release.canonical, 0)
-    title = visit.html(
+    with request.store.database.read() as db:
+        release = releases.find(db, request.channel, request.version)
+        active, before = (
+            releases.active(db, request.channel),
+            releases.previous_release(db, release),
+        )
+        seen = fleet.seen(db, request.channel, SEEN_DAYS).get(release.canonical, 0)
+    title = request.html(
         "[[Version]] {version}" + (BADGE if release.is_active else ""), version=release.version
     )
-    return visit.page(
+    return request.render_page(
         title,
-        visit.html(
+        request.html(
             PAGE,
-            csrf=visit.csrf(),
-            buttons=buttons(visit, release, active),
-            facts=_facts(visit, release, seen),
-            downloads=_downloads(visit, release),
-            warning=visit.html(WARNING, active=active.version)
+            csrf=request.csrf(),
+            buttons=buttons(request, release, active),
+            facts=_facts(request, release, seen),
+            downloads=_downloads(request, release),
+            warning=request.html(WARNING, active=active.version)
             if active and is_older(release, active)
             else "",
-            changelog=visit.field("changelog") if visit.action == "save" else release.changelog,
-            to=visit.field("to"),
-            channels=visit.options(name for name in visit.channels if name != visit.channel),
-            **_files(visit, release, before),
+            changelog=request.field("changelog") if request.action == "save" else release.changelog,
+            to=request.field("to"),
+            channels=request.options(name for name in request.channels if name != request.channel),
+            **_files(request, release, before),
         ),
     )
 
 
-def ask(visit: PageRequest) -> Answer:
+def ask(request: PageRequest) -> Answer:
     """The page that asks before a deletion."""
-    with visit.store.database.read() as db:
-        release = releases.find(db, visit.channel, visit.version)
-    body = visit.html(
+    with request.store.database.read() as db:
+        release = releases.find(db, request.channel, request.version)
+    body = request.html(
         CANNOT if release.is_active else ASK,
-        csrf=visit.csrf(),
+        csrf=request.csrf(),
         version=release.version,
         size=size(release.file_size),
         files=release.file_count,
-        channel=visit.channel,
-        back=visit.release_url(release.version),
+        channel=request.channel,
+        back=request.release_url(release.version),
     )
-    return visit.page(visit.html("[[Delete]] {version}?", version=release.version), body)
+    return request.render_page(request.html("[[Delete]] {version}?", version=release.version), body)
 
 
-def act(visit: PageRequest) -> Answer:
+def act(request: PageRequest) -> Answer:
     """Do what a button of these pages says."""
-    asked = visit.environ["PATH_INFO"].rstrip("/").endswith("/delete")
-    if visit.action == "delete" and not asked:
-        return visit.redirect(visit.release_url(visit.version, "delete/"))
-    if visit.action == "delete":
-        releases.delete(visit.store, visit.channel, visit.version, visit.who)
-        return visit.redirect(visit.url(""), "deleted", visit.version)
-    if visit.action == "save":
-        upload = visit.form.files.get("signature")
+    asked = request.environ["PATH_INFO"].rstrip("/").endswith("/delete")
+    if request.action == "delete" and not asked:
+        return request.redirect(request.release_url(request.version, "delete/"))
+    if request.action == "delete":
+        releases.delete(request.store, request.channel, request.version, request.who)
+        return request.redirect(request.url(""), "deleted", request.version)
+    if request.action == "save":
+        upload = request.form.files.get("signature")
         releases.edit(
-            visit.store,
-            visit.channel,
-            visit.version,
-            Changes(visit.field("changelog"), None, signature_text(upload)),
-            visit.who,
+            request.store,
+            request.channel,
+            request.version,
+            ReleaseEdit(request.field("changelog"), None, signature_text(upload)),
+            request.who,
         )
-        return visit.redirect(visit.release_url(visit.version), "saved")
-    if visit.action == "promote":
-        return _promote(visit)
-    notice = switch(visit, visit.version)
-    return visit.redirect(visit.release_url(visit.version), notice, visit.version)
+        return request.redirect(request.release_url(request.version), "saved")
+    if request.action == "promote":
+        return _promote(request)
+    notice = switch(request, request.version)
+    return request.redirect(request.release_url(request.version), notice, request.version)
 
 
-def _promote(visit: PageRequest) -> Answer:
+def _promote(request: PageRequest) -> Answer:
     target, is_active = (
-        parse_channel(visit.field("to").strip()),
-        parse_flag("is_active", visit.form.fields.get("is_active", "off")),
+        parse_channel(request.field("to").strip()),
+        parse_flag("is_active", request.form.fields.get("is_active", "off")),
     )
     release = releases.promote(
-        visit.store, visit.channel, target, visit.version, is_active, visit.who
+        request.store, request.channel, target, request.version, is_active, request.who
     )
-    return visit.redirect(
-        visit.release_url(release.version, channel=target), "promoted", release.version
+    return request.redirect(
+        request.release_url(release.version, channel=target), "promoted", release.version
     )
 
 
-def _facts(visit: PageRequest, release: Release, seen: int) -> Html:
-    return visit.facts(
+def _facts(request: PageRequest, release: StoredRelease, seen: int) -> Html:
+    return request.facts(
         FACTS,
         (
-            visit.time(release.uploaded_at),
+            request.time(release.uploaded_at),
             release.app or "–",
             size(release.file_size),
             size(release.tree_size),
-            _signature(visit, release),
+            _signature(request, release),
             f"{seen:,}",
-            visit.html("<code>{hash}</code>", hash=release.file_hash),
+            request.html("<code>{hash}</code>", hash=release.file_hash),
         ),
     )
 
 
-def _signature(visit: PageRequest, release: Release) -> str:
+def _signature(request: PageRequest, release: StoredRelease) -> str:
     """The key, and when it last signed: what `resign` renews."""
     key, comment = signature_of(release)
     try:
-        return visit.html(
+        return request.html(
             "{key}, {time}",
             key=key,
-            time=visit.time(parse_release_comment(comment).timestamp * 10**6),
+            time=request.time(parse_release_comment(comment).timestamp * 10**6),
         )
     except (SignatureError, OverflowError):  # unsigned, or signed in a year that no calendar has
         return key or "–"
 
 
-def _downloads(visit: PageRequest, release: Release) -> Html:
+def _downloads(request: PageRequest, release: StoredRelease) -> Html:
     paths = [release.package, manifest_name(release.package)] + [
         signature_name(release.package)
     ] * (release.signature is not None)
-    media = visit.root[: -len("admin/")] + "media/"
+    media = request.root[: -len("admin/")] + "media/"
     return join(
-        visit.html(DOWNLOAD, url=media + quote(path), name=visit.say(name))
+        request.html(DOWNLOAD, url=media + quote(path), name=request.say(name))
         for name, path in zip(DOWNLOADS, paths)
     )
 
@@ -178,39 +181,41 @@ def _downloads(visit: PageRequest, release: Release) -> Html:
 # --- the tree -----------------------------------------------------------------------------------
 
 
-def _files(visit: PageRequest, release: Release, before: Optional[Release]) -> Dict[str, object]:
-    files = _files_of(visit.store.media / manifest_name(release.package))
-    older = _files_of(visit.store.media / manifest_name(before.package)) if before else files
+def _files(
+    request: PageRequest, release: StoredRelease, before: Optional[StoredRelease]
+) -> Dict[str, object]:
+    files = _files_of(request.store.media / manifest_name(release.package))
+    older = _files_of(request.store.media / manifest_name(before.package)) if before else files
     changes = diff(older, files)
-    folder = visit.query.get("folder", "").strip("/")
+    folder = request.query.get("folder", "").strip("/")
     items = listing(files, changes, folder)
     counts = {
         "added": len(changes.added),
         "changed": len(changes.changed),
         "removed": len(changes.removed),
     }
-    summary = visit.html(
+    summary = request.html(
         "[[{files} files, {size}.]] ", files=f"{len(files):,}", size=size(release.tree_size)
     )
     if before:
         summary = Html(
             summary
-            + visit.html(
+            + request.html(
                 "[[Against {before}: {added} new, {changed} changed, {removed} removed.]]",
                 before=before.version,
                 **counts,
             )
         )
     more = (
-        visit.html("<p>[[{count} more are in the manifest.]]</p>", count=len(items) - MAX_ITEMS)
+        request.html("<p>[[{count} more are in the manifest.]]</p>", count=len(items) - MAX_ITEMS)
         if len(items) > MAX_ITEMS
         else ""
     )
     return {
         "summary": summary,
-        "path": _path(visit, release, folder),
+        "path": _path(request, release, folder),
         "more": more,
-        "items": join(_item(visit, release, folder, item) for item in items[:MAX_ITEMS]),
+        "items": join(_item(request, release, folder, item) for item in items[:MAX_ITEMS]),
     }
 
 
@@ -238,40 +243,40 @@ def listing(files: Tuple[FileEntry, ...], changes: Diff, folder: str) -> List[It
     return sorted(items.values(), key=lambda item: (not item.is_folder, item.name))
 
 
-def _item(visit: PageRequest, release: Release, folder: str, item: Item) -> Html:
+def _item(request: PageRequest, release: StoredRelease, folder: str, item: Item) -> Html:
     words = ("new", "changed", "removed")
     if not item.is_folder:
         change = next((word for word, count in zip(words, item.changes) if count), "")
-        return visit.html(
+        return request.html(
             ITEM,
             kind=Html(f' class="{change}"' if change else ""),
             name=item.name,
             files="",
             size=size(item.size) if item.files else "",
-            change=visit.say(change) if change else "",
+            change=request.say(change) if change else "",
         )
-    url = visit.release_url(release.version, folder=f"{folder}/{item.name}".strip("/")) + "#files"
+    url = request.release_url(release.version, folder=f"{folder}/{item.name}".strip("/")) + "#files"
     change = ", ".join(
-        f"{count} {visit.say(word)}" for word, count in zip(words, item.changes) if count
+        f"{count} {request.say(word)}" for word, count in zip(words, item.changes) if count
     )
-    return visit.html(
+    return request.html(
         ITEM,
         kind="",
-        name=visit.html('<a href="{url}">{name}/</a>', url=url, name=item.name),
+        name=request.html('<a href="{url}">{name}/</a>', url=url, name=item.name),
         files=f"{item.files:,}",
         size=size(item.size),
         change=change,
     )
 
 
-def _path(visit: PageRequest, release: Release, folder: str) -> Html:
+def _path(request: PageRequest, release: StoredRelease, folder: str) -> Html:
     """The way from the release's top to the folder, each step a link."""
     parts = folder.split("/") if folder else []
     return Html(
         " / ".join(
-            visit.html(
+            request.html(
                 STEP,
-                url=visit.release_url(release.version, folder="/".join(parts[:depth])),
+                url=request.release_url(release.version, folder="/".join(parts[:depth])),
                 name=name,
             )
             for depth, name in enumerate([release.version, *parts])

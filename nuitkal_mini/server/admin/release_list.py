@@ -9,7 +9,7 @@ from ...semver import parse
 from .. import fleet, releases
 from ..api import BASE
 from ..refused import no_such_action
-from ..releases import STABLE, Release
+from ..releases import STABLE, StoredRelease
 from ..responses import Answer, base_url
 from .markup import Html, join
 from .page import PageRequest, size
@@ -57,123 +57,135 @@ EMPTY = """<div class="panel"><p>[[Nothing has been published in this channel. U
 NOT_FOUND = '<tr><td colspan="8">[[No release has these words in its version or changelog.]]'
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """The list, sorted, searched and cut by the database."""
-    words, sort = visit.query.get("q", "").strip(), visit.query.get("sort", "")
+    words, sort = request.query.get("q", "").strip(), request.query.get("sort", "")
     first = (
-        ROWS * (min(int(visit.query["page"]), 10**9) - 1)
-        if visit.query.get("page", "").isdecimal() and int(visit.query["page"])
+        ROWS * (min(int(request.query["page"]), 10**9) - 1)
+        if request.query.get("page", "").isdecimal() and int(request.query["page"])
         else 0
     )
-    with visit.store.database.read() as db:
+    with request.store.database.read() as db:
         count, shown = releases.page(
             db,
-            visit.channel,
+            request.channel,
             ROWS,
             first,
             SORTS.get(sort, "uploaded_at"),
-            visit.query.get("order") != "up",
+            request.query.get("order") != "up",
             words,
         )
-        active, seen = releases.active(db, visit.channel), fleet.seen(db, visit.channel, SEEN_DAYS)
+        active, seen = (
+            releases.active(db, request.channel),
+            fleet.seen(db, request.channel, SEEN_DAYS),
+        )
     if not shown and not words:
-        return visit.page(
+        return request.render_page(
             "Releases",
-            visit.html(
+            request.html(
                 EMPTY,
-                server=api_url(visit),
-                upload=visit.url("upload/"),
-                tokens=visit.url("tokens/"),
+                server=api_url(request),
+                upload=request.url("upload/"),
+                tokens=request.url("tokens/"),
             ),
         )
-    rows = join(_row(visit, release, active, seen) for release in shown) or visit.html(NOT_FOUND)
-    return visit.page(
+    rows = join(_row(request, release, active, seen) for release in shown) or request.html(
+        NOT_FOUND
+    )
+    return request.render_page(
         "Releases",
-        visit.html(
+        request.html(
             LIST,
-            channel=visit.channel,
+            channel=request.channel,
             words=words,
-            upload=visit.url("upload/"),
-            columns=_columns(visit, sort),
+            upload=request.url("upload/"),
+            columns=_columns(request, sort),
             rows=rows,
-            hint=visit.html(HINT) if any(is_older(release, active) for release in shown) else "",
-            pages=_pages(visit, first, len(shown), count),
+            hint=request.html(HINT) if any(is_older(release, active) for release in shown) else "",
+            pages=_pages(request, first, len(shown), count),
         ),
     )
 
 
-def act(visit: PageRequest) -> Answer:
+def act(request: PageRequest) -> Answer:
     """Activate, deactivate, or go on to the page that asks before a deletion."""
-    version, back = visit.field("version"), visit.here()
-    if visit.action == "delete":
-        return visit.redirect(visit.release_url(version, "delete/"))
-    notice = switch(visit, version)
-    return visit.redirect(back, notice, version)
+    version, back = request.field("version"), request.here()
+    if request.action == "delete":
+        return request.redirect(request.release_url(version, "delete/"))
+    notice = switch(request, version)
+    return request.redirect(back, notice, version)
 
 
-def switch(visit: PageRequest, version: str) -> str:
+def switch(request: PageRequest, version: str) -> str:
     """Activate or deactivate a release as the button said; the notice of what has happened."""
-    if visit.action not in ("activate", "deactivate"):
-        raise no_such_action(visit.action)
-    with visit.store.database.read() as db:
-        earlier = releases.active(db, visit.channel)
-    if visit.action == "deactivate":
+    if request.action not in ("activate", "deactivate"):
+        raise no_such_action(request.action)
+    with request.store.database.read() as db:
+        earlier = releases.active(db, request.channel)
+    if request.action == "deactivate":
         releases.edit(
-            visit.store, visit.channel, version, releases.Changes(is_active=False), visit.who
+            request.store,
+            request.channel,
+            version,
+            releases.ReleaseEdit(is_active=False),
+            request.who,
         )
         return "deactivated"
-    release = releases.activate(visit.store, visit.channel, version, visit.who)
+    release = releases.activate(request.store, request.channel, version, request.who)
     return "back" if is_older(release, earlier) else "activated"
 
 
-def is_older(release: Release, active: Optional[Release]) -> bool:
+def is_older(release: StoredRelease, active: Optional[StoredRelease]) -> bool:
     """Whether clients would go back to this release."""
     return active is not None and parse(release.version) < parse(active.version)
 
 
-def signature_of(release: Release) -> Tuple[str, str]:
+def signature_of(release: StoredRelease) -> Tuple[str, str]:
     """The id of the key that signed the release, and what the signature says; both empty when it is unsigned."""
     signature = parse_signature(release.signature) if release.signature else None
     return (key_name(signature.key_id), signature.trusted_comment) if signature else ("", "")
 
 
-def buttons(visit: PageRequest, release: Release, active: Optional[Release]) -> Html:
+def buttons(request: PageRequest, release: StoredRelease, active: Optional[StoredRelease]) -> Html:
     """What can be done to a release."""
     if release.is_active:
-        return visit.html(IS_ACTIVE + DELETE)
-    return visit.html((GO_BACK if is_older(release, active) else ACTIVATE) + DELETE)
+        return request.html(IS_ACTIVE + DELETE)
+    return request.html((GO_BACK if is_older(release, active) else ACTIVATE) + DELETE)
 
 
-def api_url(visit: PageRequest) -> str:
+def api_url(request: PageRequest) -> str:
     """What `--server` of the publisher takes for this channel."""
-    base = (visit.settings.public_url or base_url(visit.environ)) + BASE
-    return base if visit.channel == STABLE else f"{base}channels/{visit.channel}/"
+    base = (request.settings.public_url or base_url(request.environ)) + BASE
+    return base if request.channel == STABLE else f"{base}channels/{request.channel}/"
 
 
 def _row(
-    visit: PageRequest, release: Release, active: Optional[Release], seen: Dict[str, int]
+    request: PageRequest,
+    release: StoredRelease,
+    active: Optional[StoredRelease],
+    seen: Dict[str, int],
 ) -> Html:
     line = release.changelog.strip().partition("\n")[0].strip()
     cut = line.encode("utf-8")[:MAX_LINE].decode("utf-8", "ignore")
-    return visit.html(
+    return request.html(
         ROW,
         version=release.version,
         active=Html(' class="active"' if release.is_active else ""),
-        url=visit.release_url(release.version),
-        badge=visit.html(BADGE) if release.is_active else "",
+        url=request.release_url(release.version),
+        badge=request.html(BADGE) if release.is_active else "",
         line=cut + "…" * (cut != line),
         size=size(release.file_size),
         files=f"{release.file_count:,}",
-        time=visit.time(release.uploaded_at),
+        time=request.time(release.uploaded_at),
         key=signature_of(release)[0],
         seen=f"{seen.get(release.canonical, 0):,}",
-        csrf=visit.csrf(),
-        buttons=buttons(visit, release, active),
+        csrf=request.csrf(),
+        buttons=buttons(request, release, active),
     )
 
 
-def _columns(visit: PageRequest, sort: str) -> Html:
-    up = visit.query.get("order") == "up"
+def _columns(request: PageRequest, sort: str) -> Html:
+    up = request.query.get("order") == "up"
     heads: List[Html] = []
     for title, name, kind in COLUMNS:
         mark = (
@@ -181,16 +193,16 @@ def _columns(visit: PageRequest, sort: str) -> Html:
             if name and name == sort
             else Html("")
         )
-        shown = visit.say(title)
+        shown = request.say(title)
         if name:
             order = "up" if name == sort and not up else ""
-            shown = visit.html(
+            shown = request.html(
                 '<a href="{url}">{title}</a>',
-                url=visit.here(sort=name, order=order, page=""),
+                url=request.here(sort=name, order=order, page=""),
                 title=shown,
             )
         heads.append(
-            visit.html(
+            request.html(
                 '<th scope="col" class="{kind}"{mark}>{shown}</th>',
                 kind=kind,
                 mark=mark,
@@ -200,21 +212,23 @@ def _columns(visit: PageRequest, sort: str) -> Html:
     return join(heads)
 
 
-def _pages(visit: PageRequest, first: int, shown: int, count: int) -> Html:
+def _pages(request: PageRequest, first: int, shown: int, count: int) -> Html:
     if count <= ROWS and not first:
         return Html("")
     page = first // ROWS + 1
     back = (
-        visit.html('<a rel="prev" href="{url}">← [[Previous]]</a>', url=visit.here(page=page - 1))
+        request.html(
+            '<a rel="prev" href="{url}">← [[Previous]]</a>', url=request.here(page=page - 1)
+        )
         if first
         else ""
     )
     on = (
-        visit.html('<a rel="next" href="{url}">[[Next]] →</a>', url=visit.here(page=page + 1))
+        request.html('<a rel="next" href="{url}">[[Next]] →</a>', url=request.here(page=page + 1))
         if first + shown < count
         else ""
     )
-    return visit.html(
+    return request.html(
         PAGES,
         back=back,
         on=on,

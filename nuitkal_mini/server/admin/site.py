@@ -73,114 +73,118 @@ class Site:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._brake = RateLimiter()
+        self._limiter = RateLimiter()
 
     def answer(self, environ: Environ, path: str) -> Answer:
         """The answer to any request for a path at or below /admin/, or for /, from where browsers are led there; Refused where --admin-host keeps it away."""
         _check_host(environ, self._settings.admin_host)
-        visit = PageRequest(environ, self._store, self._settings, self._fleet)
+        request = PageRequest(environ, self._store, self._settings, self._fleet)
         try:
             reply = (
-                visit.redirect(visit.root, status=302)
+                request.redirect(request.root, status=302)
                 if path == "/"
-                else self._answer(visit, path[len(BASE) :])
+                else self._answer(request, path[len(BASE) :])
             )
         except ConnectionError:
             raise  # the client has gone
         except Exception as error:
-            visit.problem = refused = to_refusal(error)
-            reply = visit.page("That did not work", Html(""), refused.status, refused.headers)
+            request.problem = refused = to_refusal(error)
+            reply = request.render_page(
+                "That did not work", Html(""), refused.status, refused.headers
+            )
         kept = () if any(name == "Cache-Control" for name, _ in reply.headers) else (NOT_STORED,)
         return reply._replace(headers=reply.headers + HEADERS + kept)
 
-    def _answer(self, visit: PageRequest, path: str) -> Answer:
+    def _answer(self, request: PageRequest, path: str) -> Answer:
         if path in (style.NAME, script.NAME):
             asset = style if path == style.NAME else script
             return Answer(200, asset.BODY, (("Content-Type", asset.TYPE), FOR_EVER))
-        is_post = visit.environ["REQUEST_METHOD"] == "POST"
-        if visit.environ["REQUEST_METHOD"] not in ("GET", "HEAD", "POST"):
-            raise method_not_allowed(visit.environ["REQUEST_METHOD"], "GET, HEAD, POST")
+        is_post = request.environ["REQUEST_METHOD"] == "POST"
+        if request.environ["REQUEST_METHOD"] not in ("GET", "HEAD", "POST"):
+            raise method_not_allowed(request.environ["REQUEST_METHOD"], "GET, HEAD, POST")
         if is_post:
-            _check_origin(visit.environ, self._settings.public_url)
-        elif visit.query.get("lang") in LOCALES:
-            return _switch_language(visit)
+            _check_origin(request.environ, self._settings.public_url)
+        elif request.query.get("lang") in LOCALES:
+            return _switch_language(request)
         parts = path.rstrip("/").split("/")
-        visit.session = sessions.find(self._database, visit.cookies.get(SESSION_COOKIE, ""))
+        request.session = sessions.find(self._database, request.cookies.get(SESSION_COOKIE, ""))
         if parts == ["login"]:
-            return self._log_in(visit) if is_post else _show_login(visit)
-        if visit.session is None:
-            return visit.redirect(
-                visit.root + "login/?next=" + quote(_target(visit), safe=""), status=302
+            return self._log_in(request) if is_post else _show_login(request)
+        if request.session is None:
+            return request.redirect(
+                request.root + "login/?next=" + quote(_target(request), safe=""), status=302
             )
-        return self._post(visit, parts) if is_post else self._page(visit, PAGES, parts)
+        return self._post(request, parts) if is_post else self._page(request, PAGES, parts)
 
     # --- pages
 
     def _page(
-        self, visit: PageRequest, pages: Dict[Tuple[str, int], Page], parts: List[str]
+        self, request: PageRequest, pages: Dict[Tuple[str, int], Page], parts: List[str]
     ) -> Answer:
         page = _find(pages, parts)
-        given, visit.channel = visit.channel, STABLE  # whose page says so if it cannot be one
-        visit.channel = parse_channel(given)
-        visit.version = parts[1] if len(parts) > 1 else ""
+        given, request.channel = request.channel, STABLE  # whose page says so if it cannot be one
+        request.channel = parse_channel(given)
+        request.version = parts[1] if len(parts) > 1 else ""
         with self._database.read() as db:
-            visit.channels = channels(db)
-        return page(visit)
+            request.channels = channels(db)
+        return page(request)
 
-    def _post(self, visit: PageRequest, parts: List[str]) -> Answer:
+    def _post(self, request: PageRequest, parts: List[str]) -> Answer:
         """What goes wrong is said by the page of the same address, with what was typed."""
         try:
-            with self._store.scratch() as visit.folder:
-                return self._act(visit, parts)
+            with self._store.scratch() as request.folder:
+                return self._act(request, parts)
         except ConnectionError:
             raise
         except Exception as error:
-            visit.problem = refused = to_refusal(error)
+            request.problem = refused = to_refusal(error)
             if refused.code == "forbidden" or (parts[0], len(parts)) not in PAGES:
                 raise refused from error
-            shown = self._page(visit, PAGES, parts)
+            shown = self._page(request, PAGES, parts)
             return shown._replace(status=refused.status, headers=shown.headers + refused.headers)
 
-    def _act(self, visit: PageRequest, parts: List[str]) -> Answer:
+    def _act(self, request: PageRequest, parts: List[str]) -> Answer:
         limit = self._settings.max_upload if parts == ["upload"] else MAX_FORM
-        if not visit.environ.get("CONTENT_TYPE", "").lower().startswith(FORMS):
-            _check_csrf(visit)  # no form, no token
+        if not request.environ.get("CONTENT_TYPE", "").lower().startswith(FORMS):
+            _check_csrf(request)  # no form, no token
         if parts == ["upload"]:
-            self._store.need(content_length(visit.environ, limit))
-        visit.form = parse_form(visit.environ, visit.folder, limit)
-        _check_csrf(visit)
+            self._store.require_space(content_length(request.environ, limit))
+        request.form = parse_form(request.environ, request.folder, limit)
+        _check_csrf(request)
         if parts == ["logout"]:
-            return self._log_out(visit)
-        return self._page(visit, ACTIONS, parts)
+            return self._log_out(request)
+        return self._page(request, ACTIONS, parts)
 
     # --- login
 
-    def _log_in(self, visit: PageRequest) -> Answer:
+    def _log_in(self, request: PageRequest) -> Answer:
         with self._store.scratch() as folder:
-            visit.form = parse_form(visit.environ, folder, MAX_FORM)
-        name, address = visit.field("username"), visit.environ.get("REMOTE_ADDR", "")
-        if check_password(self._database, name, visit.form.fields.get("password", "")):
+            request.form = parse_form(request.environ, folder, MAX_FORM)
+        name, address = request.field("username"), request.environ.get("REMOTE_ADDR", "")
+        if check_password(self._database, name, request.form.fields.get("password", "")):
             bits = sessions.begin(self._database, name, address)
-            return visit.redirect(
-                _safe_next(visit) or visit.root,
-                cookies=(visit.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),),
+            return request.redirect(
+                _safe_next(request) or request.root,
+                cookies=(request.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),),
             )
         try:
-            self._brake.failed(address)
-            self._brake.failed(f"user {name}")
+            self._limiter.failed(address)
+            self._limiter.failed(f"user {name}")
         except Refused as refused:
-            visit.problem = refused
-            return _show_login(visit, 429, refused.headers)
+            request.problem = refused
+            return _show_login(request, 429, refused.headers)
         with self._database.write() as db:
             write_log(
                 db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address
             )
-        return _show_login(visit, 401)
+        return _show_login(request, 401)
 
-    def _log_out(self, visit: PageRequest) -> Answer:
-        if visit.session:
-            sessions.end(self._database, visit.cookies[SESSION_COOKIE], visit.session.user)
-        return visit.redirect(visit.root + "login/", cookies=(visit.cookie(SESSION_COOKIE, "", 0),))
+    def _log_out(self, request: PageRequest) -> Answer:
+        if request.session:
+            sessions.end(self._database, request.cookies[SESSION_COOKIE], request.session.user)
+        return request.redirect(
+            request.root + "login/", cookies=(request.cookie(SESSION_COOKIE, "", 0),)
+        )
 
 
 # first word and number of words of a path below /admin/ -> its page
@@ -213,39 +217,39 @@ def _find(pages: Dict[Tuple[str, int], Page], parts: List[str]) -> Page:
     return page
 
 
-def _show_login(visit: PageRequest, status: int = 200, headers: Headers = ()) -> Answer:
-    body = visit.html(
+def _show_login(request: PageRequest, status: int = 200, headers: Headers = ()) -> Answer:
+    body = request.html(
         LOGIN,
-        action=visit.root
+        action=request.root
         + "login/"
-        + ("?next=" + quote(visit.query["next"], safe="") if _safe_next(visit) else ""),
-        username=visit.field("username"),
+        + ("?next=" + quote(request.query["next"], safe="") if _safe_next(request) else ""),
+        username=request.field("username"),
     )
-    visit.session = None  # the frame of somebody who is not logged in
-    return visit.page(
-        "Log in", Html((visit.html(WRONG) if status == 401 else "") + body), status, headers
+    request.session = None  # the frame of somebody who is not logged in
+    return request.render_page(
+        "Log in", Html((request.html(WRONG) if status == 401 else "") + body), status, headers
     )
 
 
-def _switch_language(visit: PageRequest) -> Answer:
-    return visit.redirect(
-        visit.here(lang=""),
+def _switch_language(request: PageRequest) -> Answer:
+    return request.redirect(
+        request.here(lang=""),
         status=302,
-        cookies=(visit.cookie(LANGUAGE_COOKIE, visit.query["lang"], YEAR_SECONDS),),
+        cookies=(request.cookie(LANGUAGE_COOKIE, request.query["lang"], YEAR_SECONDS),),
     )
 
 
-def _target(visit: PageRequest) -> str:
+def _target(request: PageRequest) -> str:
     """Where to go on after the login, below the place where this application is mounted."""
-    query = visit.environ.get("QUERY_STRING", "")
-    return quote(visit.environ.get("PATH_INFO", "").encode("latin-1")) + (
+    query = request.environ.get("QUERY_STRING", "")
+    return quote(request.environ.get("PATH_INFO", "").encode("latin-1")) + (
         f"?{query}" if query else ""
     )
 
 
-def _safe_next(visit: PageRequest) -> Optional[str]:
-    wanted = visit.query.get("next", "")
-    return visit.root + wanted[len(BASE) :] if _NEXT.fullmatch(wanted) else None
+def _safe_next(request: PageRequest) -> Optional[str]:
+    wanted = request.query.get("next", "")
+    return request.root + wanted[len(BASE) :] if _NEXT.fullmatch(wanted) else None
 
 
 # --- who may call -------------------------------------------------------------------------------
@@ -266,10 +270,10 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
         )
 
 
-def _check_csrf(visit: PageRequest) -> None:
-    given = visit.form.fields.get("csrf", "")
-    if visit.session is None or not hmac.compare_digest(
-        given.encode("utf-8", "surrogatepass"), visit.session.csrf.encode()
+def _check_csrf(request: PageRequest) -> None:
+    given = request.form.fields.get("csrf", "")
+    if request.session is None or not hmac.compare_digest(
+        given.encode("utf-8", "surrogatepass"), request.session.csrf.encode()
     ):
         raise Refused("forbidden", "this form is of an earlier login; load the page again")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import releases
-from ..api import parse_channel, read_offer
+from ..api import parse_channel, read_upload
 from ..responses import Answer
 from .markup import Html
 from .page import PageRequest
@@ -20,34 +20,34 @@ FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-
 <p><button type="submit" class="primary">[[Upload]]</button> <progress max="1" value="0" aria-label="[[Sending]]" hidden></progress> <output></output></p></form>"""
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """The form, with what was typed when it did not go well."""
-    is_again = visit.problem is not None and bool(visit.form.fields)
-    return visit.page(
+    is_again = request.problem is not None and bool(request.form.fields)
+    return request.render_page(
         "Upload a release",
-        visit.html(
+        request.html(
             FORM,
-            csrf=visit.csrf(),
-            version=visit.field("version"),
-            changelog=visit.field("changelog"),
-            channel=visit.field("channel") or visit.channel,
-            channels=visit.options(visit.channels),
+            csrf=request.csrf(),
+            version=request.field("version"),
+            changelog=request.field("changelog"),
+            channel=request.field("channel") or request.channel,
+            channels=request.options(request.channels),
             checked=Html(
                 ""
-                if is_again and visit.form.fields.get("is_active") in (None, "off")
+                if is_again and request.form.fields.get("is_active") in (None, "off")
                 else " checked"
             ),
-            open=Html(" open" if visit.settings.public_keys else ""),
+            open=Html(" open" if request.settings.public_keys else ""),
         ),
     )
 
 
-def act(visit: PageRequest) -> Answer:
+def act(request: PageRequest) -> Answer:
     """Take the upload, then show what has become of it."""
-    visit.form.fields.setdefault("is_active", "off")  # a box that is not ticked sends nothing
-    channel = parse_channel(visit.field("channel") or visit.channel)
-    offer = read_offer(visit.form, channel)._replace(changelog=visit.field("changelog"))
-    release = releases.create(visit.store, visit.folder, offer, visit.who)
-    return visit.redirect(
-        visit.release_url(release.version, channel=channel), "uploaded", release.version
+    request.form.fields.setdefault("is_active", "off")  # a box that is not ticked sends nothing
+    channel = parse_channel(request.field("channel") or request.channel)
+    upload = read_upload(request.form, channel)._replace(changelog=request.field("changelog"))
+    release = releases.create(request.store, request.folder, upload, request.who)
+    return request.redirect(
+        request.release_url(release.version, channel=channel), "uploaded", release.version
     )

@@ -43,45 +43,46 @@ class Adoption(NamedTuple):
     half_days: Optional[int]
 
 
-def show(visit: PageRequest) -> Answer:
+def show(request: PageRequest) -> Answer:
     """The chart, the table below it, and the active release's share."""
-    visit.fleet.flush()
-    with visit.store.database.read() as db:
-        figures = fleet.daily(db, visit.channel, DAYS)
-        active = releases.active(db, visit.channel)
-        shares = fleet.shares(db, visit.channel, active.canonical) if active else []
-        since = _activated(db, visit.channel, active.version) if active else None
+    request.fleet.flush()
+    with request.store.database.read() as db:
+        figures = fleet.daily(db, request.channel, DAYS)
+        active = releases.active(db, request.channel)
+        shares = fleet.shares(db, request.channel, active.canonical) if active else []
+        since = _activated(db, request.channel, active.version) if active else None
         names = dict(
             db.execute(
-                "SELECT canonical, version FROM releases WHERE channel = ?", (visit.channel,)
+                "SELECT canonical, version FROM releases WHERE channel = ?", (request.channel,)
             )
         )
     days = [fleet.utc_day(ago) for ago in reversed(range(DAYS))]
     if not figures:
-        return visit.page("Installed versions", visit.html(EMPTY))
-    names[OTHER] = visit.say("others")
+        return request.render_page("Installed versions", request.html(EMPTY))
+    names[OTHER] = request.say("others")
     series = [
         one._replace(name=names.get(one.name, one.name))
         for one in stack(figures, days, active.canonical if active else "")
     ]
-    return visit.page(
+    return request.render_page(
         "Installed versions",
-        visit.html(
+        request.html(
             PAGE,
-            adoption=_said(visit, adoption(shares, active.version, since)) if active else "",
+            adoption=_said(request, adoption(shares, active.version, since)) if active else "",
             chart=stacked(
-                visit.say("Requests for updates in the last 30 days, by installed version"),
+                request.say("Requests for updates in the last 30 days, by installed version"),
                 [day[5:] for day in days],
                 series,
             ),
             legend=join(
-                visit.html(AREA, number=number, name=one.name) for number, one in enumerate(series)
+                request.html(AREA, number=number, name=one.name)
+                for number, one in enumerate(series)
             ),
-            versions=_versions(visit, figures, names),
-            names=join(visit.html(COLUMN, name=one.name) for one in series),
+            versions=_versions(request, figures, names),
+            names=join(request.html(COLUMN, name=one.name) for one in series),
             days=join(
-                visit.html(
-                    LINE, day=day, cells=join(visit.html(CELL, asked=asked) for asked in column)
+                request.html(
+                    LINE, day=day, cells=join(request.html(CELL, asked=asked) for asked in column)
                 )
                 for day, column in zip(days, zip(*(one.values for one in series)))
             ),
@@ -119,14 +120,14 @@ def adoption(shares: Sequence[Share], version: str, since: Optional[str]) -> Ado
     return Adoption(version, shares[-1].asked, shares[-1].of, half)
 
 
-def _said(visit: PageRequest, found: Adoption) -> Html:
+def _said(request: PageRequest, found: Adoption) -> Html:
     if found.half_days is None:
-        half = visit.html("[[It has not reached half of them yet.]]")
+        half = request.html("[[It has not reached half of them yet.]]")
     elif found.half_days < 1:
-        half = visit.html("[[It had half of them on its first day.]]")
+        half = request.html("[[It had half of them on its first day.]]")
     else:
-        half = visit.html("[[It took {days} days to reach half of them.]]", days=found.half_days)
-    share = visit.html(
+        half = request.html("[[It took {days} days to reach half of them.]]", days=found.half_days)
+    share = request.html(
         "[[The active version {version} has {share} of the requests.]]",
         version=found.version,
         share=percent(found.asked, found.of),
@@ -134,7 +135,7 @@ def _said(visit: PageRequest, found: Adoption) -> Html:
     return Html(f"<strong>{share}</strong> {half}")
 
 
-def _versions(visit: PageRequest, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
+def _versions(request: PageRequest, figures: Sequence[Daily], names: Dict[str, str]) -> Html:
     """A row for each version, newest first."""
     today, week = fleet.utc_day(), fleet.utc_day(7)
     month, days, now = (
@@ -146,7 +147,7 @@ def _versions(visit: PageRequest, figures: Sequence[Daily], names: Dict[str, str
         month, key=lambda version: precedence_key(version) if version else "", reverse=True
     )
     return join(
-        visit.html(
+        request.html(
             VERSION,
             name=names.get(version, version),
             month=f"{month[version]:,}",
