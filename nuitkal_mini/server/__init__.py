@@ -1,6 +1,7 @@
 """The operator's side: keeps releases, tells clients which one is active, hands its bytes out.
 
-`create_app` makes the WSGI application for any server; `python -m nuitkal_mini.server` runs our own.
+`create_app` makes the WSGI application for any server; `python -m nuitkal_mini.server` runs our
+own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def create_app(
     Args:
         public_url: what URLs begin with; else the address that each request was sent to.
         max_upload: the largest upload in bytes; 0: 4 GiB.
-        public_keys: minisign public keys; any at all mean that only releases signed by one of them are taken.
+        public_keys: minisign public keys; any at all mean that only releases signed by one of them
+            are taken.
         admin: whether there is an admin site.
     """
     from ..minisign import parse_public_key  # here, so that importing this package stays light

@@ -1,4 +1,6 @@
-"""`python -m nuitkal_mini.server`: serve a data folder, and what an operator does to it from a shell."""
+"""`python -m nuitkal_mini.server`: serve a data folder, and what an operator does to it from a
+shell.
+"""
 
 from __future__ import annotations
 
@@ -209,7 +211,8 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
                 "the certificate {file} or its key is missing", file=args.certfile
             ) from error
         raise Problem(
-            "cannot listen on {host}, port {port}: {reason}; --host and --port choose another place",
+            "cannot listen on {host}, port {port}: {reason}; --host and --port choose another "
+            "place",
             host=args.host,
             port=args.port,
             reason=getattr(error, "strerror", None) or error,
@@ -217,12 +220,15 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
 
 
 def show_first_credentials(database: Database) -> None:
-    """On the first start over a data folder that has no user: make one, and a token, and show them this once."""
+    """On the first start over a data folder that has no user: make one, and a token, and show them
+    this once.
+    """
     made = auth.first_credentials(database, SHELL)
     if made:
         token = f"\n  token: {made.token}" if made.token else ""
         print(
-            f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  password: {made.password}{token}",
+            f"This data folder is new. Shown only this once:\n  admin user: {made.username}\n  "
+            f"password: {made.password}{token}",
             file=sys.stderr,
             flush=True,
         )

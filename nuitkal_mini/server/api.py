@@ -1,8 +1,8 @@
 """The JSON API as WSGI: a table of calls, each one function from a request to an answer.
 
-Whatever goes wrong is raised, and becomes `{"error": sentence, "code": word}` in one place. `check/` is one document
-for every client of a channel and address: rendered when somebody's commit made the last rendering stale, else
-answered from memory.
+Whatever goes wrong is raised, and becomes `{"error": sentence, "code": word}` in one place.
+`check/` is one document for every client of a channel and address: rendered when somebody's commit
+made the last rendering stale, else answered from memory.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class Api:
         self._rendered: Dict[Tuple[str, str], RenderedCheck] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to a request for `path`, which begins with BASE; raises what `to_refusal` puts into words."""
+        """The answer to a request for `path`, which begins with BASE; raises what `to_refusal` puts
+        into words.
+        """
         parts = path[len(BASE) :].split("/")
         if len(parts) > 1 and not parts[-1]:
             parts.pop()
@@ -227,7 +229,9 @@ class Api:
         return Answer(204)
 
     def _token(self, request: ApiRequest) -> str:
-        """Who calls, as the log names them. A right token is never slowed down; no token at all is no guess."""
+        """Who calls, as the log names them. A right token is never slowed down; no token at all is
+        no guess.
+        """
         scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and secret.strip():
             name = auth.token_name(self._database, secret.strip())
@@ -292,7 +296,8 @@ def parse_channel(name: str) -> str:
     if not _CHANNEL.fullmatch(name):
         raise Refused(
             "no_such_channel",
-            "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most 64",
+            "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, "
+            "at most 64",
             channel=name[:64],
         )
     return name

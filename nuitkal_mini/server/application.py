@@ -1,4 +1,6 @@
-"""The WSGI application: which part of the server answers which path, and what happens when it fails."""
+"""The WSGI application: which part of the server answers which path, and what happens when it
+fails.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,8 @@ class Application:
             path = path_of(environ)
             if path.startswith(api.BASE):
                 return send(self._api.answer(environ, path), environ, start_response)
-            is_front_door = path == "/" and "text/html" in environ.get(
-                "HTTP_ACCEPT", ""
-            )  # a browser's
+            # A browser's
+            is_front_door = path == "/" and "text/html" in environ.get("HTTP_ACCEPT", "")
             if self._admin and (is_front_door or (path + "/").startswith(ADMIN)):
                 return send(self._admin.answer(environ, path), environ, start_response)
             if path.startswith(MEDIA):

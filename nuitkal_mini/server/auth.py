@@ -1,7 +1,8 @@
 """Who may do what: API tokens, users' passwords, and the limiter on guessing either.
 
-A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are people's, so
-they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names scheme and parameters.
+A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are
+people's, so they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names
+scheme and parameters.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from .refused import Refused
 from .responses import parse_address
 
 MAX_NAME = 64
-USED_EVERY = (
-    60 * 10**6
-)  # microseconds; a token's last use is not written more often, so that requests stay reads
+# Microseconds; a token's last use is not written more often, so that requests stay reads
+USED_EVERY = 60 * 10**6
 TRIES = 10  # wrong tokens or logins an address may send ...
 WINDOW_SECONDS = 60.0  # ... in this time
 MAX_ADDRESSES = (
@@ -78,9 +78,8 @@ def _insert_token(db: sqlite3.Connection, name: str, who: str) -> str:
         raise AuthProblem(
             "there is a token {name!r} already; choose another name or revoke it first", name=name
         )
-    secret = "nk_" + secrets.token_urlsafe(
-        32
-    )  # never begins with a dash, which a command line would take for an option
+    # Never begins with a dash, which a command line would take for an option
+    secret = "nk_" + secrets.token_urlsafe(32)
     db.execute(
         "INSERT INTO tokens (name, sha256, created_at) VALUES (?, ?, ?)",
         (name, secret_digest(secret), now()),
@@ -124,7 +123,9 @@ def token_name(database: Database, secret: str) -> Optional[str]:
 
 
 def secret_digest(secret: str) -> bytes:
-    """What the database keeps of a random secret: it opens nothing, and needs no salt or stretching."""
+    """What the database keeps of a random secret: it opens nothing, and needs no salt or
+    stretching.
+    """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -149,7 +150,9 @@ def _insert_user(db: sqlite3.Connection, name: str, stored: str, who: str) -> No
 
 
 def first_credentials(database: Database, who: str) -> Optional[Credentials]:
-    """A user, and a token if there is none, for a data folder without users; None where there is one (and so there will always be)."""
+    """A user, and a token if there is none, for a data folder without users; None where there is
+    one (and so there will always be).
+    """
     with database.write() as db:
         if db.execute("SELECT 1 FROM users").fetchone():
             return None
@@ -192,7 +195,9 @@ def set_password(database: Database, name: str, password: str, who: str) -> None
 
 
 def set_enabled(database: Database, name: str, enabled: bool, who: str) -> None:
-    """Let a user log in, or not any more, which ends the user's sessions; one user must be left who can."""
+    """Let a user log in, or not any more, which ends the user's sessions; one user must be left who
+    can.
+    """
     with database.write() as db:
         _change_user(db, name, "disabled_at = ?", None if enabled else now())
         if not db.execute("SELECT 1 FROM users WHERE disabled_at IS NULL").fetchone():
@@ -242,9 +247,8 @@ def _stretch(scheme: str, parameters: str, salt: bytes, password: str) -> bytes:
     return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
 
 
-_UNKNOWN_USER = "$".join(
-    [*_scheme(), bytes(16).hex(), bytes(32).hex()]
-)  # no password has this hash; checking against it takes as long as any check
+# No password has this hash; checking against it takes as long as any check
+_UNKNOWN_USER = "$".join([*_scheme(), bytes(16).hex(), bytes(32).hex()])
 
 
 def _check_name(name: str) -> None:
@@ -258,7 +262,9 @@ def _check_name(name: str) -> None:
 
 
 class RateLimiter:
-    """Slows guessing down: counts failures by address, in this process only. What succeeds never comes here."""
+    """Slows guessing down: counts failures by address, in this process only. What succeeds never
+    comes here.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,11 +1,12 @@
 """What an upload brings, checked against its manifest and made whole.
 
-A ZIP that holds its whole tree is kept as it came. One that leaves out contents which the server already holds is
-composed: every compressed member is copied as it is, from the upload or from an older package, without inflating
-it again. That is safe because each content's SHA-256 was checked when it came, because the copy re-checks where
-the member lies, its size and its CRC in both headers, and because clients check every file against the manifest.
-Contents are ordered by (first upload that brought them, path): what is new lies at the end, beside the central
-directory, so that a client a few versions behind finds all it needs in one range.
+A ZIP that holds its whole tree is kept as it came. One that leaves out contents which the server
+already holds is composed: every compressed member is copied as it is, from the upload or from an
+older package, without inflating it again. That is safe because each content's SHA-256 was checked
+when it came, because the copy re-checks where the member lies, its size and its CRC in both
+headers, and because clients check every file against the manifest. Contents are ordered by (first
+upload that brought them, path): what is new lies at the end, beside the central directory, so that
+a client a few versions behind finds all it needs in one range.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def check_signature(
 ) -> None:
     """Whether a manifest of this app and version is signed as the server demands.
 
-    Without keys of its own it cannot know whether a signature is right (clients will), only whether it is one.
+    Without keys of its own it cannot know whether a signature is right (clients will), only whether
+    it is one.
 
     Raises:
         Refused: bad_signature, for a signature that is missing or of another release.
@@ -135,7 +137,9 @@ def accept_with_manifest(
 
 
 def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) -> Dict[str, str]:
-    """SHA-256 -> path of what the package holds; every member must be what the manifest says (its mode decides)."""
+    """SHA-256 -> path of what the package holds; every member must be what the manifest says (its
+    mode decides).
+    """
     entries = {entry.path: entry for entry in manifest.files}
     brought: Dict[str, str] = {}
     for member in directory.members:
@@ -180,7 +184,8 @@ def _find_sources(
     if lacking:
         raise Refused(
             "incomplete",
-            "{count} files have contents that are neither in the ZIP file nor on the server: {paths}",
+            "{count} files have contents that are neither in the ZIP file nor on the server: "
+            "{paths}",
             count=len(lacking),
             paths=", ".join(lacking[:NAMES_SHOWN]) + (", …" if len(lacking) > NAMES_SHOWN else ""),
         )
@@ -189,7 +194,8 @@ def _find_sources(
 
 def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[ContentSource]:
     row = db.execute(
-        "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE sha256 = ? ORDER BY release DESC LIMIT 1",
+        "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE "
+        "sha256 = ? ORDER BY release DESC LIMIT 1",
         (bytes.fromhex(sha256),),
     ).fetchone()
     return ContentSource(store.media / row[0], row[1], row[2]) if row else None
@@ -249,7 +255,9 @@ def _member(store: Store, source: ContentSource, packages: Dict[Path, OpenPackag
 
 @contextmanager
 def _reading(store: Store, package: Path) -> Iterator[None]:
-    """A package that proves damaged or gone is no source any more: `missing/` asks for its contents from now on."""
+    """A package that proves damaged or gone is no source any more: `missing/` asks for its contents
+    from now on.
+    """
     try:
         yield
     except (ArchiveError, UnsafePath, FileNotFoundError, KeyError) as error:
@@ -257,5 +265,6 @@ def _reading(store: Store, package: Path) -> Iterator[None]:
         store.forget_contents(package)
         raise Refused(
             "incomplete",
-            "the server's copy of some files is damaged or gone; upload again and it will ask for them",
+            "the server's copy of some files is damaged or gone; upload again and it will ask "
+            "for them",
         ) from error

@@ -1,8 +1,9 @@
 """The data folder's SQLite file: connections, transactions, and the schema with its migrations.
 
-WAL, so that readers never wait for a writer. `write()` takes SQLite's write lock at once; as that lock holds
-between processes, it is also what orders everything that several servers over one data folder do to its files.
-`MIGRATIONS` only ever grows: `PRAGMA user_version` says how many of its scripts a file has seen.
+WAL, so that readers never wait for a writer. `write()` takes SQLite's write lock at once; as that
+lock holds between processes, it is also what orders everything that several servers over one data
+folder do to its files. `MIGRATIONS` only ever grows: `PRAGMA user_version` says how many of its
+scripts a file has seen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Iterator, List, Optional
 
 from ..problem import Problem
 
-BUSY_SECONDS = 30.0  # to wait for another process' write; the longest holds the lock for the placing of one release
+# to wait for another process' write; the longest holds the lock for the placing of one release
+BUSY_SECONDS = 30.0
 
 MIGRATIONS = (
     """
@@ -36,7 +38,8 @@ MIGRATIONS = (
         signature TEXT,
         changelog TEXT NOT NULL,
         is_active INTEGER NOT NULL,
-        uploaded_at INTEGER NOT NULL,       -- microseconds since 1970, no two alike: the order of uploads
+        -- microseconds since 1970, no two alike: the order of uploads
+        uploaded_at INTEGER NOT NULL,
         deleted_at INTEGER,
         file_count INTEGER NOT NULL,
         tree_size INTEGER NOT NULL,
@@ -46,8 +49,9 @@ MIGRATIONS = (
     CREATE UNIQUE INDEX one_active_per_channel ON releases (channel) WHERE is_active;
     CREATE INDEX releases_by_upload ON releases (channel, uploaded_at);
 
-    -- Which releases' packages hold a content, and as which member. `first_seen` is the uploaded_at of the
-    -- release that first brought it: composed packages put contents in that order.
+    -- Which releases' packages hold a content, and as which member. `first_seen` is the
+    -- uploaded_at of the release that first brought it: composed packages put contents in that
+    -- order.
     CREATE TABLE contents (
         sha256 BLOB NOT NULL,
         release INTEGER NOT NULL REFERENCES releases (id),
@@ -58,28 +62,34 @@ MIGRATIONS = (
     CREATE INDEX contents_by_release ON contents (release);
 
     CREATE TABLE tokens (
-        name TEXT PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, created_at INTEGER NOT NULL, last_used_at INTEGER
+        name TEXT PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+        last_used_at INTEGER
     );
     CREATE TABLE users (
         name TEXT PRIMARY KEY, password TEXT NOT NULL, created_at INTEGER NOT NULL
     );
 
     CREATE TABLE log (
-        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
+        detail TEXT NOT NULL
     );
-    CREATE TRIGGER log_keeps_its_rows BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
-    CREATE TRIGGER log_keeps_its_words BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    CREATE TRIGGER log_keeps_its_rows BEFORE DELETE ON log
+        BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    CREATE TRIGGER log_keeps_its_words BEFORE UPDATE ON log
+        BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     """,
     """
     ALTER TABLE users ADD COLUMN disabled_at INTEGER;
 
-    ALTER TABLE releases ADD COLUMN precedence TEXT NOT NULL DEFAULT '';  -- sorts as the versions do
+    -- sorts as the versions do
+    ALTER TABLE releases ADD COLUMN precedence TEXT NOT NULL DEFAULT '';
     UPDATE releases SET precedence = precedence_key(canonical);
     CREATE INDEX releases_by_precedence ON releases (channel, precedence);
 
     -- Who is logged in to the admin site; the cookie holds what this is the SHA-256 of.
     CREATE TABLE sessions (
-        sha256 BLOB PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name), created_at INTEGER NOT NULL, used_at INTEGER NOT NULL
+        sha256 BLOB PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name),
+        created_at INTEGER NOT NULL, used_at INTEGER NOT NULL
     ) WITHOUT ROWID;
 
     -- How often which installed version asked for updates: nothing about who asked.
@@ -99,16 +109,17 @@ class DatabaseProblem(Problem):
 
 
 class Database:
-    """One SQLite file. Connections are opened when needed, kept for reuse, and belong to nobody in between."""
+    """One SQLite file. Connections are opened when needed, kept for reuse, and belong to nobody in
+    between.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._idle: List[sqlite3.Connection] = []
         self._watch: Optional[sqlite3.Connection] = None
         self._watch_lock = threading.Lock()
-        self._write_lock = (
-            threading.Lock()
-        )  # threads queue here; SQLite's own waiting polls and is unfair
+        # Threads queue here; SQLite's own waiting polls and is unfair
+        self._write_lock = threading.Lock()
         self._migrate()
 
     @contextmanager
@@ -139,7 +150,8 @@ class Database:
     def generation(self) -> int:
         """A number that changes with every commit of anybody: what was rendered before it is stale.
 
-        `PRAGMA data_version` (4.5 us) tells of other connections' commits only, so one that never writes is asked.
+        `PRAGMA data_version` (4.5 us) tells of other connections' commits only, so one that never
+        writes is asked.
         """
         with self._watch_lock:
             if self._watch is None:
@@ -161,7 +173,8 @@ class Database:
         )
         try:
             connection.execute("PRAGMA foreign_keys = ON")
-            # sync at each commit, not only at checkpoints: a release that a client was told of, or whose files are deleted, is so after a power cut
+            # sync at each commit, not only at checkpoints: a release that a client was told of, or
+            # whose files are deleted, is so after a power cut
             connection.execute("PRAGMA synchronous = FULL")
             connection.create_function("precedence_key", 1, precedence_key)
         except BaseException:
@@ -189,11 +202,14 @@ class Database:
                 "{path} cannot be used as a database: {reason}", path=str(self.path), reason=error
             ) from error
         finally:
-            self.close()  # a connection must not be carried over a fork, and servers fork after this
+            # a connection must not be carried over a fork, and servers fork after this
+            self.close()
 
 
 def precedence_key(canonical: str) -> str:
-    """A text that sorts as the version does: each number led by its length, a release above its pre-releases."""
+    """A text that sorts as the version does: each number led by its length, a release above its
+    pre-releases.
+    """
     core, dash, suffix = canonical.partition("-")
     numbers = "".join(f"{len(number):02}{number}" for number in (core.split(".") + ["0"])[:4])
     identifiers = [

@@ -1,8 +1,9 @@
 """Which installed versions ask for updates: counted in memory, written once a minute.
 
-A check never waits for the disk: `count` adds to a dict, and the first count after a writing sets a timer. What is kept is
-(channel, day, version, count), nothing about who asked. Several servers over one data folder add up. Anybody can ask
-with any version, so how many different ones are kept is limited; those beyond count as one, under the empty name.
+A check never waits for the disk: `count` adds to a dict, and the first count after a writing sets a
+timer. What is kept is (channel, day, version, count), nothing about who asked. Several servers over
+one data folder add up. Anybody can ask with any version, so how many different ones are kept is
+limited; those beyond count as one, under the empty name.
 """
 
 from __future__ import annotations
@@ -55,9 +56,8 @@ class Fleet:
         self._lock = threading.Lock()
         self._counts: Dict[_Key, int] = {}
         self._timer: Optional[threading.Timer] = None
-        atexit.register(
-            self.close
-        )  # a WSGI server ends its workers without a word to the application
+        # A WSGI server ends its workers without a word to the application
+        atexit.register(self.close)
 
     def count(self, channel: str, version: str) -> None:
         """Note that an installed version asked; what is no version is not counted."""
@@ -113,9 +113,12 @@ def daily(db: sqlite3.Connection, channel: str, days: int) -> List[Daily]:
 
 
 def shares(db: sqlite3.Connection, channel: str, version: str) -> List[Share]:
-    """One version's share of each day that is kept, by day; SQLite adds up, as a year of sixty versions a day takes 60 ms to read."""
+    """One version's share of each day that is kept, by day; SQLite adds up, as a year of sixty
+    versions a day takes 60 ms to read.
+    """
     rows = db.execute(
-        "SELECT day, sum(count * (version = ?)), sum(count) FROM fleet WHERE channel = ? AND day > ? GROUP BY day ORDER BY day",
+        "SELECT day, sum(count * (version = ?)), sum(count) FROM fleet WHERE channel = ? AND day "
+        "> ? GROUP BY day ORDER BY day",
         (version, channel, utc_day(KEPT_DAYS)),
     )
     return [Share._make(row) for row in rows.fetchall()]
@@ -151,7 +154,8 @@ def _has_room(db: sqlite3.Connection, channel: str, day: str, version: str) -> b
         return True
     unknown = db.execute(
         "SELECT version FROM fleet WHERE channel = ? AND day = ? AND NOT EXISTS "
-        "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = fleet.version)",
+        "(SELECT 1 FROM releases WHERE releases.channel = fleet.channel AND canonical = "
+        "fleet.version)",
         (channel, day),
     ).fetchall()
     return len(unknown) < MAX_UNKNOWN_VERSIONS or (version,) in unknown

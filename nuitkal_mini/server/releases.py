@@ -1,8 +1,9 @@
 """Releases: create, promote, activate, edit, delete, and what can be asked about them.
 
-Each verb is one function that the API and the admin site both call: it checks, writes row and files in one
-transaction, and leaves a line in the log. At most one release of a channel is active: a partial unique index makes
-two impossible. What is refused raises `Refused`, or a format's own Problem, with nothing changed.
+Each verb is one function that the API and the admin site both call: it checks, writes row and files
+in one transaction, and leaves a line in the log. At most one release of a channel is active: a
+partial unique index makes two impossible. What is refused raises `Refused`, or a format's own
+Problem, with nothing changed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .refused import Refused
 from .store import PACKS, Store, manifest_name, write_synced, signature_name
 
 STABLE = "stable"  # the channel of URLs that name none
-MAX_CHANGELOG_BYTES = 150_000  # it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
+# it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
+MAX_CHANGELOG_BYTES = 150_000
 
 
 class StoredRelease(NamedTuple):
@@ -96,7 +98,8 @@ def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredReleas
 
     Raises:
         Refused: version_exists, manifest_mismatch, incomplete, bad_signature, too_large, disk_full.
-        BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what it must be.
+            BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what
+            it must be.
     """
     _check_changelog(upload.changelog)
     with store.database.read() as db:
@@ -131,7 +134,8 @@ def promote(
     """Put a channel's release into another channel as it is; its files become hard links.
 
     Raises:
-        Refused: no_such_version in the source, version_exists or manifest_mismatch in the target, bad_signature.
+        Refused: no_such_version in the source, version_exists or manifest_mismatch in the target,
+            bad_signature.
         SignatureError: it is not signed as this server demands.
     """
     with store.database.read() as db:
@@ -161,7 +165,8 @@ def activate(store: Store, channel: str, version: str, who: str) -> StoredReleas
 
 
 def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str) -> StoredRelease:
-    """Change what can change about a release; `is_active=False` leaves the channel without an active one.
+    """Change what can change about a release; `is_active=False` leaves the channel without an
+    active one.
 
     Raises:
         Refused: no_such_version, bad_signature, too_large.
@@ -200,7 +205,8 @@ def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str)
 
 
 def delete(store: Store, channel: str, version: str, who: str) -> None:
-    """Delete a release's files; its row stays, so that the version only comes back with the same manifest.
+    """Delete a release's files; its row stays, so that the version only comes back with the same
+    manifest.
 
     Raises:
         Refused: no_such_version, version_is_active.
@@ -261,7 +267,9 @@ def page(
     descending: bool = True,
     words: str = "",
 ) -> Tuple[int, List[StoredRelease]]:
-    """How many releases of the channel have the words in version or changelog, and some of them, by one of ORDERS."""
+    """How many releases of the channel have the words in version or changelog, and some of them, by
+    one of ORDERS.
+    """
     found = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
     values = [channel]
     if words:
@@ -279,7 +287,8 @@ def previous_release(db: sqlite3.Connection, release: StoredRelease) -> Optional
     """The channel's release of the next lower version."""
     return _row(
         db,
-        "channel = ? AND precedence < precedence_key(?) AND deleted_at IS NULL ORDER BY precedence DESC LIMIT 1",
+        "channel = ? AND precedence < precedence_key(?) AND deleted_at IS NULL ORDER BY "
+        "precedence DESC LIMIT 1",
         release.channel,
         release.canonical,
     )
@@ -291,7 +300,9 @@ def channels(db: sqlite3.Connection) -> List[str]:
 
 
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
-    """Those contents that no package of any channel holds, in the order they were asked for, each once."""
+    """Those contents that no package of any channel holds, in the order they were asked for, each
+    once.
+    """
     held = "SELECT 1 FROM contents WHERE sha256 = ? LIMIT 1"
     return [
         sha256
@@ -344,7 +355,8 @@ def _write_row(db: sqlite3.Connection, pending: PendingRelease) -> StoredRelease
     if earlier and earlier.manifest_hash != manifest_hash:
         raise Refused(
             "version_exists",
-            "version {version} was deleted and can only come back with the same files; publish them as a new version",
+            "version {version} was deleted and can only come back with the same files; publish "
+            "them as a new version",
             version=earlier.version,
         )
     _agree_on_app(db, pending.channel, complete.manifest.app)
@@ -371,7 +383,8 @@ def _write_row(db: sqlite3.Connection, pending: PendingRelease) -> StoredRelease
         tree_size=sum(entry.size for entry in complete.manifest.files),
     )
     db.execute(
-        f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES ({', '.join('?' * len(release))}, precedence_key(?))",
+        f"INSERT OR REPLACE INTO releases ({_COLUMNS}, precedence) VALUES "
+        f"({', '.join('?' * len(release))}, precedence_key(?))",
         (*release, release.canonical),
     )
     return release
@@ -429,7 +442,8 @@ def _refuse_existing(
 def _refuse_same_name(db: sqlite3.Connection, store: Store, release: StoredRelease) -> None:
     """1.0-RC and 1.0-rc are two versions, and one file where the file system folds case."""
     same = db.execute(
-        "SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at IS NULL",
+        "SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at "
+        "IS NULL",
         (release.package, release.id),
     ).fetchone()
     if same and (store.media / release.package).exists():

@@ -1,9 +1,10 @@
 """Who is logged in to the admin site.
 
-A session is 256 random bits in a cookie; the database knows their SHA-256, so a stolen database opens no session.
-It ends after 12 hours of rest, after 7 days, at logout, and with its user's password or right to log in. A login
-always makes a new one, so nobody can prepare a session for somebody else. The CSRF token of a session's forms is
-derived from the cookie's bits: it needs no place of its own, and what knows one session's says nothing about another's.
+A session is 256 random bits in a cookie; the database knows their SHA-256, so a stolen database
+opens no session. It ends after 12 hours of rest, after 7 days, at logout, and with its user's
+password or right to log in. A login always makes a new one, so nobody can prepare a session for
+somebody else. The CSRF token of a session's forms is derived from the cookie's bits: it needs no
+place of its own, and what knows one session's says nothing about another's.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def find(database: Database, bits: str) -> Optional[Session]:
     moment, digest = now(), secret_digest(bits)
     with database.read() as db:
         row = db.execute(
-            "SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at >= ?",
+            "SELECT user, used_at FROM sessions WHERE sha256 = ? AND used_at >= ? AND created_at "
+            ">= ?",
             (digest, *_oldest(moment)),
         ).fetchone()
     if row is None:

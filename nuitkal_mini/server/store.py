@@ -1,9 +1,11 @@
-"""The data folder: `nuitkal.db`, the published files below `media/`, unfinished ones below `incoming/`.
+"""The data folder: `nuitkal.db`, the published files below `media/`, unfinished ones below
+`incoming/`.
 
-Files are fsynced, renamed into place and their folder fsynced *inside* the transaction that makes their row,
-whose write lock holds between processes. So, seen under that lock, a file that no live row owns is what a crash
-left, and can be swept however many servers run. Each server keeps its unfinished files in a folder of its own
-below `incoming/`, held locked while it lives; the folder of one that is gone is swept at the next start.
+Files are fsynced, renamed into place and their folder fsynced *inside* the transaction that makes
+their row, whose write lock holds between processes. So, seen under that lock, a file that no live
+row owns is what a crash left, and can be swept however many servers run. Each server keeps its
+unfinished files in a folder of its own below `incoming/`, held locked while it lives; the folder of
+one that is gone is swept at the next start.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class StoreProblem(Problem):
 
 
 class Store:
-    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's file system.
+    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's
+    file system.
 
     With `public_keys`, it takes only what one of them has signed.
     """
@@ -95,7 +98,9 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that may place files as its last step; what a full disk leaves half done is taken back."""
+        """A transaction that may place files as its last step; what a full disk leaves half done is
+        taken back.
+        """
         try:
             with self.database.write() as db:
                 yield db
@@ -123,7 +128,9 @@ class Store:
             )
 
     def _sweep_media(self, db: sqlite3.Connection) -> None:
-        """Delete what nobody owns, put the right signature back; a lost release is reported, and its contents count as missing."""
+        """Delete what nobody owns, put the right signature back; a lost release is reported, and
+        its contents count as missing.
+        """
         owned = _owned_names(db)
         found = {
             path.relative_to(self.media).as_posix()
@@ -153,7 +160,9 @@ class Store:
 
 
 def write_synced(path: Path, content: Optional[bytes] = None) -> Path:
-    """Make a file ready to be placed, before the write lock is taken: a slow disk needs minutes for gigabytes."""
+    """Make a file ready to be placed, before the write lock is taken: a slow disk needs minutes for
+    gigabytes.
+    """
     with open(path, "r+b" if content is None else "wb") as file:
         file.write(content or b"")
         file.flush()
@@ -221,13 +230,14 @@ def _sweep_scratch_folders(incoming: Path) -> None:
 
 
 def _lock_path(scratch: Path) -> Path:
-    return scratch.with_name(
-        scratch.name + ".lock"
-    )  # beside it: Windows does not delete what is open
+    # Beside it: Windows does not delete what is open
+    return scratch.with_name(scratch.name + ".lock")
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Lock until the file is closed, also by the end of the process; OSError when another process has it."""
+    """Lock until the file is closed, also by the end of the process; OSError when another process
+    has it.
+    """
     if sys.platform == "win32":
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:

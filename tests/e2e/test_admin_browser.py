@@ -1,4 +1,6 @@
-"""The admin site as an operator uses it: a real server, a real Chromium, with its script and without."""
+"""The admin site as an operator uses it: a real server, a real Chromium, with its script and
+without.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +203,8 @@ def test_times_are_in_the_zone_of_the_browser_and_texts_in_the_language_that_is_
     time = browser.find("td time")
     assert time.property("title").endswith("UTC") and "UTC" not in time.text
     assert time.text == browser.run(
-        "return new Date(arguments[0].dateTime).toLocaleString('zh-CN', {dateStyle: 'medium', timeStyle: 'short'})",
+        "return new Date(arguments[0].dateTime).toLocaleString('zh-CN', "
+        "{dateStyle: 'medium', timeStyle: 'short'})",
         time.reference,
     )
 
@@ -222,20 +225,25 @@ def test_the_script_filters_while_one_types_and_takes_files_that_are_dropped(
     assert (
         browser.run("""const files = new DataTransfer();
         files.items.add(new File(["x"], "app.zip"));
-        document.querySelector("main").dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true}));
+        const drop = {dataTransfer: files, bubbles: true, cancelable: true};
+        document.querySelector("main").dispatchEvent(new DragEvent("drop", drop));
         return document.querySelector("[name=file]").files[0].name;""")
         == "app.zip"
     )
     assert browser.complaints() == []
 
 
-EVIL = """<!DOCTYPE html><iframe src="{url}admin/"></iframe><form method="post" action="{url}admin/tokens/"><input name="action" value="create"><input name="name" value="evil"></form>"""
+EVIL = """<!DOCTYPE html><iframe src="{url}admin/"></iframe>
+<form method="post" action="{url}admin/tokens/"><input name="action" value="create"><input
+name="name" value="evil"></form>"""
 
 
 def test_a_page_of_another_origin_can_neither_post_nor_frame(
     browser: Browser, server: RunningServer
 ) -> None:
-    """Another port of the same host is another origin, but the same site: the browser does send the session's cookie."""
+    """Another port of the same host is another origin, but the same site: the browser does send the
+    session's cookie.
+    """
 
     class Evil(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -115,7 +115,9 @@ class Caller:
         channel: str = "",
         **parts: Any,
     ) -> Reply:
-        """Upload the files as a ZIP made by zipfile; further parts are fields (str) and files (bytes)."""
+        """Upload the files as a ZIP made by zipfile; further parts are fields (str) and files
+        (bytes).
+        """
         if files is not None:
             parts["file"] = make_zip(files)
         return self.form("upload/", channel, version=version, **parts)

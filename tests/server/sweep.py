@@ -1,15 +1,17 @@
-"""Ends a server at each of its disk operations, or fails one, and judges what the next start makes of what is left.
+"""Ends a server at each of its disk operations, or fails one, and judges what the next start makes
+of what is left.
 
     python -m tests.server.sweep [--every N] [--again N] [SCENARIO…]
 
-A scenario is one call of a client on a prepared data folder. It runs in forked children; a fuse in each counts every
-operation on the disk (open for writing, write, fsync, rename, link, mkdir, unlink, rmdir, chmod, SQL statement that
-writes) and ends the child by SIGKILL at the n-th, for every n there is; a write is killed half done. The kinds of end:
-`kill` keeps what was done, as a dead process leaves it; `power cut` takes back every name whose folder was not fsynced,
-and the contents of every file that was not; `torn cut` keeps the names and takes the contents. What SQLite committed
-stays in all of them: it syncs at each COMMIT, which `PRAGMA synchronous` vouches for. `full disk` lets the operation
-fail instead, and what the server then holds must be whole before any restart. `--again` ends every N-th restart in
-the same way at each of *its* operations.
+A scenario is one call of a client on a prepared data folder. It runs in forked children; a fuse in
+each counts every operation on the disk (open for writing, write, fsync, rename, link, mkdir,
+unlink, rmdir, chmod, SQL statement that writes) and ends the child by SIGKILL at the n-th, for
+every n there is; a write is killed half done. The kinds of end: `kill` keeps what was done, as a
+dead process leaves it; `power cut` takes back every name whose folder was not fsynced, and the
+contents of every file that was not; `torn cut` keeps the names and takes the contents. What SQLite
+committed stays in all of them: it syncs at each COMMIT, which `PRAGMA synchronous` vouches for.
+`full disk` lets the operation fail instead, and what the server then holds must be whole before any
+restart. `--again` ends every N-th restart in the same way at each of *its* operations.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ WRITES = (
     "ALTER",
     "PRAGMA user_version =",
 )
+# Audit events
 NAMES = {
     "os.rename",
     "os.link",
@@ -61,7 +64,7 @@ NAMES = {
     "os.rmdir",
     "os.chmod",
     "os.truncate",
-}  # audit events
+}
 
 # --- the scenarios --------------------------------------------------------------------------------
 
@@ -109,7 +112,9 @@ def resign(call: Caller) -> Reply:
 
 
 class Scenario(NamedTuple):
-    """What happened before (None: not even a data folder), one call, and how it may end when it is repeated."""
+    """What happened before (None: not even a data folder), one call, and how it may end when it is
+    repeated.
+    """
 
     before: Optional[Callable[[Caller], Any]]
     call: Callable[[Caller], Reply]
@@ -149,7 +154,9 @@ SCENARIOS = {
 
 
 class Fuse:
-    """Ends this process at its n-th operation on the disk. Made in a child, for the rest of its life."""
+    """Ends this process at its n-th operation on the disk. Made in a child, for the rest of its
+    life.
+    """
 
     def __init__(self, left: int, kind: str, stash: Path) -> None:
         self._left, self._kind, self._stash = left, kind, stash

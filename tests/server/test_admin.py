@@ -199,7 +199,8 @@ def test_versions_of_a_folder_from_before_are_sorted_after_its_migration(tmp_pat
         db.execute("INSERT INTO channels VALUES ('stable', '')")
         for number, version in enumerate(("1.9.0", "1.10.0", "1.10.0-a")):
             db.execute(
-                "INSERT INTO releases VALUES (?, 'stable', '', ?, ?, '', '', 0, '', NULL, '', 0, ?, NULL, 0, 0)",
+                "INSERT INTO releases VALUES (?, 'stable', '', ?, ?, '', '', 0, '', NULL, '', 0, "
+                "?, NULL, 0, 0)",
                 (number, version, version, number),
             )
     db.close()
@@ -218,14 +219,16 @@ def make_many(app: Application, call: Caller, count: int) -> None:
     call.upload(
         "0.0.1",
         {"a": b"a"},
-        changelog="the first line of what is new in it, which is as long as such lines usually are\n"
-        * 20,
+        changelog="the first line of what is new in it, which is as long as such lines usually "
+        "are\n" * 20,
     )
     with app.store.database.write() as db:
         for number in range(1, count):
             version = f"1.{number // 10}.{number % 10}"
             db.execute(
-                "INSERT INTO releases SELECT ?, channel, app, ?, ?, package, file_hash, file_size, manifest_hash, ?, changelog, 0, uploaded_at + ?, deleted_at, 340, "
+                "INSERT INTO releases SELECT ?, channel, app, ?, ?, package, file_hash, "
+                "file_size, manifest_hash, ?, changelog, 0, uploaded_at + ?, deleted_at, "
+                "340, "
                 "61000000, precedence_key(?) FROM releases WHERE id = 1",
                 (number + 1, version, version, signature, number, version),
             )
@@ -237,20 +240,23 @@ def make_many(app: Application, call: Caller, count: int) -> None:
                 "INSERT INTO log (at, who, action, detail) VALUES (?, 'token x', 'upload', ?)",
                 (database.now(), f"stable {version}"),
             )
+            # A year of sixty versions
             db.executemany(
                 "INSERT INTO fleet VALUES ('stable', date('now', ?), ?, ?)",
                 [
                     (f"-{ago} days", version, number)
                     for ago in range(fleet.KEPT_DAYS if number < 60 else 0)
                 ],
-            )  # a year of sixty versions
+            )
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_pages_stay_small_with_many_releases(
     app: Application, call: Caller, visitor: Visitor, count: int
 ) -> None:
-    """At most 40 kB a page. The times are printed (`-s`): 30 ms is the aim, and no test should fail because the machine is busy."""
+    """At most 40 kB a page. The times are printed (`-s`): 30 ms is the aim, and no test should fail
+    because the machine is busy.
+    """
     make_many(app, call, count)
     for page in (
         "",
@@ -616,9 +622,10 @@ def test_the_log_says_who_did_what_and_is_filtered_page_by_page(
     failed = visitor.get("log/?action=login_failed")
     assert rows(failed, "data-action") == ["login_failed"] and "198.51.100.7" in failed.text
     assert rows(visitor.get("log/?who=tests"), "data-action") == ["user_create", "token_create"]
+    # Who is "user admin"
     assert rows(visitor.get("log/?who=Admin&action=login_failed&channel=beta"), "data-action") == [
         "login_failed"
-    ]  # who is "user admin"
+    ]
     assert 'type="hidden" name="channel" value="beta"' in visitor.get("log/?channel=beta").text
     lines = list(
         csv.reader(io.StringIO(visitor.get("log.csv?action=token_create").body.decode("utf-8-sig")))
@@ -653,11 +660,12 @@ def texts_of_the_site() -> Iterator[str]:
                 and isinstance(node.value, str)
                 and path.name not in ("texts.py", "markup.py")
             ):
-                yield from re.findall(r"\[\[(.+?)\]\]", node.value)
+                for found in re.findall(r"(?s)\[\[(.+?)\]\]", node.value):
+                    yield " ".join(found.split())
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ("say", "page")
+                and node.func.attr in ("say", "render_page")
                 and node.args
             ):
                 if isinstance(node.args[0], ast.Constant):

@@ -1,4 +1,6 @@
-"""What an attacker tries on the admin site, from another origin, with a guess, with a stolen cookie, with markup."""
+"""What an attacker tries on the admin site, from another origin, with a guess, with a stolen
+cookie, with markup.
+"""
 
 from __future__ import annotations
 
@@ -243,7 +245,7 @@ def test_guessing_a_users_password_from_many_addresses_is_slowed_too(app: Applic
 def test_an_unknown_user_takes_as_long_as_a_known_one(
     app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Measured in what takes the time: each login stretches one password with the same parameters."""
+    """Each login stretches one password with the same parameters: that is what takes the time."""
     visitor, stretched = make_visitor(app, logged_in=False), []
     matches = auth.password_matches
 

@@ -373,7 +373,7 @@ def test_a_full_disk_is_507_and_leaves_nothing(
     def fail(*args: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(call.app.store, "place", fail)
+    monkeypatch.setattr(call.app.store, "publish_files", fail)
     reply = call.upload("1.0", TREE)
     assert (reply.status, reply.code) == (507, "disk_full")
     assert [path for path in call.app.store.incoming.rglob("*") if path.is_file()] == []

@@ -84,7 +84,9 @@ def test_inventing_versions_fills_neither_memory_nor_disk(
     with database.write() as db:
         db.execute("INSERT INTO channels VALUES ('stable', '')")
         db.execute(
-            "INSERT INTO releases (id, channel, app, version, canonical, package, file_hash, file_size, manifest_hash, changelog, is_active, uploaded_at, file_count, tree_size)"
+            "INSERT INTO releases (id, channel, app, version, canonical, package, file_hash, "
+            "file_size, manifest_hash, changelog, is_active, uploaded_at, file_count, "
+            "tree_size)"
             " VALUES (1, 'stable', '', '1.0.0', '1.0.0', '', '', 0, '', '', 0, 0, 0, 0)"
         )
     counter = Fleet(database)

@@ -26,9 +26,8 @@ from tests.support import ROOT, RunningServer, need_tool, start_server
 
 from .caller import BOUNDARY, files_below, make_form, make_zip
 
-BIG = make_form(
-    {"version": "1.0", "file": make_zip({"a": os.urandom(900_000)})}
-)  # more than the form parser reads at once
+# More than the form parser reads at once
+BIG = make_form({"version": "1.0", "file": make_zip({"a": os.urandom(900_000)})})
 
 
 def run(*args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -66,8 +65,10 @@ def begin_upload(server: RunningServer, body: bytes, sent: int) -> socket.socket
     """A connection on which an upload has begun."""
     client = socket.create_connection(("127.0.0.1", port_of(server)), timeout=20)
     head = (
-        f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST /api/nuitkal_pack/upload/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+        f"{server.token}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
     )
     client.sendall(head.encode() + body[:sent])
     return client
@@ -201,9 +202,8 @@ def test_tokens_are_made_listed_and_revoked(data: Path) -> None:
     )
     listed = run("token", "list", "--data", data).stdout
     assert re.fullmatch(r"ci\tcreated \S+Z\tnever used\n", listed)
-    assert (
-        run("--data", data, "token", "revoke", "ci").returncode == 0
-    )  # --data may stand before the command, too
+    # --data may stand before the command, too
+    assert run("--data", data, "token", "revoke", "ci").returncode == 0
     assert run("token", "revoke", "ci", "--data", data).stderr == "there is no token 'ci'\n"
     assert run("token", "list", "--data", data).stdout == ""
 
@@ -334,7 +334,10 @@ def test_https_is_served_with_a_certificate(data: Path, tmp_path: Path) -> None:
 
 
 def test_importing_the_package_for_another_server_is_light() -> None:
-    program = "import sys; before = set(sys.modules); import nuitkal_mini.server; print('sqlite3' in sys.modules, 'nuitkal_mini.server.api' in sys.modules)"
+    program = (
+        "import sys; before = set(sys.modules); import nuitkal_mini.server; "
+        "print('sqlite3' in sys.modules, 'nuitkal_mini.server.api' in sys.modules)"
+    )
     assert subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE
     ).stdout.split() == [b"False", b"False"]

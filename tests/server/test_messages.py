@@ -1,4 +1,4 @@
-"""Chinese and English: no sentence of the server's without both, and the right one for each client."""
+"""Chinese and English: every sentence of the server has both, and each client gets the right one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from nuitkal_mini.problem import Problem
 from nuitkal_mini.server import messages
 
 PACKAGE = Path(messages.__file__).parent.parent
-# DatabaseProblem and StoreProblem are not here, nor what __main__ says: an operator reads those in a shell
+# DatabaseProblem and StoreProblem are not here, nor what __main__ says: an operator reads those in
+# a shell
 KINDS = {
     "Refused",
     "AuthProblem",

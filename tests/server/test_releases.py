@@ -1,4 +1,6 @@
-"""What lies on the disk and in the database: composed packages, shared contents, deletions, crashes, races."""
+"""What lies on the disk and in the database: composed packages, shared contents, deletions,
+crashes, races.
+"""
 
 from __future__ import annotations
 
@@ -171,9 +173,8 @@ def test_a_deleted_release_takes_its_contents_along_unless_another_has_them(call
 
 def test_a_deleted_version_comes_back_only_with_the_same_files(call: Caller) -> None:
     call.upload("v1.0", OLD)
-    call.upload(
-        "2.0", {"x": b""}, manifest=make_manifest("2.0", {"x": b""})
-    )  # now the channel has an app
+    # Now the channel has an app
+    call.upload("2.0", {"x": b""}, manifest=make_manifest("2.0", {"x": b""}))
     call("DELETE", "versions/1.0/")
     refused = call.upload("1.0.0", NEW)
     assert (refused.status, refused.code) == (409, "version_exists")
@@ -213,7 +214,9 @@ def test_promoting_works_without_hard_links(call: Caller, monkeypatch: pytest.Mo
 
 
 def test_what_is_committed_is_on_the_disk(call: Caller) -> None:
-    """Some builds of SQLite sync only at checkpoints unless told otherwise; the sweep of power cuts relies on this."""
+    """Some builds of SQLite sync only at checkpoints unless told otherwise; the sweep of power cuts
+    relies on this.
+    """
     with call.app.store.database.read() as db:
         assert (
             db.execute("PRAGMA journal_mode").fetchone(),
@@ -380,7 +383,9 @@ STEPS = st.one_of(
 
 
 class Model:
-    """What the server should hold: channel -> version -> tree, which version is active, and what deleted ones were."""
+    """What the server should hold: channel -> version -> tree, which version is active, and what
+    deleted ones were.
+    """
 
     def __init__(self) -> None:
         self.live: Dict[str, Dict[str, Dict[str, bytes]]] = {"stable": {}, "beta": {}}

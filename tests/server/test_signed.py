@@ -1,4 +1,6 @@
-"""A server that was given public keys: what they have not signed stays outside, and nothing is left of it."""
+"""A server that was given public keys: what they have not signed stays outside, and nothing is left
+of it.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ def test_a_key_that_is_none_is_an_error_at_once(data: Path) -> None:
 def test_publish_signs_for_a_strict_server_and_minisign_agrees_with_what_it_serves(
     data: Path, tmp_path: Path
 ) -> None:
-    """Real processes: keygen, a server with the key, uploads with and without it, and the `minisign` command over what a client gets."""
+    """Real processes: keygen, a server with the key, uploads with and without it, and the
+    `minisign` command over what a client gets.
+    """
     program, key, served = tmp_path / "program", tmp_path / "app.key", tmp_path / "served"
     program.mkdir()
     served.mkdir()

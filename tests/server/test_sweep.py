@@ -1,4 +1,6 @@
-"""The server ended at its disk operations: a sample in the plain tests, all of them with `-m slow`; and a real one by kill -9."""
+"""The server ended at its disk operations: a sample in the plain tests, all of them with `-m slow`;
+and a real one by kill -9.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A visitor of the admin site: remembers cookies and the CSRF token as a browser does, follows nothing."""
+"""A visitor of the admin site: remembers cookies and the CSRF token as a browser does, follows
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Visitor:
     def post(
         self, page: str = "", headers: Mapping[str, str] = MappingProxyType({}), **fields: Any
     ) -> Reply:
-        """Send a form; fields that are bytes are files. The CSRF token goes along unless another is given."""
+        """Send a form; fields that are bytes are files. The CSRF token goes along unless another is
+        given.
+        """
         given = {"csrf": self.csrf, **fields}
         if any(isinstance(value, bytes) for value in given.values()):
             return self._visit(

@@ -11,26 +11,41 @@ from .page import PageRequest
 
 MIN_PASSWORD = 8
 
-TOKENS = """{made}<form class="panel inline" method="post">{csrf}<p><label for="name">[[Name of a new token, such as the machine that will use it]]</label>
-<input id="name" name="name" required maxlength="64" autocomplete="off" value="{name}"><button type="submit" name="action" value="create" class="primary">[[Make a token]]</button></p></form>
-<table class="cards"><thead><tr><th scope="col">[[Name]]</th><th scope="col">[[Created]]</th><th scope="col">[[Last used]]</th><th scope="col" class="do">[[Actions]]</th></tr></thead><tbody>{rows}</tbody></table>"""
-TOKEN = """<tr data-token="{name}"><td><b>{name}</b><td><span class="label">[[Created]] </span>{created}<td><span class="label">[[Last used]] </span>{used}\
-<td class="do"><form method="post">{csrf}<input type="hidden" name="name" value="{name}"><button type="submit" name="action" value="revoke">[[Revoke]]</button></form>
+TOKENS = """{made}<form class="panel inline" method="post">{csrf}<p><label for="name">[[Name of a
+new token, such as the machine that will use it]]</label>
+<input id="name" name="name" required maxlength="64" autocomplete="off" value="{name}"><button
+type="submit" name="action" value="create" class="primary">[[Make a token]]</button></p></form>
+<table class="cards"><thead><tr><th scope="col">[[Name]]</th><th scope="col">[[Created]]</th><th
+scope="col">[[Last used]]</th><th scope="col" class="do">[[Actions]]</th></tr></thead>
+<tbody>{rows}</tbody></table>"""
+TOKEN = """<tr data-token="{name}"><td><b>{name}</b><td><span
+class="label">[[Created]] </span>{created}<td><span class="label">[[Last used]] </span>{used}\
+<td class="do"><form method="post">{csrf}<input type="hidden" name="name" value="{name}"><button
+type="submit" name="action" value="revoke">[[Revoke]]</button></form>
 """
-MADE = """<div class="notice" role="status"><p>[[This is the token {name}. It is shown only now: copy it to where it will be used.]]</p>
+MADE = """<div class="notice" role="status"><p>[[This is the token {name}. It is shown only now:
+copy it to where it will be used.]]</p>
 <p class="copy"><code class="token">{secret}</code></p></div>"""
 
-USERS = """<table class="cards"><thead><tr><th scope="col">[[User]]</th><th scope="col">[[Created]]</th><th scope="col" class="do">[[Actions]]</th></tr></thead><tbody>{rows}</tbody></table>
+USERS = """<table class="cards"><thead><tr><th scope="col">[[User]]</th><th
+scope="col">[[Created]]</th><th scope="col" class="do">[[Actions]]</th></tr></thead>
+<tbody>{rows}</tbody></table>
 <div class="pair"><form class="panel" method="post">{csrf}<h2>[[Add a user]]</h2>
-<p><label for="name">[[User]]</label><input id="name" name="name" required maxlength="64" autocomplete="off" autocapitalize="none" value="{name}"></p>
-<p><label for="password">[[Password, at least 8 characters]]</label><input id="password" name="password" type="password" required minlength="8" autocomplete="new-password"></p>
+<p><label for="name">[[User]]</label><input id="name" name="name" required maxlength="64"
+autocomplete="off" autocapitalize="none" value="{name}"></p>
+<p><label for="password">[[Password, at least 8 characters]]</label><input id="password"
+name="password" type="password" required minlength="8" autocomplete="new-password"></p>
 <p><button type="submit" name="action" value="add" class="primary">[[Add]]</button></p></form>
-<form class="panel" method="post">{csrf}<h2>[[Change a password]]</h2><p>[[It ends all sessions of the user.]]</p>
+<form class="panel" method="post">{csrf}<h2>[[Change a password]]</h2><p>[[It ends all sessions of
+the user.]]</p>
 <p><label for="whose">[[User]]</label><select id="whose" name="name">{options}</select></p>
-<p><label for="new">[[Password, at least 8 characters]]</label><input id="new" name="password" type="password" required minlength="8" autocomplete="new-password"></p>
+<p><label for="new">[[Password, at least 8 characters]]</label><input id="new" name="password"
+type="password" required minlength="8" autocomplete="new-password"></p>
 <p><button type="submit" name="action" value="password">[[Change]]</button></p></form></div>"""
-USER = """<tr data-user="{name}"><td><b>{name}</b> {state}<td><span class="label">[[Created]] </span>{created}\
-<td class="do"><form method="post">{csrf}<input type="hidden" name="name" value="{name}">{button}</form>
+USER = """<tr data-user="{name}"><td><b>{name}</b> {state}<td><span
+class="label">[[Created]] </span>{created}\
+<td class="do"><form method="post">{csrf}<input type="hidden" name="name"
+value="{name}">{button}</form>
 """
 DISABLED = '<span class="badge off">[[disabled]]</span>'
 DISABLE = '<button type="submit" name="action" value="disable">[[Disable]]</button>'

@@ -1,7 +1,8 @@
 """Stacked areas as SVG, drawn here: figures in, markup out. Pure.
 
-Colours are classes (`s0` to `s7`) of the style sheet, after Okabe and Ito's palette for colour-blind readers; what is stacked keeps
-a thin line of the background between areas, so that neighbours can be told apart without any colour.
+Colours are classes (`s0` to `s7`) of the style sheet, after Okabe and Ito's palette for
+colour-blind readers; what is stacked keeps a thin line of the background between areas, so that
+neighbours can be told apart without any colour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Series(NamedTuple):
 
 
 def stacked(title: str, points: Sequence[str], series: Sequence[Series]) -> Html:
-    """The areas one on the other, the first at the bottom; `points` are the names below the axis."""
+    """Areas stacked from the bottom up, as SVG; `points` are the names below the axis."""
     top = nice_top(max((sum(column) for column in zip(*(one.values for one in series))), default=0))
     floor = [0] * len(points)
     areas: List[str] = []
@@ -35,11 +36,13 @@ def stacked(title: str, points: Sequence[str], series: Sequence[Series]) -> Html
             for at, value in reversed(list(enumerate(floor)))
         ]
         areas.append(
-            f'<polygon class="s{number}" points="{" ".join(line + back)}"><title>{escape(one.name)}</title></polygon>'
+            f'<polygon class="s{number}" points="{" ".join(line + back)}">'
+            f"<title>{escape(one.name)}</title></polygon>"
         )
         floor = roof
     return Html(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="chart-title"><title id="chart-title">{escape(title)}</title>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="chart-title"><title '
+        f'id="chart-title">{escape(title)}</title>'
         f"{_grid(top)}{''.join(areas)}{_days(points)}</svg>"
     )
 
@@ -60,7 +63,8 @@ def _grid(top: int) -> str:
         value = top * tick // TICKS
         y = _y(value, top)
         lines.append(
-            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="y" x="{LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>'
+            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="y" '
+            f'x="{LEFT - 8}" y="{y + 4:.1f}">{short(value)}</text>'
         )
     return "".join(lines)
 
@@ -69,7 +73,8 @@ def _days(points: Sequence[str]) -> str:
     """A name every seventh point, the last one among them."""
     shown = range((len(points) - 1) % 7, len(points), 7)
     return "".join(
-        f'<text class="x" x="{_x(at, len(points)):.1f}" y="{HEIGHT - 8}">{escape(points[at])}</text>'
+        f'<text class="x" x="{_x(at, len(points)):.1f}" '
+        f'y="{HEIGHT - 8}">{escape(points[at])}</text>'
         for at in shown
     )
 

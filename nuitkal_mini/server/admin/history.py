@@ -33,10 +33,15 @@ ACTIONS = {  # the log's words for people
     "user_enable": "enabled user",
 }
 
-LOG = """<form class="search" method="get"><input type="hidden" name="channel" value="{channel}"><div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}"><datalist id="people">{people}</datalist></div>
-<div><label for="action">[[What]]</label><select id="action" name="action"><option value="">[[everything]]</option>{actions}</select></div>
+LOG = """<form class="search" method="get"><input type="hidden" name="channel" value="{channel}">
+<div><label for="who">[[Who]]</label><input id="who" name="who" list="people" value="{who}">
+<datalist id="people">{people}</datalist></div>
+<div><label for="action">[[What]]</label><select id="action" name="action"><option
+value="">[[everything]]</option>{actions}</select></div>
 <button type="submit">[[Show]]</button> <a class="button" href="{csv}">CSV</a></form>
-<table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[What]]</th><th scope="col">[[Details]]</th></tr></thead><tbody>{rows}</tbody></table>{older}"""
+<table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th
+scope="col">[[What]]</th><th scope="col">[[Details]]</th></tr></thead><tbody>{rows}</tbody>
+</table>{older}"""
 LINE = '<tr data-action="{action}"><td>{time}<td>{who}<td>{what}<td class="line">{detail}\n'
 OLDER = '<nav class="pages" aria-label="[[More lines]]"><a href="{url}">[[Older]] →</a></nav>'
 

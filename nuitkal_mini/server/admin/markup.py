@@ -1,6 +1,8 @@
-"""HTML in which nothing can be forgotten: `fill(template, language, **values)` escapes every value that is not `Html`.
+"""HTML in which nothing can be forgotten: `fill(template, language, **values)` escapes every value
+that is not `Html`.
 
-Templates are our own; `[[text]]` in them is said in the reader's language, `{name}` is a value. What came from outside is never a template.
+Templates are our own; `[[text]]` in them is said in the reader's language, `{name}` is a value.
+What came from outside is never a template.
 """
 
 from __future__ import annotations
@@ -48,4 +50,6 @@ def text(english: str, language: str) -> str:
 
 @lru_cache(maxsize=None)  # as many as the site has templates, twice
 def _localized(template: str, language: str) -> str:
-    return _TEXT.sub(lambda match: html.escape(text(match[1], language)), template)
+    return _TEXT.sub(
+        lambda match: html.escape(text(" ".join(match[1].split()), language)), template
+    )

@@ -15,9 +15,16 @@ DAY = 86400 * 10**6  # microseconds
 FAILURES = 10  # logins that failed, shown one by one
 
 PAGE = """<section class="panel"><h2>[[Disk]]</h2><dl class="facts">{disk}</dl></section>
-<section class="panel"><h2>[[Channels]]</h2><table><thead><tr><th scope="col">[[Channel]]</th><th scope="col">[[App]]</th><th scope="col" class="n">[[Releases]]</th><th scope="col">[[Active version]]</th></tr></thead><tbody>{channels}</tbody></table></section>
-<section class="panel"><h2>[[Failed logins]]</h2><p>[[{day} in the last 24 hours, {week} in the last 7 days.]]</p>{failures}</section>"""
-FAILED = '<table class="cards"><thead><tr><th scope="col">[[When]]</th><th scope="col">[[Who]]</th><th scope="col">[[From]]</th></tr></thead><tbody>{rows}</tbody></table>'
+<section class="panel"><h2>[[Channels]]</h2><table><thead><tr><th scope="col">[[Channel]]</th><th
+scope="col">[[App]]</th><th scope="col" class="n">[[Releases]]</th><th scope="col">[[Active
+version]]</th></tr></thead><tbody>{channels}</tbody></table></section>
+<section class="panel"><h2>[[Failed logins]]</h2><p>[[{day} in the last 24 hours, {week} in the last
+7 days.]]</p>{failures}</section>"""
+FAILED = (
+    '<table class="cards"><thead><tr><th scope="col">[[When]]</th><th '
+    'scope="col">[[Who]]</th><th scope="col">[[From]]</th></tr></thead><tbody>{rows}</tbody>'
+    "</table>"
+)
 FAILURE = "<tr><td>{time}<td>{who}<td>{address}"
 CHANNEL = '<tr><td><a href="{url}">{name}</a><td>{app}<td class="n">{count}<td>{active}'
 FACTS = (
@@ -35,7 +42,8 @@ def show(request: PageRequest) -> Answer:
     with request.store.database.read() as db:
         disk, channels = _disk(request, db), _channels(request, db)
         failures = db.execute(
-            "SELECT at, who, detail FROM log WHERE action = 'login_failed' AND at > ? ORDER BY id DESC LIMIT 1000",
+            "SELECT at, who, detail FROM log WHERE action = 'login_failed' AND at > ? ORDER BY "
+            "id DESC LIMIT 1000",
             (now() - 7 * DAY,),
         ).fetchall()
     shown = join(
@@ -57,7 +65,8 @@ def show(request: PageRequest) -> Answer:
 
 def _disk(request: PageRequest, db: sqlite3.Connection) -> Html:
     used, releases, files = db.execute(
-        "SELECT (SELECT coalesce(sum(file_size), 0) FROM (SELECT DISTINCT file_hash, file_size FROM releases WHERE deleted_at IS NULL)), "
+        "SELECT (SELECT coalesce(sum(file_size), 0) FROM (SELECT DISTINCT file_hash, file_size "
+        "FROM releases WHERE deleted_at IS NULL)), "
         "count(*), coalesce(sum(file_count), 0) FROM releases WHERE deleted_at IS NULL"
     ).fetchone()
     contents = _distinct_contents(request, db)
@@ -79,7 +88,9 @@ _counted: Dict[object, int] = {}
 
 
 def _distinct_contents(request: PageRequest, db: sqlite3.Connection) -> int:
-    """Counted again only when releases came or went: a million take 0.15 s (and with count(DISTINCT …), which sorts them, 1.4)."""
+    """Counted again only when releases came or went: a million take 0.15 s (and with count(DISTINCT
+    …), which sorts them, 1.4).
+    """
     key = (
         request.store.media,
         db.execute("SELECT count(*), max(uploaded_at), max(deleted_at) FROM releases").fetchone(),
@@ -95,7 +106,8 @@ def _distinct_contents(request: PageRequest, db: sqlite3.Connection) -> int:
 
 def _channels(request: PageRequest, db: sqlite3.Connection) -> Html:
     rows = db.execute(
-        "SELECT name, channels.app, count(releases.id), max(CASE WHEN is_active THEN version END) FROM channels "
+        "SELECT name, channels.app, count(releases.id), max(CASE WHEN is_active THEN version "
+        "END) FROM channels "
         "LEFT JOIN releases ON channel = name AND deleted_at IS NULL GROUP BY name ORDER BY name"
     ).fetchall()
     return join(

@@ -1,4 +1,6 @@
-"""One request to the admin site, and what every page needs of it: texts, links, numbers, and the frame around the page."""
+"""One request to the admin site, and what every page needs of it: texts, links, numbers, and the
+frame around the page.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ PAGES = (
 NOTICES = {  # what the page after a successful POST says
     "uploaded": "Version {version} was uploaded.",
     "activated": "Version {version} is active now.",
-    "back": "Version {version} is active now. It is older than the one before: clients go back to it, those with public keys stay where they are.",
+    "back": (
+        "Version {version} is active now. It is older than the one before: clients go back "
+        "to it, those with public keys stay where they are."
+    ),
     "deactivated": "No version is active now: clients find no update.",
     "deleted": "Version {version} was deleted.",
     "saved": "Saved.",
@@ -49,26 +54,35 @@ NOTICES = {  # what the page after a successful POST says
 }
 
 FRAME = """<!DOCTYPE html>
-<html lang="{locale}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · nuitkal</title><link rel="icon" href="{icon}"><link rel="stylesheet" href="{style}"><script src="{script}" defer></script></head>
-<body><a class="skip" href="#main">[[Skip to the content]]</a><header>{head}<p class="language"><a href="{switch}" lang="{other_locale}">{other}</a></p></header>
+<html lang="{locale}"><head><meta charset="utf-8"><meta name="viewport"
+content="width=device-width, initial-scale=1">
+<title>{title} · nuitkal</title><link rel="icon" href="{icon}"><link rel="stylesheet"
+href="{style}"><script src="{script}" defer></script></head>
+<body><a class="skip" href="#main">[[Skip to the content]]</a><header>{head}<p class="language"><a
+href="{switch}" lang="{other_locale}">{other}</a></p></header>
 <main id="main"><h1>{title}</h1>{notice}{error}
 {body}
 </main></body></html>
 """
 HEAD = """<nav aria-label="[[Pages]]"><ul>{links}</ul></nav>
-<form class="channel" method="get"><label for="channel">[[Channel]]</label><select id="channel" name="channel" aria-label="[[Channel]]">{channels}</select>
+<form class="channel" method="get"><label for="channel">[[Channel]]</label><select id="channel"
+name="channel" aria-label="[[Channel]]">{channels}</select>
 <button type="submit">[[Switch]]</button></form>
-<form class="logout" method="post" action="{logout}">{csrf}<span>{user}</span><button type="submit">[[Log out]]</button></form>"""
+<form class="logout" method="post" action="{logout}">{csrf}<span>{user}</span><button
+type="submit">[[Log out]]</button></form>"""
 NOTICE = '<p class="notice" role="status">{said}</p>'
 ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='3' fill='%230b5cad'/%3E"
-    "%3Cpath d='M8 3v7M5 7.5 8 10.5l3-3M4 13h8' fill='none' stroke='white' stroke-width='1.6'/%3E%3C/svg%3E"
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect "
+    "width='16' height='16' rx='3' fill='%230b5cad'/%3E"
+    "%3Cpath d='M8 3v7M5 7.5 8 10.5l3-3M4 13h8' fill='none' stroke='white' "
+    "stroke-width='1.6'/%3E%3C/svg%3E"
 )
 
 
 class PageRequest:
-    """Who asks for which page how; `form` and `folder` are there for a POST, `problem` when that went wrong."""
+    """Who asks for which page how; `form` and `folder` are there for a POST, `problem` when that
+    went wrong.
+    """
 
     def __init__(self, environ: Environ, store: Store, settings: Settings, fleet: Fleet) -> None:
         self.environ = environ
@@ -197,7 +211,8 @@ class PageRequest:
         secure = "; Secure" if self.environ["wsgi.url_scheme"] == "https" else ""
         return (
             "Set-Cookie",
-            f"{name}={value}; Path={self.root}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}",
+            f"{name}={value}; Path={self.root}; Max-Age={seconds}; HttpOnly; "
+            f"SameSite=Strict{secure}",
         )
 
     def _head(self) -> Html:
@@ -227,7 +242,9 @@ class PageRequest:
         )
 
     def _notice(self) -> Tuple[Html, Headers]:
-        """What the cookie says has happened, once; what the script fetches behind the scenes is not seen by anybody."""
+        """What the cookie says has happened, once; what the script fetches behind the scenes is not
+        seen by anybody.
+        """
         if NOTICE_COOKIE not in self.cookies or "HTTP_X_REQUESTED_WITH" in self.environ:
             return Html(""), ()
         name, _, version = unquote(self.cookies[NOTICE_COOKIE]).partition(" ")
@@ -290,7 +307,7 @@ def _query(text: str) -> Dict[str, str]:
 
 
 def _cookies(header: str) -> Dict[str, str]:
-    """One by one: a cookie of somebody else's that SimpleCookie cannot read hides those behind it."""
+    """Name -> value. Each is parsed alone: one that cannot be read hides no other."""
     found: Dict[str, str] = {}
     for part in header.split(";"):
         with suppress(CookieError):

@@ -1,4 +1,6 @@
-"""Everything about one release: what it is, its files beside those of the release before, and all that can be done to it."""
+"""Everything about one release: what it is, its files beside those of the release before, and all
+that can be done to it.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,39 @@ from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signature_of, swi
 
 MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
 
-PAGE = """<section class="panel"><dl class="facts">{facts}</dl><p class="downloads">{downloads}</p>{warning}<form class="actions" method="post">{csrf}{buttons}</form></section>
+PAGE = """<section class="panel"><dl class="facts">{facts}</dl><p
+class="downloads">{downloads}</p>{warning}<form class="actions" method="post">{csrf}{buttons}</form>
+</section>
 <section class="panel" id="files"><h2>[[Files]]</h2><p>{summary}</p><p class="path">{path}</p>
-<table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th scope="col" class="n">[[Size]]</th><th scope="col">[[Change]]</th></tr></thead><tbody>{items}</tbody></table>{more}</section>
-<div class="pair"><form class="panel" method="post" enctype="multipart/form-data">{csrf}<h2>[[Edit]]</h2>
-<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog" rows="6">{changelog}</textarea></p>
-<p><label for="signature">[[Another signature of the manifest (.minisig)]]</label><input id="signature" name="signature" type="file" accept=".minisig"></p>
+<table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th
+scope="col" class="n">[[Size]]</th><th scope="col">[[Change]]</th></tr></thead>
+<tbody>{items}</tbody></table>{more}</section>
+<div class="pair"><form class="panel" method="post"
+enctype="multipart/form-data">{csrf}<h2>[[Edit]]</h2>
+<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog"
+rows="6">{changelog}</textarea></p>
+<p><label for="signature">[[Another signature of the manifest (.minisig)]]</label><input
+id="signature" name="signature" type="file" accept=".minisig"></p>
 <p><button type="submit" name="action" value="save" class="primary">[[Save]]</button></p></form>
 <form class="panel" method="post">{csrf}<h2>[[Put it into another channel]]</h2>
-<p><label for="to">[[To the channel]]</label><input id="to" name="to" list="channels" required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{to}"><datalist id="channels">{channels}</datalist></p>
-<p><input id="is_active" name="is_active" type="checkbox" value="on" checked> <label for="is_active">[[and make it the active version there]]</label></p>
+<p><label for="to">[[To the channel]]</label><input id="to" name="to" list="channels" required
+pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{to}"><datalist id="channels">{channels}</datalist>
+</p>
+<p><input id="is_active" name="is_active" type="checkbox" value="on" checked> <label
+for="is_active">[[and make it the active version there]]</label></p>
 <p><button type="submit" name="action" value="promote">[[Promote]]</button></p></form></div>"""
-WARNING = '<p class="warning">[[This version is older than the active {active}. When it is activated, clients go back to it; clients with public keys stay where they are.]]</p>'
+WARNING = (
+    '<p class="warning">[[This version is older than the active {active}. When it is '
+    "activated, clients go back to it; clients with public keys stay where they are.]]</p>"
+)
 ITEM = '<tr{kind}><td>{name}<td class="n">{files}<td class="n">{size}<td>{change}\n'
-ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size}, {files} files) of the channel {channel} and its download addresses will be gone. The version can only come back with the same files.]]</p>
-<p><button type="submit" name="action" value="delete" class="danger">[[Delete version {version}]]</button> <a class="button" href="{back}">[[Keep it]]</a></p></form>"""
-CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active and cannot be deleted. Activate another version first, or deactivate this one.]]</p>
+ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size}, {files} files) of
+the channel {channel} and its download addresses will be gone. The version can only
+come back with the same files.]]</p>
+<p><button type="submit" name="action" value="delete" class="danger">[[Delete version
+{version}]]</button> <a class="button" href="{back}">[[Keep it]]</a></p></form>"""
+CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active and cannot be
+deleted. Activate another version first, or deactivate this one.]]</p>
 <p><a class="button" href="{back}">[[Back]]</a></p></div>"""
 FACTS = ("Uploaded", "App", "Package", "Unpacked", "Signed by", "Seen in 7 days", "SHA-256")
 DOWNLOAD = '<a class="button" href="{url}">{name}</a> '
@@ -46,7 +65,9 @@ DOWNLOADS = ("Download the ZIP", "Download the manifest", "Download the signatur
 
 
 class Item(NamedTuple):
-    """A line of a folder: a file, or a folder with all below it; `changes` counts added, changed and removed files."""
+    """A line of a folder: a file, or a folder with all below it; `changes` counts added, changed
+    and removed files.
+    """
 
     name: str
     is_folder: bool
@@ -284,8 +305,7 @@ def _path(request: PageRequest, release: StoredRelease, folder: str) -> Html:
     )
 
 
-@lru_cache(
-    maxsize=4
-)  # two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
+# Two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
+@lru_cache(maxsize=4)
 def _files_of(manifest: Path) -> Tuple[FileEntry, ...]:
     return loads(manifest.read_bytes()).files

@@ -37,23 +37,41 @@ SORTS = {
     "files": "file_count",
 }
 
-LIST = """<form class="search" method="get" role="search"><input type="hidden" name="channel" value="{channel}">
-<div><label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}" data-filter="releases"><button type="submit">[[Search]]</button></div>
+LIST = """<form class="search" method="get" role="search"><input type="hidden" name="channel"
+value="{channel}">
+<div><label for="q">[[Search]]</label><input type="search" id="q" name="q" value="{words}"
+data-filter="releases"><button type="submit">[[Search]]</button></div>
 <a class="button primary" href="{upload}">[[Upload a release]]</a></form>
-<table id="releases" class="cards"><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>{hint}{pages}"""
-HINT = '<p class="hint">[[After a roll back to an older version, clients go back to it; those with public keys stay where they are.]]</p>'
-ROW = """<tr data-version="{version}"{active}><td><a href="{url}">{version}</a>{badge}<td class="line">{line}<td class="n">{size}<td class="n">{files}<i> [[files]]</i><td>{time}\
-<td class="key">{key}<td class="n">{seen}<i> [[seen in 7 days]]</i><td class="do"><form method="post">{csrf}<input type="hidden" name="version" value="{version}">{buttons}</form>
+<table id="releases" class="cards"><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody>
+</table>{hint}{pages}"""
+HINT = (
+    '<p class="hint">[[After a roll back to an older version, clients go back to it; those '
+    "with public keys stay where they are.]]</p>"
+)
+ROW = """<tr data-version="{version}"{active}><td><a href="{url}">{version}</a>{badge}<td
+class="line">{line}<td class="n">{size}<td class="n">{files}<i> [[files]]</i><td>{time}\
+<td class="key">{key}<td class="n">{seen}<i> [[seen in 7 days]]</i><td class="do"><form
+method="post">{csrf}<input type="hidden" name="version" value="{version}">{buttons}</form>
 """
 BADGE = ' <span class="badge">[[active]]</span>'
 ACTIVATE = '<button type="submit" name="action" value="activate">[[Activate]]</button>'
 GO_BACK = '<button type="submit" name="action" value="activate">[[Roll back]]</button>'
-IS_ACTIVE = '<button type="submit" name="action" value="activate" disabled hidden>[[Activate]]</button><button type="submit" name="action" value="deactivate">[[Deactivate]]</button>'
+IS_ACTIVE = (
+    '<button type="submit" name="action" value="activate" disabled '
+    'hidden>[[Activate]]</button><button type="submit" name="action" '
+    'value="deactivate">[[Deactivate]]</button>'
+)
 DELETE = '<button type="submit" name="action" value="delete">[[Delete]]</button>'
-PAGES = '<nav class="pages" aria-label="[[More releases]]">{back}<span>{first}–{last} / {count}</span>{on}</nav>'
-EMPTY = """<div class="panel"><p>[[Nothing has been published in this channel. Upload a ZIP here, or publish a folder from your machine with a token:]]</p>
-<pre class="copy"><code>python -m nuitkal_mini.publish upload DIR --app NAME --version 1.0.0 --server {server} --token TOKEN</code></pre>
-<p><a class="button primary" href="{upload}">[[Upload a release]]</a> <a class="button" href="{tokens}">[[Make a token]]</a></p></div>"""
+PAGES = (
+    '<nav class="pages" aria-label="[[More releases]]">{back}<span>{first}–{last} / '
+    "{count}</span>{on}</nav>"
+)
+EMPTY = """<div class="panel"><p>[[Nothing has been published in this channel. Upload a ZIP here, or
+publish a folder from your machine with a token:]]</p>
+<pre class="copy"><code>python -m nuitkal_mini.publish upload DIR --app NAME --version 1.0.0 \
+--server {server} --token TOKEN</code></pre>
+<p><a class="button primary" href="{upload}">[[Upload a release]]</a> <a class="button"
+href="{tokens}">[[Make a token]]</a></p></div>"""
 NOT_FOUND = '<tr><td colspan="8">[[No release has these words in its version or changelog.]]'
 
 
@@ -141,7 +159,9 @@ def is_older(release: StoredRelease, active: Optional[StoredRelease]) -> bool:
 
 
 def signature_of(release: StoredRelease) -> Tuple[str, str]:
-    """The id of the key that signed the release, and what the signature says; both empty when it is unsigned."""
+    """The id of the key that signed the release, and what the signature says; both empty when it is
+    unsigned.
+    """
     signature = parse_signature(release.signature) if release.signature else None
     return (key_name(signature.key_id), signature.trusted_comment) if signature else ("", "")
 

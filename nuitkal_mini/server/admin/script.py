@@ -1,4 +1,6 @@
-"""The script: nothing needs it. Times in the browser's zone, a filter while typing, drag and drop, the progress of an upload, copying."""
+"""The script: nothing needs it. Times in the browser's zone, a filter while typing, drag and drop,
+the progress of an upload, copying.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ BODY = rb"""
 const all = (selector) => document.querySelectorAll(selector);
 
 for (const time of all("time")) {
-  time.textContent = new Date(time.dateTime).toLocaleString(document.documentElement.lang, {dateStyle: "medium", timeStyle: "short"});
+  const format = {dateStyle: "medium", timeStyle: "short"};
+  time.textContent = new Date(time.dateTime).toLocaleString(document.documentElement.lang, format);
 }
 
 const channel = document.querySelector("header form.channel");
@@ -23,7 +26,9 @@ if (channel) {
 for (const input of all("input[data-filter]")) {
   input.addEventListener("input", () => {
     const words = input.value.trim().toLowerCase();
-    for (const row of all("#" + input.dataset.filter + " tbody tr")) row.hidden = !row.textContent.toLowerCase().includes(words);
+    for (const row of all("#" + input.dataset.filter + " tbody tr")) {
+      row.hidden = !row.textContent.toLowerCase().includes(words);
+    }
   });
 }
 
@@ -45,14 +50,22 @@ for (const place of all(".copy")) {
 const form = document.getElementById("upload");
 if (form) {
   const drop = form.querySelector(".drop"), file = form.elements.file;
-  for (const kind of ["dragenter", "dragover"]) addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
-  for (const kind of ["dragleave", "drop"]) addEventListener(kind, (event) => { event.preventDefault(); drop.classList.remove("over"); });
-  addEventListener("drop", (event) => { if (event.dataTransfer.files.length) file.files = event.dataTransfer.files; });
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    });
+  }
+  addEventListener("drop", (event) => {
+    if (event.dataTransfer.files.length) file.files = event.dataTransfer.files;
+  });
   form.addEventListener("submit", (event) => { event.preventDefault(); send(form); });
 }
 
 function send(form) {
-  const request = new XMLHttpRequest(), bar = form.querySelector("progress"), said = form.querySelector("output"), button = form.querySelector("[type=submit]");
+  const request = new XMLHttpRequest();
+  const bar = form.querySelector("progress"), said = form.querySelector("output");
+  const button = form.querySelector("[type=submit]");
   request.upload.addEventListener("progress", (event) => {
     bar.value = event.loaded / event.total;
     said.textContent = event.loaded < event.total ? Math.floor(100 * bar.value) + " %" : "\u2026";
@@ -62,12 +75,14 @@ function send(form) {
     bar.hidden = true;
     button.disabled = false;
     said.textContent = "";
-    const error = new DOMParser().parseFromString(request.responseText, "text/html").querySelector(".error");
+    const page = new DOMParser().parseFromString(request.responseText, "text/html");
+    const error = page.querySelector(".error");
     for (const old of all(".error")) old.remove();
     const shown = document.createElement("p");
     shown.className = "error";
     shown.setAttribute("role", "alert");
-    shown.textContent = error ? error.textContent : request.status ? "HTTP " + request.status : form.dataset.broken;
+    const failure = request.status ? "HTTP " + request.status : form.dataset.broken;
+    shown.textContent = error ? error.textContent : failure;
     form.before(shown);
     shown.scrollIntoView({block: "center"});
   });

@@ -1,8 +1,9 @@
 """The way into the admin site: who may, from where, and which page answers.
 
-Every POST passes one place: the session, the Origin (of this Host), the form, its CSRF token; then the page. What a POST raises is
-shown by the page of the same address, above what was typed. Every answer carries the same headers: nothing is stored,
-framed, sniffed or loaded from elsewhere, and no inline script or style runs.
+Every POST passes one place: the session, the Origin (of this Host), the form, its CSRF token; then
+the page. What a POST raises is shown by the page of the same address, above what was typed. Every
+answer carries the same headers: nothing is stored, framed, sniffed or loaded from elsewhere, and no
+inline script or style runs.
 """
 
 from __future__ import annotations
@@ -37,30 +38,36 @@ Page = Callable[[PageRequest], Answer]
 HEADERS = (
     (
         "Content-Security-Policy",
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src "
+        "'self' data:; "
         "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
+    # With no-referrer, browsers would send "Origin: null" with our own forms
     (
         "Referrer-Policy",
         "same-origin",
-    ),  # with no-referrer, browsers would send "Origin: null" with our own forms
+    ),
 )
 NOT_STORED = ("Cache-Control", "no-store")
+# Their names change with their contents
 FOR_EVER = (
     "Cache-Control",
     "public, max-age=31536000, immutable",
-)  # their names change with their contents
+)
 
-# Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take for a slash, no way up.
+# Local addresses of this site and nothing else: no scheme, no host, no backslash that browsers take
+# for a slash, no way up.
 _NEXT = re.compile(r"/admin/(?!/)(?!.*(?:[.]|%2[eE]){2})(?:[A-Za-z0-9._~%+=&?-]|/(?!/))*")
 
 LOGIN = """<form class="panel narrow" method="post" action="{action}">
-<p><label for="username">[[User]]</label><input id="username" name="username" autocomplete="username" autocapitalize="none" required autofocus value="{username}"></p>
-<p><label for="password">[[Password]]</label><input id="password" name="password" type="password" autocomplete="current-password" required></p>
+<p><label for="username">[[User]]</label><input id="username" name="username"
+autocomplete="username" autocapitalize="none" required autofocus value="{username}"></p>
+<p><label for="password">[[Password]]</label><input id="password" name="password" type="password"
+autocomplete="current-password" required></p>
 <p><button type="submit" class="primary">[[Log in]]</button></p></form>"""
 WRONG = '<p class="error" role="alert">[[The user or the password is wrong.]]</p>'
 
@@ -76,7 +83,9 @@ class Site:
         self._limiter = RateLimiter()
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to any request for a path at or below /admin/, or for /, from where browsers are led there; Refused where --admin-host keeps it away."""
+        """The answer to any request for a path at or below /admin/, or for /, from where browsers
+        are led there; Refused where --admin-host keeps it away.
+        """
         _check_host(environ, self._settings.admin_host)
         request = PageRequest(environ, self._store, self._settings, self._fleet)
         try:
@@ -256,7 +265,9 @@ def _safe_next(request: PageRequest) -> Optional[str]:
 
 
 def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
-    """A form that another site sends says so; programs that say nothing have no cookies of somebody else's."""
+    """A form that another site sends says so; programs that say nothing have no cookies of somebody
+    else's.
+    """
     origin = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
     ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
     if (
@@ -266,7 +277,8 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
     ):
         raise Refused(
             "forbidden",
-            "this form was sent from another site, or a proxy changed its Host header; let it pass that on, or set --public-url",
+            "this form was sent from another site, or a proxy changed its Host header; let it "
+            "pass that on, or set --public-url",
         )
 
 
@@ -279,7 +291,9 @@ def _check_csrf(request: PageRequest) -> None:
 
 
 def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
-    """With --admin-host, the site is there under that name only; an address must also be where the connection came in."""
+    """With --admin-host, the site is there under that name only; an address must also be where the
+    connection came in.
+    """
     if admin_host is None:
         return
     host, wanted = (

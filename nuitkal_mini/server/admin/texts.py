@@ -1,4 +1,6 @@
-"""The site's own texts in Chinese; the English one is the key. What the server refuses is said by `..messages`."""
+"""The site's own texts in Chinese; the English one is the key. What the server refuses is said by
+`..messages`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ CHINESE_TEXTS = {
     # what has happened
     "Version {version} was uploaded.": "版本 {version} 已上传。",
     "Version {version} is active now.": "版本 {version} 现已激活。",
-    "Version {version} is active now. It is older than the one before: clients go back to it, those with public keys stay where they are.": "版本 {version} 现已激活。它比之前的版本旧：客户端会回退到该版本，配置了公钥的客户端保持不变。",
+    "Version {version} is active now. It is older than the one before: clients go back to it, "
+    "those with public keys stay where they are.": (
+        "版本 {version} 现已激活。它比之前的版本旧：客户端会回退到该版本，"
+        "配置了公钥的客户端保持不变。"
+    ),
     "No version is active now: clients find no update.": "现在没有激活的版本：客户端找不到更新。",
     "Version {version} was deleted.": "版本 {version} 已删除。",
     "Saved.": "已保存。",
@@ -51,12 +57,18 @@ CHINESE_TEXTS = {
     "Roll back": "回滚",
     "files": "个文件",
     "seen in 7 days": "次请求（7 天）",
-    "After a roll back to an older version, clients go back to it; those with public keys stay where they are.": "回滚到较旧的版本后，客户端会回退到该版本；配置了公钥的客户端保持不变。",
+    "After a roll back to an older version, clients go back to it; those with public keys stay "
+    "where they are.": "回滚到较旧的版本后，客户端会回退到该版本；配置了公钥的客户端保持不变。",
     "Previous": "上一页",
     "Next": "下一页",
     "More releases": "更多版本",
-    "No release has these words in its version or changelog.": "没有版本的版本号或更新日志包含这些文字。",
-    "Nothing has been published in this channel. Upload a ZIP here, or publish a folder from your machine with a token:": "此通道中还没有发布任何版本。可以在这里上传 ZIP，或者用令牌从您的电脑发布一个文件夹：",
+    "No release has these words in its version or changelog.": (
+        "没有版本的版本号或更新日志包含这些文字。"
+    ),
+    "Nothing has been published in this channel. Upload a ZIP here, or publish a folder from "
+    "your machine with a token:": (
+        "此通道中还没有发布任何版本。可以在这里上传 ZIP，或者用令牌从您的电脑发布一个文件夹："
+    ),
     "Make a token": "创建令牌",
     # a release
     "App": "应用",
@@ -73,16 +85,26 @@ CHINESE_TEXTS = {
     "To the channel": "目标通道",
     "and make it the active version there": "并在那里设为激活版本",
     "Promote": "放入",
-    "This version is older than the active {active}. When it is activated, clients go back to it; clients with public keys stay where they are.": "此版本比已激活的 {active} 旧。激活后，客户端会回退到此版本；配置了公钥的客户端保持不变。",
-    "Version {version} ({size}, {files} files) of the channel {channel} and its download addresses will be gone. The version can only come back with the same files.": "通道 {channel} 的版本 {version}（{size}，{files} 个文件）及其下载地址将被删除。该版本以后只能以相同的文件重新发布。",
+    "This version is older than the active {active}. When it is activated, clients go back to "
+    "it; clients with public keys stay where they are.": (
+        "此版本比已激活的 {active} 旧。激活后，客户端会回退到此版本；配置了公钥的客户端保持不变。"
+    ),
+    "Version {version} ({size}, {files} files) of the channel {channel} and its download "
+    "addresses will be gone. The version can only come back with the same files.": (
+        "通道 {channel} 的版本 {version}（{size}，{files} "
+        "个文件）及其下载地址将被删除。该版本以后只能以相同的文件重新发布。"
+    ),
     "Delete version {version}": "删除版本 {version}",
     "Keep it": "保留",
     "Back": "返回",
-    "Version {version} is active and cannot be deleted. Activate another version first, or deactivate this one.": "版本 {version} 已激活，无法删除。请先激活其他版本，或停用此版本。",
+    "Version {version} is active and cannot be deleted. Activate another version first, or "
+    "deactivate this one.": "版本 {version} 已激活，无法删除。请先激活其他版本，或停用此版本。",
     "Name": "名称",
     "Change": "更改",
     "{files} files, {size}.": "{files} 个文件，{size}。",
-    "Against {before}: {added} new, {changed} changed, {removed} removed.": "与 {before} 相比：新增 {added}，更改 {changed}，删除 {removed}。",
+    "Against {before}: {added} new, {changed} changed, {removed} removed.": (
+        "与 {before} 相比：新增 {added}，更改 {changed}，删除 {removed}。"
+    ),
     "new": "新增",
     "changed": "更改",
     "removed": "删除",
@@ -91,7 +113,9 @@ CHINESE_TEXTS = {
     "Package (ZIP): choose a file or drop it here": "更新包（ZIP）：选择文件或拖放到此处",
     "Make it the active version: clients will install it": "设为激活版本：客户端将会安装它",
     "Manifest and signature (optional)": "清单和签名（可选）",
-    "Manifest (.json): then the ZIP may leave out what the server has": "清单（.json）：有清单时，ZIP 可以省略服务器已有的文件",
+    "Manifest (.json): then the ZIP may leave out what the server has": (
+        "清单（.json）：有清单时，ZIP 可以省略服务器已有的文件"
+    ),
     "Signature of the manifest (.minisig)": "清单的签名（.minisig）",
     "Sending": "正在发送",
     "The connection broke; nothing was uploaded.": "连接中断，没有上传任何内容。",
@@ -104,20 +128,34 @@ CHINESE_TEXTS = {
     "others": "其他",
     "Day": "日期",
     "Days": "每日",
-    "Requests for updates in the last 30 days, by installed version": "最近 30 天的更新请求，按已安装版本",
-    "How often clients asked for updates, by the version they have installed. A client asks at each start; who asks is not recorded.": "客户端请求更新的次数，按其已安装版本统计。客户端每次启动时请求一次；不记录请求者。",
+    "Requests for updates in the last 30 days, by installed version": (
+        "最近 30 天的更新请求，按已安装版本"
+    ),
+    "How often clients asked for updates, by the version they have installed. A client asks at "
+    "each start; who asks is not recorded.": (
+        "客户端请求更新的次数，按其已安装版本统计。客户端每次启动时请求一次；不记录请求者。"
+    ),
     "The chart's figures, day by day": "图表数据（按日）",
-    "No client of this channel has asked for updates in the last 30 days. Clients that do are counted by their installed version; who they are is not recorded.": "最近 30 天没有此通道的客户端请求更新。请求会按已安装版本统计；不记录请求者。",
-    "The active version {version} has {share} of the requests.": "激活版本 {version} 占请求的 {share}。",
+    "No client of this channel has asked for updates in the last 30 days. Clients that do are "
+    "counted by their installed version; who they are is not recorded.": (
+        "最近 30 天没有此通道的客户端请求更新。请求会按已安装版本统计；不记录请求者。"
+    ),
+    "The active version {version} has {share} of the requests.": (
+        "激活版本 {version} 占请求的 {share}。"
+    ),
     "It has not reached half of them yet.": "尚未达到一半。",
     "It had half of them on its first day.": "第一天即达到一半。",
     "It took {days} days to reach half of them.": "用了 {days} 天达到一半。",
     # tokens and users
-    "Name of a new token, such as the machine that will use it": "新令牌的名称，例如将要使用它的机器",
+    "Name of a new token, such as the machine that will use it": (
+        "新令牌的名称，例如将要使用它的机器"
+    ),
     "Created": "创建时间",
     "Last used": "上次使用",
     "Revoke": "吊销",
-    "This is the token {name}. It is shown only now: copy it to where it will be used.": "这是令牌 {name}。它只显示这一次：请复制到使用它的地方。",
+    "This is the token {name}. It is shown only now: copy it to where it will be used.": (
+        "这是令牌 {name}。它只显示这一次：请复制到使用它的地方。"
+    ),
     "Add a user": "添加用户",
     "Password, at least 8 characters": "密码，至少 8 个字符",
     "Add": "添加",
@@ -161,5 +199,7 @@ CHINESE_TEXTS = {
     "Active version": "激活版本",
     "Failed logins": "登录失败",
     "From": "来自",
-    "{day} in the last 24 hours, {week} in the last 7 days.": "最近 24 小时 {day} 次，最近 7 天 {week} 次。",
+    "{day} in the last 24 hours, {week} in the last 7 days.": (
+        "最近 24 小时 {day} 次，最近 7 天 {week} 次。"
+    ),
 }

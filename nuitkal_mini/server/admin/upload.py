@@ -8,16 +8,26 @@ from ..responses import Answer
 from .markup import Html
 from .page import PageRequest
 
-FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data" data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
-<p><label for="version">[[Version]]</label><input id="version" name="version" required maxlength="64" placeholder="1.0.0" value="{version}" autocomplete="off"></p>
-<p class="drop"><label for="file">[[Package (ZIP): choose a file or drop it here]]</label><input id="file" name="file" type="file" required accept=".zip,application/zip"></p>
-<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog" rows="6">{changelog}</textarea></p>
-<p><label for="target">[[To the channel]]</label><input id="target" name="channel" list="channels" required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{channel}"><datalist id="channels">{channels}</datalist></p>
-<p><input id="is_active" name="is_active" type="checkbox" value="on"{checked}> <label for="is_active">[[Make it the active version: clients will install it]]</label></p>
+FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data"
+data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
+<p><label for="version">[[Version]]</label><input id="version" name="version" required
+maxlength="64" placeholder="1.0.0" value="{version}" autocomplete="off"></p>
+<p class="drop"><label for="file">[[Package (ZIP): choose a file or drop it here]]</label><input
+id="file" name="file" type="file" required accept=".zip,application/zip"></p>
+<p><label for="changelog">[[Changelog]]</label><textarea id="changelog" name="changelog"
+rows="6">{changelog}</textarea></p>
+<p><label for="target">[[To the channel]]</label><input id="target" name="channel" list="channels"
+required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{channel}"><datalist
+id="channels">{channels}</datalist></p>
+<p><input id="is_active" name="is_active" type="checkbox" value="on"{checked}> <label
+for="is_active">[[Make it the active version: clients will install it]]</label></p>
 <details{open}><summary>[[Manifest and signature (optional)]]</summary>
-<p><label for="manifest">[[Manifest (.json): then the ZIP may leave out what the server has]]</label><input id="manifest" name="manifest" type="file" accept=".json,application/json"></p>
-<p><label for="signature">[[Signature of the manifest (.minisig)]]</label><input id="signature" name="signature" type="file" accept=".minisig"></p></details>
-<p><button type="submit" class="primary">[[Upload]]</button> <progress max="1" value="0" aria-label="[[Sending]]" hidden></progress> <output></output></p></form>"""
+<p><label for="manifest">[[Manifest (.json): then the ZIP may leave out what the server
+has]]</label><input id="manifest" name="manifest" type="file" accept=".json,application/json"></p>
+<p><label for="signature">[[Signature of the manifest (.minisig)]]</label><input id="signature"
+name="signature" type="file" accept=".minisig"></p></details>
+<p><button type="submit" class="primary">[[Upload]]</button> <progress max="1" value="0"
+aria-label="[[Sending]]" hidden></progress> <output></output></p></form>"""
 
 
 def show(request: PageRequest) -> Answer:

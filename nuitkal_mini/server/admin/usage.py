@@ -22,12 +22,23 @@ SHOWN = 7  # versions with an area of their own; the rest is one more
 
 PAGE = """<section class="panel"><p class="adoption">{adoption}</p>
 <div class="chart">{chart}</div><ul class="legend">{legend}</ul>
-<p class="hint">[[How often clients asked for updates, by the version they have installed. A client asks at each start; who asks is not recorded.]]</p></section>
-<section class="panel"><h2>[[Versions]]</h2><table><thead><tr><th scope="col">[[Version]]</th><th scope="col" class="n">[[30 days]]</th><th scope="col" class="n">[[7 days]]</th><th scope="col" class="n">[[Today]]</th><th scope="col" class="n">[[Share today]]</th></tr></thead><tbody>{versions}</tbody></table></section>
-<details class="panel"><summary>[[The chart's figures, day by day]]</summary><div class="wide" tabindex="0" role="region" aria-label="[[Days]]"><table><thead><tr><th scope="col">[[Day]]</th>{names}</tr></thead><tbody>{days}</tbody></table></div></details>"""
-EMPTY = '<div class="panel"><p>[[No client of this channel has asked for updates in the last 30 days. Clients that do are counted by their installed version; who they are is not recorded.]]</p></div>'
+<p class="hint">[[How often clients asked for updates, by the version they have installed. A client
+asks at each start; who asks is not recorded.]]</p></section>
+<section class="panel"><h2>[[Versions]]</h2><table><thead><tr><th scope="col">[[Version]]</th><th
+scope="col" class="n">[[30 days]]</th><th scope="col" class="n">[[7 days]]</th><th scope="col"
+class="n">[[Today]]</th><th scope="col" class="n">[[Share today]]</th></tr></thead>
+<tbody>{versions}</tbody></table></section>
+<details class="panel"><summary>[[The chart's figures, day by day]]</summary><div class="wide"
+tabindex="0" role="region" aria-label="[[Days]]"><table><thead><tr><th
+scope="col">[[Day]]</th>{names}</tr></thead><tbody>{days}</tbody></table></div></details>"""
+EMPTY = (
+    '<div class="panel"><p>[[No client of this channel has asked for updates in the last 30 '
+    "days. Clients that do are counted by their installed version; who they are is not "
+    "recorded.]]</p></div>"
+)
 
-VERSION = """<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td class="n">{today}<td class="n">{share}"""
+VERSION = """<tr data-version="{name}"><td>{name}<td class="n">{month}<td class="n">{week}<td
+class="n">{today}<td class="n">{share}"""
 AREA = '<li class="s{number}">{name}</li>'
 COLUMN = '<th scope="col" class="n">{name}</th>'
 LINE = '<tr><th scope="row">{day}</th>{cells}'
@@ -35,7 +46,9 @@ CELL = '<td class="n">{asked}'
 
 
 class Adoption(NamedTuple):
-    """How far the active release has come: its share of the last day with figures; days until half asked with it, if ever."""
+    """How far the active release has come: its share of the last day with figures; days until half
+    asked with it, if ever.
+    """
 
     version: str
     asked: int
@@ -91,7 +104,9 @@ def show(request: PageRequest) -> Answer:
 
 
 def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Series]:
-    """The series of the chart, named by canonical version: the active one first, then those that ask most, the rest as one."""
+    """The series of the chart, named by canonical version: the active one first, then those that
+    ask most, the rest as one.
+    """
     totals = _totals(figures)
     totals.pop(OTHER, None)
     order = sorted(totals, key=lambda version: (version != active, -totals[version], version))
