@@ -21,12 +21,12 @@ from ..semver import BadVersion, Version, parse
 from .complete_package import (
     CompletePackage,
     accept_whole_zip,
-    check_signature,
     accept_with_manifest,
+    check_signature,
 )
 from .database import now, write_log
 from .refused import Refused
-from .store import PACKS, Store, manifest_name, write_synced, signature_name
+from .store import PACKS, Store, manifest_name, signature_name, write_synced
 
 STABLE = "stable"  # the channel of URLs that name none
 # it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
