@@ -20,7 +20,7 @@ from ..strict_json import JsonError, json_object
 from . import auth, releases
 from .fleet import Fleet
 from .messages import ACTIVATED, UPLOADED, language_of, say
-from .multipart import Form, FormFile, content_length, parse_form
+from .multipart import Form, FormFile, content_length, parse_form, read_body
 from .refused import Refused, method_not_allowed, not_found
 from .releases import STABLE, StoredRelease, rfc3339
 from .responses import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
@@ -171,7 +171,8 @@ class Api:
 
     def upload(self, request: ApiRequest) -> Answer:
         who, base = self._token(request), self._base(request.environ)
-        self._store.require_space(content_length(request.environ, self._settings.max_upload))
+        limit = self._settings.max_upload
+        self._store.require_space(content_length(request.environ, limit) or 0)
         with self._store.scratch() as folder:
             form = parse_form(request.environ, folder, self._settings.max_upload)
             release = releases.create(self._store, folder, read_upload(form, request.channel), who)
@@ -330,9 +331,8 @@ def signature_text(upload: Optional[FormFile]) -> Optional[str]:
 
 
 def _json_body(environ: Environ, known: Set[str]) -> Dict[str, Any]:
-    body = environ["wsgi.input"].read(content_length(environ, MAX_JSON))
     try:
-        fields = json_object(body)
+        fields = json_object(read_body(environ, MAX_JSON))
     except JsonError as error:
         raise Refused("bad_json", error.template) from error  # none of them has values in it
     for name in fields.keys() - known:

@@ -15,18 +15,21 @@ ENGLISH, CHINESE = "en", "zh"
 UPLOADED = "version uploaded"
 ACTIVATED = "version {version} is now active"
 
-_CHOICE = re.compile(r"\s*([A-Za-z]+)[A-Za-z0-9-]*\s*(?:;\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?")
+_WEIGHT = re.compile(r"[01](?:\.[0-9]{0,3})?")  # RFC 9110, 12.4.2
 
 
 def language_of(environ: Dict[str, Any]) -> str:
     """English when Accept-Language prefers it to Chinese, else Chinese."""
     best = {ENGLISH: 0.0, CHINESE: 0.0}
     for choice in environ.get("HTTP_ACCEPT_LANGUAGE", "").lower().split(","):
-        match = _CHOICE.fullmatch(choice)
-        if match and match[1] in best:
+        tag, _, parameter = choice.partition(";")
+        language = tag.strip().partition("-")[0]
+        name, _, weight = parameter.partition("=")
+        weight = weight.strip() if name.strip() == "q" else "" if parameter.strip() else "1"
+        if language in best and _WEIGHT.fullmatch(weight):
             # listed earlier wins between equals: each further one counts a hair less
-            weight = float(match[2] or 1) - 1e-6 * sum(value > 0 for value in best.values())
-            best[match[1]] = max(best[match[1]], weight)
+            value = float(weight) - 1e-6 * sum(value > 0 for value in best.values())
+            best[language] = max(best[language], value)
     return ENGLISH if best[ENGLISH] > best[CHINESE] else CHINESE
 
 
@@ -66,6 +69,7 @@ TEXTS = {
     "the request's Content-Length is not a number": "请求的 Content-Length 不是数字",
     "the request's headers are longer than {limit} bytes": "请求头超过 {limit} 字节",
     "the request's target is not a path": "请求的目标不是路径",
+    "the file is not the one that the request names": "文件不是请求所指的那一个",
     "the file has only {size} bytes": "文件只有 {size} 字节",
     "this needs a valid token: Authorization: Bearer <token>": (
         "需要有效的令牌：Authorization: Bearer <令牌>"

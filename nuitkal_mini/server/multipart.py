@@ -1,8 +1,11 @@
-"""Forms from a WSGI request, streamed: `parse_form` is the whole story.
+"""Forms and JSON from a WSGI request, streamed: `parse_form` and `read_body`.
 
 multipart/form-data (RFC 7578 over RFC 2046) and application/x-www-form-urlencoded. A file is hashed
-while it goes to a file of its own in a folder that the caller deletes; what is held in memory is one
-read and the fields. Whatever goes wrong is `Refused` with a sentence.
+while it is written to a file of its own in a folder that the caller deletes; memory holds one read and
+the fields. Every error is `Refused` with a sentence. Every byte is parsed in linear time.
+
+A body without Content-Length is read to its end when the HTTP server says that `wsgi.input` ends there
+(`wsgi.input_terminated`, as gunicorn does for chunked bodies); then the limit is applied while reading.
 
 Names are quoted as browsers do it (WHATWG HTML, 4.10.21.8: `%22` for a quote), as older clients do it
 (`\\"`), or by RFC 2231 and 5987 (`filename*=UTF-8''…`). Parts without `filename` are fields.
@@ -16,14 +19,12 @@ import re
 import tempfile
 from email.utils import collapse_rfc2231_value, decode_params, unquote
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Set, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 from urllib.parse import parse_qsl
 
 from .refused import Refused
 
-READ_BYTES = (
-    256 * 1024
-)  # measured with SHA-256 and the disk: 16 kB 620 MB/s, 64 kB 800, 256 kB 900, 1 MB 920
+READ_BYTES = 256 * 1024  # measured with SHA-256 and disk: 16 kB 620 MB/s, 256 kB 900, 1 MB 920
 MAX_PARTS = 64  # the upload form has seven
 MAX_HEADER_BYTES = 8 * 1024  # a name of 255 characters, percent-encoded twice over, takes 6 kB
 MAX_FIELD_BYTES = 1024 * 1024  # a changelog of a megabyte is a book; files are not fields
@@ -32,12 +33,12 @@ MAX_BOUNDARY = 70  # RFC 2046, 5.1.1
 Buffer = Union[bytes, memoryview]
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_KIND = re.compile(rf"\s*({_TOKEN}(?:/{_TOKEN})?)\s*")
-# A quoted value ends at the quote that `;` or the end follows; inside, only `\"` is an escape: browsers
-# send a lone backslash as it is. Each alternative begins differently enough to match in linear time.
-_PARAMETER = re.compile(
-    r""";\s*([\w.-]{1,64}(?:\*[0-9]{0,3}\*?)?)\s*=\s*("(?:\\"|[^"])*"|[^\s;"]*)\s*(?=;|\Z)"""
-)
+_KIND = re.compile(rf"{_TOKEN}(?:/{_TOKEN})?")
+_PARAMETER_NAME = re.compile(r"[\w.-]{1,64}(?:\*[0-9]{0,3}\*?)?")
+_SPACE_OR_QUOTE = re.compile(r'[\s"]')
+_END_OF_PARAMETER = re.compile(r"\s*(?:;|\Z)")
+# The charsets of RFC 2231 that are decoded; `idna` and `punycode` take quadratic time.
+_CHARSETS = frozenset(("", "utf-8", "us-ascii", "iso-8859-1"))
 
 
 class FormFile(NamedTuple):
@@ -50,7 +51,7 @@ class FormFile(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What one form brought."""
+    """The fields and files of one form."""
 
     fields: Dict[str, str]
     files: Dict[str, FormFile]
@@ -59,52 +60,102 @@ class Form(NamedTuple):
 def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     """The form of a request; its files are `upload-…` in `folder`, also when it fails.
 
-    Raises Refused: `length_required` without a Content-Length, `too_large` for more than `max_bytes`
-    (before anything is read) or a field over MAX_FIELD_BYTES, `bad_field` for all that is malformed,
-    also when the client hangs up. OSError from writing (ENOSPC, EDQUOT: the disk is full) propagates.
+    Raises Refused: `length_required` without a size, `too_large` for more than `max_bytes` (before
+    anything is read when there is a Content-Length) or a field over MAX_FIELD_BYTES, `bad_field` for a
+    malformed form and for one that breaks off. OSError from writing (ENOSPC, EDQUOT: the disk is full) propagates.
     """
     length = content_length(environ, max_bytes)
+    stream = _BodyStream(environ, length, max_bytes)
     kind, parameters = _parse_header(_as_utf8(environ.get("CONTENT_TYPE", "")))
     if kind == "multipart/form-data":
         # The first delimiter stands at the start of a line as well: begin behind a line end.
-        return _read_multipart(
-            _Body(environ["wsgi.input"], length, before=b"\r\n"),
-            parameters.get("boundary", ""),
-            folder,
-        )
+        body = _MarkedBody(stream, before=b"\r\n")
+        return _read_multipart(body, parameters.get("boundary", ""), folder)
     if kind == "application/x-www-form-urlencoded":
-        return _read_urlencoded(_Body(environ["wsgi.input"], length))
+        return _read_urlencoded(_MarkedBody(stream))
     raise Refused("bad_field", "a form must be sent as multipart/form-data")
 
 
-def content_length(environ: Dict[str, Any], max_bytes: int) -> int:
-    """The size of a request's body; Refused without one, or for more than `max_bytes`."""
+def read_body(environ: Dict[str, Any], max_bytes: int) -> bytes:
+    """The whole body of a request; Refused as in `parse_form`."""
+    stream = _BodyStream(environ, content_length(environ, max_bytes), max_bytes)
+    content = bytearray()
+    while True:
+        piece = stream.read()
+        if not piece:
+            return bytes(content)
+        content += piece
+
+
+def content_length(environ: Dict[str, Any], max_bytes: int) -> Optional[int]:
+    """The size of a request's body; None for a chunked one, whose size is known at its end.
+
+    Refused without a size, or for more than `max_bytes`.
+    """
     text = environ.get("CONTENT_LENGTH") or ""
+    if not text and environ.get("wsgi.input_terminated"):
+        return None
     if not text:
         raise Refused("length_required", "the request must say its size in Content-Length")
     if not re.match(r"[0-9]{1,18}\Z", text):
         raise Refused("bad_field", "the request's Content-Length is not a number")
     if int(text) > max_bytes:
-        raise Refused(
-            "too_large",
-            "the request has {size} bytes; at most {limit} are allowed",
-            size=int(text),
-            limit=max_bytes,
-        )
+        raise _too_large(int(text), max_bytes)
     return int(text)
 
 
-class _Body:
-    """The request's body, taken apart at marks that may lie anywhere across the reads."""
+def _too_large(size: int, limit: int) -> Refused:
+    return Refused(
+        "too_large",
+        "the request has {size} bytes; at most {limit} are allowed",
+        size=size,
+        limit=limit,
+    )
 
-    def __init__(self, stream: BinaryIO, length: int, before: bytes = b"") -> None:
-        self._stream = stream
+
+class _BodyStream:
+    """The body of a request, read to its Content-Length, or to its end when it has none."""
+
+    def __init__(self, environ: Dict[str, Any], length: Optional[int], max_bytes: int) -> None:
+        self._stream: BinaryIO = environ["wsgi.input"]
         self._length = length
-        self._received = 0
+        self._max_bytes = max_bytes
+        self.received = 0
+
+    def read(self) -> bytes:
+        """The next bytes; none at the end of the body."""
+        left = READ_BYTES if self._length is None else self._length - self.received
+        if not left:
+            return b""
+        try:
+            piece = self._stream.read(min(READ_BYTES, left))
+        except OSError as error:
+            raise self._broken_off() from error
+        self.received += len(piece)
+        if self.received > self._max_bytes:
+            raise _too_large(self.received, self._max_bytes)
+        if not piece and self._length is not None:
+            raise self._broken_off()
+        return piece
+
+    def _broken_off(self) -> Refused:
+        return Refused(
+            "bad_field",
+            "the form broke off after {received} of {length} bytes",
+            received=self.received,
+            length="?" if self._length is None else self._length,
+        )
+
+
+class _MarkedBody:
+    """A body that is cut at marks, which may lie anywhere across the reads."""
+
+    def __init__(self, stream: _BodyStream, before: bytes = b"") -> None:
+        self._stream = stream
         self._buffer = before
 
     def until(self, mark: bytes) -> Iterator[memoryview]:
-        """What stands before the next `mark`, piece by piece; the mark is consumed."""
+        """The bytes before the next `mark`, piece by piece; the mark is consumed."""
         while True:
             end = self._buffer.find(mark)
             if end >= 0:
@@ -123,35 +174,22 @@ class _Body:
         return self._buffer.startswith(mark)
 
     def rest(self) -> Iterator[bytes]:
-        """What is left up to Content-Length."""
+        """The bytes up to the end of the body."""
         yield self._buffer
-        while self._received < self._length:
-            self._buffer = b""
-            self._fill()
+        while True:
+            self._buffer = self._stream.read()
+            if not self._buffer:
+                return
             yield self._buffer
 
     def _fill(self) -> None:
-        try:
-            piece = self._stream.read(min(READ_BYTES, self._length - self._received))
-        except OSError as error:
-            raise self._cut_off() from error
+        piece = self._stream.read()
         if not piece:
-            raise self._cut_off()
-        self._received += len(piece)
+            raise Refused("bad_field", "the form has no end: its last boundary is missing")
         self._buffer += piece
 
-    def _cut_off(self) -> Refused:
-        if self._received == self._length:
-            return Refused("bad_field", "the form has no end: its last boundary is missing")
-        return Refused(
-            "bad_field",
-            "the form broke off after {received} of {length} bytes",
-            received=self._received,
-            length=self._length,
-        )
 
-
-def _read_multipart(body: _Body, boundary: str, folder: Path) -> Form:
+def _read_multipart(body: _MarkedBody, boundary: str, folder: Path) -> Form:
     if not re.fullmatch("[ -~]+", boundary) or len(boundary) > MAX_BOUNDARY:
         raise Refused("bad_field", "the form has no usable boundary in its Content-Type")
     delimiter = b"\r\n--" + boundary.encode("ascii")
@@ -182,9 +220,8 @@ def _read_multipart(body: _Body, boundary: str, folder: Path) -> Form:
             )
         else:
             upload = _store(body.until(delimiter), filename, folder)
-            if (
-                filename or upload.size
-            ):  # a browser sends a file input that was left empty as "" with no bytes
+            # A browser sends an empty file input with the name "" and no bytes.
+            if filename or upload.size:
                 form.files[name] = upload
     for _ in body.rest():  # RFC 2046's epilogue: to be ignored
         pass
@@ -224,35 +261,67 @@ def _parse_part_head(head: bytes) -> Tuple[str, Any]:
             kind, parameters = _parse_header(value)
             if kind == "form-data" and parameters.get("name"):
                 filename = parameters.get("filename")
-                return parameters["name"], filename if filename is None else re.split(
-                    r"[/\\]", filename
-                )[-1]
+                return parameters["name"], filename and filename.replace("\\", "/").split("/")[-1]
     raise Refused("bad_field", "the form has a part without a name")
 
 
 def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
-    """`kind; name="value"; …` as the kind in lower case and the parameters; Refused when it is not that."""
-    kind = _KIND.match(text)
-    at = kind.end() if kind else 0
+    """`kind; name="value"; …` as the kind in lower case and the parameters.
+
+    Refused for any other form. Linear: each character is looked at a fixed number of times.
+    """
+    at = text.find(";")
+    at = len(text) if at < 0 else at
+    kind = text[:at].strip()
     plain: Dict[str, str] = {}
     extended: List[Tuple[str, str]] = [("", "")]  # decode_params passes the first one over
-    while kind and at < len(text):
-        parameter = _PARAMETER.match(text, at)
-        if not parameter:
-            break
-        name, value, at = parameter.group(1).lower(), parameter.group(2), parameter.end()
+    is_right = bool(_KIND.fullmatch(kind))
+    end = len(text.rstrip(" \t;"))
+    while is_right and at < end:
+        equals = text.find("=", at)
+        name = text[at + 1 : equals].strip().lower()
+        value, at = _parameter_value(text, equals + 1)
+        is_right = equals >= 0 and value is not None and bool(_PARAMETER_NAME.fullmatch(name))
         if "*" in name:
-            extended.append((name, value))
+            extended.append((name, value or ""))
         else:
-            plain[name] = _unquote(value)
-    if not kind or text[at:].strip(" \t;"):
+            plain[name] = _unquote(value or "")
+    if not is_right:
         raise Refused(
             "bad_field",
             "the form has a header that cannot be read: {header!r}",
             header=text.strip()[:200],
         )
     plain.update(_decode_extended(extended))
-    return kind.group(1).lower(), plain
+    return kind.lower(), plain
+
+
+def _parameter_value(text: str, start: int) -> Tuple[Optional[str], int]:
+    """The value that begins at `start`, with its quotes, and the place of the `;` or the end behind it.
+
+    None when it is malformed. A quoted value ends at its first quote without a backslash before it; when
+    more text follows that quote, at the last quote that `;` or the end follows: browsers send a lone
+    backslash as it is, so that `"C:\\"` ends at its second quote.
+    """
+    while start < len(text) and text[start].isspace():
+        start += 1
+    if not text.startswith('"', start):
+        end = text.find(";", start)
+        end = len(text) if end < 0 else end
+        value = text[start:end].rstrip()
+        return (None if _SPACE_OR_QUOTE.search(value) else value), end
+    best: Tuple[Optional[str], int] = (None, len(text))
+    quote = start
+    while True:
+        quote = text.find('"', quote + 1)
+        if quote < 0:
+            return best
+        after = _END_OF_PARAMETER.match(text, quote + 1)
+        if after:
+            end = after.end() - 1 if text[after.end() - 1] == ";" else len(text)
+            best = text[start : quote + 1], end
+        if text[quote - 1] != "\\":
+            return best
 
 
 def _unquote(value: str) -> str:
@@ -262,16 +331,18 @@ def _unquote(value: str) -> str:
 
 
 def _decode_extended(parameters: List[Tuple[str, str]]) -> Dict[str, str]:
+    decoded: Dict[str, str] = {}
     try:
-        return {
-            name: unquote(collapse_rfc2231_value(value))
-            for name, value in decode_params(parameters)[1:]
-        }
+        for name, value in decode_params(parameters)[1:]:
+            if isinstance(value, tuple) and (value[0] or "").lower() not in _CHARSETS:
+                raise ValueError(f"the charset {value[0]}")
+            decoded[name] = unquote(collapse_rfc2231_value(value))
     except (ValueError, TypeError) as error:  # an odd charset; `name*` beside `name*0`
         raise Refused("bad_field", "the form has a file name that cannot be read") from error
+    return decoded
 
 
-def _read_urlencoded(body: _Body) -> Form:
+def _read_urlencoded(body: _MarkedBody) -> Form:
     content = _collect(body.rest(), MAX_FIELD_BYTES, _field_too_large("*"))
     try:
         pairs = parse_qsl(

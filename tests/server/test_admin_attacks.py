@@ -94,6 +94,7 @@ def test_no_form_counts_without_the_sessions_csrf_token(
             {"HTTP_ORIGIN": "http://updates.test.evil.test"}, id="a host that begins like ours"
         ),
         pytest.param({"HTTP_ORIGIN": "null"}, id="a sandboxed frame"),
+        pytest.param({"HTTP_ORIGIN": "http://["}, id="not a URL"),
         pytest.param(
             {"HTTP_REFERER": "http://evil.test/http://updates.test/"}, id="a referrer alone"
         ),

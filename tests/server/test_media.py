@@ -209,6 +209,37 @@ def test_what_the_client_has_is_not_sent_again(
         )
 
 
+@pytest.mark.parametrize(
+    "condition, holds",
+    [
+        ({"if_match": "ETAG"}, True),
+        ({"if_match": '"x", ETAG'}, True),
+        ({"if_match": " * "}, True),
+        ({"if_match": '"x"'}, False),
+        ({"if_match": "W/ETAG"}, False),  # RFC 9110, 13.1.1: the strong comparison
+        ({"if_match": ""}, False),
+        ({"if_unmodified_since": DATE}, True),
+        ({"if_unmodified_since": "Tue, 14 Nov 2023 22:13:19 GMT"}, False),
+        ({"if_unmodified_since": "now"}, True),
+        ({"if_match": "ETAG", "if_unmodified_since": "Tue, 14 Nov 2023 22:13:19 GMT"}, True),
+        ({"if_match": '"x"', "if_none_match": "ETAG"}, False),
+        ({"if_match": '"x"', "range": "bytes=0-1"}, False),
+    ],
+)
+def test_a_condition_that_does_not_hold_is_a_412(
+    package: Path, condition: Dict[str, Any], holds: bool
+) -> None:
+    etag = get(package).headers["ETag"]
+    headers = {name: value.replace("ETAG", etag) for name, value in condition.items()}
+    for method in ("GET", "HEAD"):
+        if holds:
+            assert get(package, method, **headers).status == 200
+        else:
+            with pytest.raises(Refused) as caught:
+                get(package, method, **headers)
+            assert (caught.value.code, caught.value.status) == ("precondition_failed", 412)
+
+
 def test_the_etag_changes_with_the_file_and_survives_a_copy(package: Path, tmp_path: Path) -> None:
     etag = get(package).headers["ETag"]
     assert get(written(tmp_path / "restored.zip", CONTENT)).headers["ETag"] == etag

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini.server import multipart
-from nuitkal_mini.server.multipart import parse_form
+from nuitkal_mini.server.multipart import parse_form, read_body
 from nuitkal_mini.server.refused import Refused
 
 BOUNDARY = "----WebKitFormBoundaryq7"
@@ -455,3 +455,43 @@ def test_a_file_is_never_in_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+def chunked(
+    content: bytes, kind: str = "multipart/form-data; boundary=" + BOUNDARY
+) -> Dict[str, Any]:
+    """A request as an HTTP server gives it that has decoded a chunked body."""
+    return {"wsgi.input": io.BytesIO(content), "wsgi.input_terminated": True, "CONTENT_TYPE": kind}
+
+
+def test_a_form_without_a_length_is_read_to_its_end(tmp_path: Path) -> None:
+    content = body(
+        part('form-data; name="a"', b"1"), part('form-data; name="b"; filename="x"', b"2")
+    )
+    form = parse_form(chunked(content), tmp_path, LIMIT)
+    assert form.fields == {"a": "1"} and form.files["b"].path.read_bytes() == b"2"
+    form = parse_form(chunked(b"a=1&b=2", "application/x-www-form-urlencoded"), tmp_path, LIMIT)
+    assert form.fields == {"a": "1", "b": "2"}
+    assert read_body(chunked(b"{}"), LIMIT) == b"{}"
+
+
+def test_the_limit_holds_without_a_length_too(tmp_path: Path) -> None:
+    content = body(part('form-data; name="b"; filename="x"', b"2" * LIMIT))
+    assert refused(chunked(content), tmp_path).code == "too_large"
+    with pytest.raises(Refused) as caught:
+        read_body(chunked(b"x" * (LIMIT + 1)), LIMIT)
+    assert caught.value.code == "too_large"
+    assert refused(chunked(content[:-10]), tmp_path, 2 * LIMIT).code == "bad_field"
+    assert read_body(request(b"1234", length="4"), 4) == b"1234"
+    with pytest.raises(Refused) as caught:
+        read_body(request(b"123", length="4"), 4)
+    assert caught.value.code == "bad_field"
+
+
+@pytest.mark.parametrize("charset", ["idna", "punycode", "unicode_escape", "zlib", "x"])
+def test_a_file_name_in_a_charset_of_the_senders_choice_is_refused(
+    tmp_path: Path, charset: str
+) -> None:
+    """`idna` needs quadratic time (CVE-2022-45061)."""
+    content = body(part(f"form-data; name=a; filename*={charset}''x", b"1"))
+    assert refused(request(content), tmp_path).code == "bad_field"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import re
 from typing import Callable, Dict, List, Optional, Tuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from .. import sessions
 from ..api import Settings, parse_channel
@@ -157,7 +157,7 @@ class Site:
         if not request.environ.get("CONTENT_TYPE", "").lower().startswith(FORMS):
             _check_csrf(request)  # no form, no token
         if parts == ["upload"]:
-            self._store.require_space(content_length(request.environ, limit))
+            self._store.require_space(content_length(request.environ, limit) or 0)
         request.form = parse_form(request.environ, request.folder, limit)
         _check_csrf(request)
         if parts == ["logout"]:
@@ -272,7 +272,7 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
     ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
     if (
         origin
-        and urlsplit(origin).netloc.lower() not in ours - {""}
+        and _split(origin).netloc.lower() not in ours - {""}
         or environ.get("HTTP_SEC_FETCH_SITE") == "cross-site"
     ):
         raise Refused(
@@ -280,6 +280,14 @@ def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
             "this form was sent from another site, or a proxy changed its Host header; let it "
             "pass that on, or set --public-url",
         )
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; all empty when it is none, such as `http://[`."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _check_csrf(request: PageRequest) -> None:
@@ -297,7 +305,7 @@ def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
     if admin_host is None:
         return
     host, wanted = (
-        urlsplit("//" + environ.get("HTTP_HOST", "")).hostname or "",
+        _split("//" + environ.get("HTTP_HOST", "")).hostname or "",
         parse_address(admin_host),
     )
     if wanted is None:
