@@ -20,6 +20,7 @@ from ..problem import Problem
 from ..progress import megabytes
 from ..semver import parse
 from ..signing import SecretKey, public_key, sign
+from . import static_site
 from .api import Server
 from .keys import (
     keygen,
@@ -115,6 +116,23 @@ def _parser() -> argparse.ArgumentParser:
     _key_arguments(again)
     again.set_defaults(run=_resign)
 
+    static = commands.add_parser(
+        "static",
+        help="keep a site in a local folder, for any web server or bucket",
+        usage="%(prog)s OUT DIR --app NAME --version V [--key KEY] [--inactive] [--channel C]\n"
+        "       %(prog)s OUT activate V|promote V --from C|list [--channel C]",
+    )
+    static.add_argument("site", type=Path, metavar="OUT")
+    static.add_argument("what", metavar="DIR|activate|promote|list")
+    static.add_argument("release", nargs="?", type=_argument(parse), metavar="V")
+    static.add_argument("--channel", default=static_site.STABLE, metavar="C")
+    static.add_argument("--from", dest="source", metavar="C")
+    static.add_argument("--changelog", default="", metavar="TEXT")
+    static.add_argument("--inactive", action="store_true", help="leave the active release as it is")
+    _release_arguments(static, required=False)
+    _key_arguments(static, required=False)
+    static.set_defaults(run=_static, usage=static)
+
     new_key = commands.add_parser(
         "keygen", help="make a key pair, FILE and FILE.pub, for --key and for clients"
     )
@@ -131,14 +149,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
+    _release_arguments(parser)
+
+
+def _release_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--app",
-        required=True,
+        required=required,
         type=_argument(check_app),
         metavar="NAME",
         help="the program's name, the same for all its releases",
     )
-    parser.add_argument("--version", required=True, type=_argument(parse))
+    parser.add_argument("--version", required=required, type=_argument(parse))
     parser.add_argument(
         "--exclude",
         action="append",
@@ -338,6 +360,39 @@ def _resign(arguments: argparse.Namespace) -> None:
     secret = _secret(arguments)
     resign(_server(arguments), arguments.version, public_key(secret), _signer(secret))
     print(f"signed {arguments.version.text} again")
+
+
+def _static(arguments: argparse.Namespace) -> None:
+    site, channel, version = arguments.site, arguments.channel, arguments.release
+    needs = {"activate": ["release"], "promote": ["release", "source"], "list": []}
+    for name in needs.get(arguments.what, ["app", "version"]):
+        if getattr(arguments, name) is None:
+            shown = {"release": "a version", "source": "--from"}.get(name, f"--{name}")
+            arguments.usage.error(f"{arguments.what} needs {shown}")
+    if arguments.what == "activate":
+        print(f"{static_site.activate(site, channel, version)} is active in {channel}")
+    elif arguments.what == "promote":
+        active = not arguments.inactive
+        moved = static_site.promote(site, channel, version, arguments.source, active)
+        print(f"promoted {moved} from {arguments.source} to {channel}")
+    elif arguments.what == "list":
+        for release in static_site.releases(site, channel):
+            mark = "  active" if release.is_active else ""
+            size = megabytes(release.file_size)
+            print(f"{release.version}  {release.upload_time}  {size}{mark}")
+    else:
+        signer = _signer(_secret(arguments)) if arguments.key else None
+        arguments.folder = Path(arguments.what)
+        print(
+            static_site.publish(
+                site,
+                channel,
+                _tree(arguments),
+                changelog=arguments.changelog,
+                is_active=not arguments.inactive,
+                sign=signer,
+            )
+        )
 
 
 def _keygen(arguments: argparse.Namespace) -> None:

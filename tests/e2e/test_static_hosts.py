@@ -1,0 +1,133 @@
+"""A static site on real hosts: nginx, and an S3 server that rclone copies it to; signed, with ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List
+
+import pytest
+
+from ..support import ROOT, need_tool
+from ..trees import write_tree
+from .test_readme import free_port
+
+BLOB = os.urandom(400_000)
+
+
+def run(*words: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def publish(folder: Path, version: str) -> None:
+    tree = {
+        "main.py": (f"print('this is {version}')\n".encode(), "644"),
+        "blob": (BLOB, "644"),
+    }
+    write_tree(folder / "app", tree)
+    words = ("--app", "static", "--version", version, "--key", "key")
+    run("nuitkal_mini.publish", "static", "site", "app", *words, cwd=folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run("nuitkal_mini.publish", "keygen", "key", cwd=tmp_path)
+    publish(tmp_path, "1.0.0")
+    return tmp_path
+
+
+def start_program(folder: Path, url: str, user: str = "user") -> str:
+    key = (folder / "key.pub").read_text().splitlines()[1]
+    words = ("run", "--url", url, "--dir", user, "--public-key", key)
+    return run("nuitkal_mini.client", *words, cwd=folder)
+
+
+def wait_for(port: int) -> None:
+    for _ in range(300):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing answers on port {port}")
+
+
+@contextlib.contextmanager
+def running(command: List[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def nginx_conf(folder: Path, body: str) -> List[str]:
+    paths = "".join(
+        f" {name}_temp_path {folder}/{name};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; user root; events {{}}\n"
+        f"http {{ log_format bytes '$request_uri $status $body_bytes_sent';"
+        f" access_log {folder}/access.log bytes;{paths}\n{body}\n}}\n"
+    )
+    return [need_tool("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+def test_nginx_serves_the_folder_and_a_client_fetches_only_what_changed(folder: Path) -> None:
+    port = free_port()
+    server = f"server {{ listen 127.0.0.1:{port}; root {folder}/site; index index.html; }}"
+    with running(nginx_conf(folder, server), port):
+        for form in ("check/", "check.json"):
+            url = f"http://127.0.0.1:{port}/api/nuitkal_pack/{form}"
+            assert start_program(folder, url, f"user-{form.strip('/')}") == "this is 1.0.0\n"
+        publish(folder, "1.1.0")
+        (folder / "access.log").write_text("")
+        assert start_program(folder, url, "user-check.json") == "this is 1.1.0\n"
+        sent = re.findall(r"(\S+) (\d+) (\d+)", (folder / "access.log").read_text())
+    assert [status for path, status, _ in sent if path.endswith(".zip")] == ["206"]
+    assert sum(int(size) for _, _, size in sent) < 10_000  # of 400 kB
+
+
+@pytest.mark.slow
+def test_rclone_copies_the_site_to_an_s3_server_and_clients_update_from_it(folder: Path) -> None:
+    rclone, moto = need_tool("rclone"), need_tool("moto_server")
+    port = free_port()
+    (folder / "rclone.conf").write_text(
+        "[s3]\ntype = s3\nprovider = Other\naccess_key_id = x\nsecret_access_key = x\n"
+        f"endpoint = http://127.0.0.1:{port}\nacl = public-read\n"
+    )
+    environ = {name: text for name, text in os.environ.items() if name != "AWS_CA_BUNDLE"}
+
+    def copy(*words: str) -> None:
+        command = [rclone, "--config", str(folder / "rclone.conf"), *words]
+        subprocess.run(command, cwd=folder, env=environ, check=True)
+
+    with running([moto, "-H", "127.0.0.1", "-p", str(port)], port):
+        copy("mkdir", "s3:bucket")
+        copy("sync", "site", "s3:bucket")
+        url = f"http://127.0.0.1:{port}/bucket/api/nuitkal_pack/check.json"
+        assert start_program(folder, url) == "this is 1.0.0\n"
+        publish(folder, "1.1.0")
+        copy("sync", "site/media", "s3:bucket/media")  # packages first, then what names them
+        copy("sync", "site", "s3:bucket")
+        assert start_program(folder, url) == "this is 1.1.0\n"
+        shutil.rmtree(folder / "user")
+        assert start_program(folder, url) == "this is 1.1.0\n"
