@@ -1,7 +1,8 @@
 """The entries of a release's tree, and the rules that hold between them.
 
-A tree that passes `check_tree` can be laid down on Linux, macOS and Windows alike: each path names one
-file on all of them, and no link leads out of the tree.
+A tree that passes `check_tree` can be laid down on Linux, macOS and Windows alike: each path names
+one file on all of them, and each link leads to a file or folder of the tree. No path of the tree is
+the updater's own, so no link leads there either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MAX_STEPS = 100  # of one such walk: Linux follows 40 links
 
 
 class FileEntry(NamedTuple):
-    """A file of a release, or a symlink when `link` is its target (then size 0, no sha256, mode 755)."""
+    """A file, or a symlink when `link` is its target (then size 0, no sha256, mode 755)."""
 
     path: str
     size: int
@@ -31,13 +32,17 @@ def link_entry(path: str, target: str) -> FileEntry:
 
 
 def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
-    """Refuse a tree whose paths collide on some system or whose links lead out of it; `folders` are further ones.
+    """Refuse a tree whose paths collide on some system, or whose links lead to nothing of the tree.
+
+    `folders` are empty ones beside those of the files.
 
     Raises:
-        UnsafePath: two paths are one file after case folding, a folder is spelt two ways, a file is also a
-            folder (so nothing lies behind a link), a link's target is outside, or there is too much of it.
+        UnsafePath: two paths are one file after case folding, a folder is spelt two ways, a file is
+        also
+            a folder (so nothing lies behind a link), a link leads to the tree's root, out of it or
+            to what it does not hold, or there is too much of it.
     """
-    entries: Dict[str, FileEntry] = {}  # by fold, as the folders
+    entries: Dict[str, FileEntry] = {}  # by their folded paths, as are the folders
     spelling: Dict[str, str] = {}
     for entry in files:
         check_path(entry.path)
@@ -62,8 +67,25 @@ def check_tree(files: Iterable[FileEntry], folders: Iterable[str] = ()) -> None:
         _check_link(entry, entries, spelling)
 
 
+def check_owned_names(files: Iterable[FileEntry], names: Iterable[str]) -> None:
+    """Refuse a tree that has one of these names at its top, in whatever spelling.
+
+    They are a client's own besides those that `check_path` knows, such as a configured version
+    file. A link cannot lead there when the tree passes `check_tree` and this.
+    """
+    owned = {fold(name) for name in names}
+    for entry in files:
+        if fold(entry.path.split("/", 1)[0]) in owned:
+            raise UnsafePath(
+                "{path!r} belongs to the updater; leave it out of the release", path=entry.path
+            )
+
+
 def _note_folder(folder: str, spelling: Dict[str, str]) -> None:
-    """Note a folder and those above it, up to the first known one: work and memory grow with the folders, not the depth."""
+    """Note a folder and those above it, up to the first known one.
+
+    Work and memory grow with the number of folders, not with their depth.
+    """
     while folder:
         key = fold(folder)
         other = spelling.get(key)
@@ -82,42 +104,56 @@ def _note_folder(folder: str, spelling: Dict[str, str]) -> None:
 
 
 def _check_link(entry: FileEntry, entries: Dict[str, FileEntry], spelling: Dict[str, str]) -> None:
-    """Walk the target as the file system would, through the tree's other links, and stay inside."""
+    """Walk the target as a file system does, through further links, to something of the tree."""
     place = entry.path.rpartition("/")[0]
-    todo = _target_parts(entry)
+    parts = _target_parts(entry)
     for _ in range(MAX_STEPS):  # a loop of links does not end
-        if not todo:
-            return
-        part = todo.pop(0)
+        if not parts:
+            break
+        part = parts.pop(0)
         if part == ".." and not place:
             raise UnsafePath("the link {path!r} leads out of the release", path=entry.path)
-        if part == "..":
-            place = place.rpartition("/")[0]
-        elif part not in ("", "."):
-            step = f"{place}/{part}" if place else part
-            key = fold(step)
-            if (
-                spelling.get(key, step) != step
-            ):  # it would lead to different places on Linux and Windows
-                raise UnsafePath(
-                    "the link {path!r} spells {other!r} in another way",
-                    path=entry.path,
-                    other=spelling[key],
-                )
-            if key in entries and entries[key].link is not None:
-                todo = _target_parts(entries[key]) + todo
-            else:
-                place = step
-    raise UnsafePath("the link {path!r} leads through too many links", path=entry.path)
+        if part in ("", ".", ".."):
+            place = place.rpartition("/")[0] if part == ".." else place
+            continue
+        step = f"{place}/{part}" if place else part
+        found = entries.get(fold(step))
+        _check_step(entry, step, spelling)
+        if found is not None and found.link is not None:
+            parts = _target_parts(found) + parts
+            continue
+        if found is not None and parts:
+            raise _leads_to_nothing(entry, f"{step}/{parts[0]}")  # behind a file
+        place = step
+    else:
+        raise UnsafePath("the link {path!r} leads through too many links", path=entry.path)
+    if not place:
+        raise UnsafePath("the link {path!r} leads to the release's own folder", path=entry.path)
+
+
+def _check_step(entry: FileEntry, step: str, spelling: Dict[str, str]) -> None:
+    other = spelling.get(fold(step))
+    if other is None:
+        raise _leads_to_nothing(entry, step)
+    if other != step:  # it would lead to different places on Linux and Windows
+        raise UnsafePath(
+            "the link {path!r} spells {other!r} in another way", path=entry.path, other=other
+        )
+
+
+def _leads_to_nothing(entry: FileEntry, place: str) -> UnsafePath:
+    return UnsafePath(
+        "the link {path!r} leads to {other!r}, which is not in the release; "
+        "add that, or leave the link out",
+        path=entry.path,
+        other=place,
+    )
 
 
 def _target_parts(entry: FileEntry) -> List[str]:
     target = entry.link or ""
-    if (
-        not target
-        or target.startswith("/")
-        or len(target.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES
-    ):
+    length = len(target.encode("utf-8", "surrogatepass"))
+    if not target or target.startswith("/") or length > MAX_PATH_BYTES:
         raise UnsafePath(
             "the link {path!r} has an empty, absolute or too long target", path=entry.path
         )

@@ -50,7 +50,9 @@ def trees(draw: st.DrawFn, max_size: int = 8, links: bool = True) -> Tree:
     """Any legal tree: an item that would break a rule beside those before it is left out."""
     tree: Tree = {}
     items = _FILES | _TARGETS if links else _FILES
-    for path, item in draw(st.lists(st.tuples(_PATHS, items), max_size=max_size)):
+    drawn = draw(st.lists(st.tuples(_PATHS, items), max_size=max_size))
+    # Files first: a link must lead to something.
+    for path, item in sorted(drawn, key=lambda pair: isinstance(pair[1], str)):
         try:
             check_tree(entries_of({**tree, path: item}))
         except UnsafePath:

@@ -225,6 +225,11 @@ TEXTS = {
     "the link {path!r} has an empty, absolute or too long target": (
         "链接 {path!r} 的目标为空、是绝对路径或过长"
     ),
+    "the link {path!r} leads to the release's own folder": "链接 {path!r} 指向版本自身的文件夹",
+    "the link {path!r} leads to {other!r}, which is not in the release; "
+    "add that, or leave the link out": (
+        "链接 {path!r} 指向 {other!r}，而版本中没有它；请加入它，或去掉该链接"
+    ),
     "the link {path!r} leads out of the release": "链接 {path!r} 指向版本之外",
     "the link {path!r} leads through too many links": "链接 {path!r} 经过的链接过多",
     "the link {path!r} spells {other!r} in another way": "链接 {path!r} 以不同的写法指向 {other!r}",
