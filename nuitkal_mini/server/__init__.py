@@ -1,7 +1,7 @@
-"""The operator's side: keeps releases, tells clients which one is active, hands its bytes out.
+"""The server: stores releases, answers `check/`, sends packages, has an admin site.
 
-`create_app` makes the WSGI application for any server; `python -m nuitkal_mini.server` runs our
-own.
+`create_app` returns the WSGI application for any WSGI server; `python -m nuitkal_mini.server` runs
+the one of this package.
 """
 
 from __future__ import annotations

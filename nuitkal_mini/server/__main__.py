@@ -1,6 +1,4 @@
-"""`python -m nuitkal_mini.server`: serve a data folder, and what an operator does to it from a
-shell.
-"""
+"""The command line of the server: serve a data folder, make users, make and revoke tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ SHELL = "command line"  # as whom the log names whoever may write the data folde
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command; returns its exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.keyfile and not args.certfile:
@@ -119,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
-    """A command's own default would overwrite what stands before the command."""
+    """Add --data; a default in a subcommand would overwrite the one given before it."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -220,9 +218,7 @@ def _listen(application: Application, args: argparse.Namespace) -> Server:
 
 
 def show_first_credentials(database: Database) -> None:
-    """On the first start over a data folder that has no user: make one, and a token, and show them
-    this once.
-    """
+    """Make an admin user and a token for a data folder without users, and print both once."""
     made = auth.first_credentials(database, SHELL)
     if made:
         token = f"\n  token: {made.token}" if made.token else ""

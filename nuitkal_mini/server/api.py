@@ -1,8 +1,8 @@
-"""The JSON API as WSGI: a table of calls, each one function from a request to an answer.
+"""The JSON API: a table of calls, each a function from a request to an answer.
 
-Whatever goes wrong is raised, and becomes `{"error": sentence, "code": word}` in one place.
-`check/` is one document for every client of a channel and address: rendered when somebody's commit
-made the last rendering stale, else answered from memory.
+Errors are raised, and `Application` turns them into `{"error": sentence, "code": word}`. `check/`
+is one document for every client of a channel and base URL: it is rendered after a commit, and
+answered from memory until the next one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
 
 
 class ApiRequest(NamedTuple):
-    """One call: whose language, which channel and version, and the rest in `environ`."""
+    """A call's language, channel and version; everything else is in `environ`."""
 
     environ: Environ
     language: str
@@ -71,7 +71,7 @@ class ApiRequest(NamedTuple):
 
 
 class RenderedCheck(NamedTuple):
-    """A `check/` document and the generation of the database that it shows."""
+    """A rendered `check/` and the generation of the database that it shows."""
 
     generation: int
     etag: str
@@ -93,8 +93,10 @@ class Api:
         self._rendered: Dict[Tuple[str, str], RenderedCheck] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to a request for `path`, which begins with BASE; raises what `to_refusal` puts
-        into words.
+        """The answer to a request for `path`, which begins with BASE.
+
+        Raises:
+            Problem: what `to_refusal` turns into an error response.
         """
         parts = path[len(BASE) :].split("/")
         if len(parts) > 1 and not parts[-1]:
@@ -230,8 +232,9 @@ class Api:
         return Answer(204)
 
     def _token(self, request: ApiRequest) -> str:
-        """Who calls, as the log names them. A right token is never slowed down; no token at all is
-        no guess.
+        """The token's name as the log writes it.
+
+        A right token is never slowed down; a request without a token is no guess.
         """
         scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and secret.strip():

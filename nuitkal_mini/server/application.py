@@ -1,6 +1,4 @@
-"""The WSGI application: which part of the server answers which path, and what happens when it
-fails.
-"""
+"""The WSGI application: sends each path to the API, the admin site or the media folder."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ TYPES = {
 
 
 class Application:
-    """Serves one data folder; `close()` gives it up."""
+    """The WSGI application over one data folder; `close()` releases the folder."""
 
     def __init__(self, data: Path, settings: api.Settings) -> None:
         self.store = Store(data, settings.public_keys)

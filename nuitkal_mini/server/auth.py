@@ -1,7 +1,7 @@
-"""Who may do what: API tokens, users' passwords, and the limiter on guessing either.
+"""API tokens, users' passwords, and the limit on guessing either.
 
 A token is 256 random bits, so its plain SHA-256 is enough to store and to find it by. Passwords are
-people's, so they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names
+weaker, so they are stretched: scrypt, or PBKDF2 where OpenSSL lacks it; the stored text names
 scheme and parameters.
 """
 
@@ -123,9 +123,7 @@ def token_name(database: Database, secret: str) -> Optional[str]:
 
 
 def secret_digest(secret: str) -> bytes:
-    """What the database keeps of a random secret: it opens nothing, and needs no salt or
-    stretching.
-    """
+    """The SHA-256 of a random secret: enough to store, as 256 random bits need no salt."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -150,8 +148,9 @@ def _insert_user(db: sqlite3.Connection, name: str, stored: str, who: str) -> No
 
 
 def first_credentials(database: Database, who: str) -> Optional[Credentials]:
-    """A user, and a token if there is none, for a data folder without users; None where there is
-    one (and so there will always be).
+    """A new user, and a token if there is none, for a data folder without users.
+
+    None where there is a user.
     """
     with database.write() as db:
         if db.execute("SELECT 1 FROM users").fetchone():
@@ -195,8 +194,9 @@ def set_password(database: Database, name: str, password: str, who: str) -> None
 
 
 def set_enabled(database: Database, name: str, enabled: bool, who: str) -> None:
-    """Let a user log in, or not any more, which ends the user's sessions; one user must be left who
-    can.
+    """Let a user log in, or forbid it, which ends the user's sessions.
+
+    One user must stay enabled.
     """
     with database.write() as db:
         _change_user(db, name, "disabled_at = ?", None if enabled else now())
@@ -231,7 +231,7 @@ def password_matches(password: str, stored: str) -> bool:
 
 
 def _scheme() -> Tuple[str, str]:
-    """How new passwords are stretched, and its parameters."""
+    """Scheme and parameters for new passwords."""
     return ("scrypt", _SCRYPT) if hasattr(hashlib, "scrypt") else ("pbkdf2_sha256", _PBKDF2)
 
 

@@ -1,12 +1,12 @@
-"""What an upload brings, checked against its manifest and made whole.
+"""An upload, checked against its manifest and made a complete package.
 
 A ZIP that holds its whole tree is kept as it came. One that leaves out contents which the server
-already holds is composed: every compressed member is copied as it is, from the upload or from an
-older package, without inflating it again. That is safe because each content's SHA-256 was checked
-when it came, because the copy re-checks where the member lies, its size and its CRC in both
-headers, and because clients check every file against the manifest. Contents are ordered by (first
-upload that brought them, path): what is new lies at the end, beside the central directory, so that
-a client a few versions behind finds all it needs in one range.
+holds is composed: every compressed member is copied as it is, from the upload or from an older
+package, without inflating it. That is safe because each content's SHA-256 was checked when it was
+uploaded, because the copy checks position, size and CRC in both headers, and because clients check
+every file against the manifest. Contents are ordered by (first upload that brought them, path): new
+ones lie at the end, beside the central directory, so that a client a few versions behind finds all
+that it needs in one range.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAMES_SHOWN = 3  # of paths in one sentence
 
 
 class CompletePackage(NamedTuple):
-    """A release ready to be placed: a whole package in an unfinished file, and its manifest."""
+    """A complete package in the request's scratch folder, and its manifest."""
 
     manifest: Manifest
     manifest_bytes: bytes
@@ -54,7 +54,7 @@ class CompletePackage(NamedTuple):
 
 
 class ContentSource(NamedTuple):
-    """Where a content can be copied from."""
+    """A package that holds a content, and as which member."""
 
     package: Path
     path: str
@@ -67,10 +67,10 @@ NEW = 2**63 - 1  # the `first_seen` of what no package holds yet
 def check_signature(
     store: Store, signature: Optional[str], manifest: bytes, app: str, version: str
 ) -> None:
-    """Whether a manifest of this app and version is signed as the server demands.
+    """Check a manifest's signature as the server's keys demand.
 
-    Without keys of its own it cannot know whether a signature is right (clients will), only whether
-    it is one.
+    A server without keys cannot know whether a signature is right (clients will), only whether it
+    is one.
 
     Raises:
         Refused: bad_signature, for a signature that is missing or of another release.
@@ -102,7 +102,7 @@ def check_signature(
 
 
 def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> CompletePackage:
-    """A ZIP that came without a manifest: the server writes it."""
+    """The complete package of a ZIP without a manifest, which is made here."""
     with open(path, "rb") as package:
         directory = read_directory(package)
         if directory.comment == PARTIAL_COMMENT:
@@ -123,7 +123,7 @@ def accept_with_manifest(
     manifest: Manifest,
     manifest_bytes: bytes,
 ) -> CompletePackage:
-    """A ZIP that came with its manifest, completed from what the server holds."""
+    """The complete package of a ZIP with a manifest; contents that the server holds are added."""
     with open(path, "rb") as package:
         directory = read_directory(package)
         brought = _check_members(package, directory, manifest)
@@ -137,8 +137,9 @@ def accept_with_manifest(
 
 
 def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) -> Dict[str, str]:
-    """SHA-256 -> path of what the package holds; every member must be what the manifest says (its
-    mode decides).
+    """SHA-256 -> path of each content in the package.
+
+    Every member must be what the manifest says; its mode is the manifest's.
     """
     entries = {entry.path: entry for entry in manifest.files}
     brought: Dict[str, str] = {}
@@ -165,7 +166,7 @@ def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) 
 def _find_sources(
     store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]
 ) -> Dict[str, ContentSource]:
-    """SHA-256 -> where to copy it from, for all the tree's contents."""
+    """SHA-256 -> the package to copy it from, for all contents of the tree."""
     sources: Dict[str, ContentSource] = {}
     lacking: List[str] = []
     with store.database.read() as db:
@@ -202,7 +203,7 @@ def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[Content
 
 
 class OpenPackage(NamedTuple):
-    """An open package to copy from."""
+    """An open package and its members by path."""
 
     package: BinaryIO
     members: Dict[str, Member]
@@ -255,8 +256,9 @@ def _member(store: Store, source: ContentSource, packages: Dict[Path, OpenPackag
 
 @contextmanager
 def _reading(store: Store, package: Path) -> Iterator[None]:
-    """A package that proves damaged or gone is no source any more: `missing/` asks for its contents
-    from now on.
+    """Refuse an upload when a package to copy from proves damaged or gone.
+
+    Its contents are forgotten, so that `missing/` asks for them from now on.
     """
     try:
         yield

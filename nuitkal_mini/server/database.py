@@ -1,9 +1,9 @@
 """The data folder's SQLite file: connections, transactions, and the schema with its migrations.
 
-WAL, so that readers never wait for a writer. `write()` takes SQLite's write lock at once; as that
-lock holds between processes, it is also what orders everything that several servers over one data
-folder do to its files. `MIGRATIONS` only ever grows: `PRAGMA user_version` says how many of its
-scripts a file has seen.
+It is in WAL mode, so that readers never wait for a writer. `write()` takes SQLite's write lock at
+once. That lock holds between processes, so it also orders all changes to files by several servers
+over one data folder. `MIGRATIONS` only ever grows: `PRAGMA user_version` is how many of its scripts
+a file has seen.
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ class DatabaseProblem(Problem):
 
 
 class Database:
-    """One SQLite file. Connections are opened when needed, kept for reuse, and belong to nobody in
-    between.
-    """
+    """One SQLite file; connections are opened when needed and reused by any thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -148,10 +146,10 @@ class Database:
                 raise
 
     def generation(self) -> int:
-        """A number that changes with every commit of anybody: what was rendered before it is stale.
+        """A number that changes with every commit; what was rendered before is stale.
 
-        `PRAGMA data_version` (4.5 us) tells of other connections' commits only, so one that never
-        writes is asked.
+        `PRAGMA data_version` (4.5 us) counts commits of other connections, so a connection that
+        never writes is asked.
         """
         with self._watch_lock:
             if self._watch is None:
@@ -207,8 +205,9 @@ class Database:
 
 
 def precedence_key(canonical: str) -> str:
-    """A text that sorts as the version does: each number led by its length, a release above its
-    pre-releases.
+    """A text that sorts as the version does.
+
+    Each number is led by its length; a release sorts above its pre-releases.
     """
     core, dash, suffix = canonical.partition("-")
     numbers = "".join(f"{len(number):02}{number}" for number in (core.split(".") + ["0"])[:4])
@@ -232,7 +231,7 @@ def write_log(db: sqlite3.Connection, who: str, action: str, detail: str) -> Non
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """The file remembers the mode; SQLite's busy timeout does not cover the moment of switching."""
+    """Switch to WAL mode, which the file remembers; the busy timeout does not cover the switch."""
     for pause in (0.05, 0.1, 0.2, 0.4, 0.8):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -245,7 +244,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The script's statements (`executescript` would commit before and between them)."""
+    """The script's statements; `executescript` would commit before and between them."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

@@ -1,9 +1,9 @@
-"""Which installed versions ask for updates: counted in memory, written once a minute.
+"""How often each installed version asks for updates: counted in memory, written once a minute.
 
-A check never waits for the disk: `count` adds to a dict, and the first count after a writing sets a
-timer. What is kept is (channel, day, version, count), nothing about who asked. Several servers over
-one data folder add up. Anybody can ask with any version, so how many different ones are kept is
-limited; those beyond count as one, under the empty name.
+A check never waits for the disk: `count` adds to a dict and the first count after a flush sets a
+timer. The table holds (channel, day, version, count), nothing about who asked. Several servers over
+one data folder add up. As anybody can ask with any version, the number of different ones is
+limited; those beyond it count as one, under the empty name.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ def daily(db: sqlite3.Connection, channel: str, days: int) -> List[Daily]:
 
 
 def shares(db: sqlite3.Connection, channel: str, version: str) -> List[Share]:
-    """One version's share of each day that is kept, by day; SQLite adds up, as a year of sixty
-    versions a day takes 60 ms to read.
+    """One version's requests and all requests on each day that is kept, by day.
+
+    SQLite adds up: a year of sixty versions a day takes 60 ms to read.
     """
     rows = db.execute(
         "SELECT day, sum(count * (version = ?)), sum(count) FROM fleet WHERE channel = ? AND day "
@@ -134,7 +135,7 @@ def seen(db: sqlite3.Connection, channel: str, days: int) -> Dict[str, int]:
 
 
 def _add(db: sqlite3.Connection, counts: Dict[_Key, int]) -> None:
-    """INSERT and UPDATE rather than an upsert, which SQLite has only had since 3.24."""
+    """Add the counts to the table (an upsert needs SQLite 3.24)."""
     db.execute("DELETE FROM fleet WHERE day < ?", (utc_day(KEPT_DAYS),))
     for (channel, day, version), count in counts.items():
         key = (channel, day, version if _has_room(db, channel, day, version) else OTHER)

@@ -1,7 +1,7 @@
-"""What the server says, in Chinese and English.
+"""The server's sentences in Chinese, by their English template.
 
-The English template is the key, as gettext's message ids are; a test finds every template that can
-reach a person through the server and asserts that it stands here.
+A test finds every template that can reach a person through the server and asserts that it stands
+here.
 """
 
 from __future__ import annotations

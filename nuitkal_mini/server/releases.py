@@ -1,9 +1,8 @@
-"""Releases: create, promote, activate, edit, delete, and what can be asked about them.
+"""Releases: create, promote, activate, edit and delete them, and queries.
 
-Each verb is one function that the API and the admin site both call: it checks, writes row and files
-in one transaction, and leaves a line in the log. At most one release of a channel is active: a
-partial unique index makes two impossible. What is refused raises `Refused`, or a format's own
-Problem, with nothing changed.
+The API and the admin site call the same function for each action. It checks, writes row and files
+in one transaction, and adds a line to the log. A partial unique index makes two active releases in
+a channel impossible. A refusal raises `Refused`, or a format's own Problem, with nothing changed.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ ORDERS = ("uploaded_at", "precedence", "file_size", "file_count")  # what `page`
 
 
 class Upload(NamedTuple):
-    """An upload as it came: the ZIP in its request's scratch folder, and the fields."""
+    """An upload: the ZIP in its request's scratch folder, and the fields."""
 
     channel: str
     version: Version
@@ -72,7 +71,7 @@ class Upload(NamedTuple):
 
 
 class ReleaseEdit(NamedTuple):
-    """What an edit sets; None leaves as it is."""
+    """The fields that an edit sets; None leaves a field as it is."""
 
     changelog: Optional[str] = None
     is_active: Optional[bool] = None
@@ -80,7 +79,7 @@ class ReleaseEdit(NamedTuple):
 
 
 class PendingRelease(NamedTuple):
-    """A release that is ready to be published."""
+    """A release with its complete package, before it is published."""
 
     channel: str
     version: str
@@ -90,16 +89,15 @@ class PendingRelease(NamedTuple):
     is_active: bool
 
 
-# --- the verbs ----------------------------------------------------------------------------------
+# --- actions ------------------------------------------------------------------------------------
 
 
 def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredRelease:
-    """Make a release of an upload; `folder` is its request's scratch folder.
+    """Publish an upload as a release; `folder` is its request's scratch folder.
 
     Raises:
         Refused: version_exists, manifest_mismatch, incomplete, bad_signature, too_large, disk_full.
-            BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: a file is not what
-            it must be.
+        BadVersion, UnsafePath, ManifestError, ArchiveError, SignatureError: bad field or file.
     """
     _check_changelog(upload.changelog)
     with store.database.read() as db:
@@ -160,13 +158,14 @@ def promote(
 
 
 def activate(store: Store, channel: str, version: str, who: str) -> StoredRelease:
-    """Make this the one release that the channel offers."""
+    """Make this release the one that the channel offers."""
     return edit(store, channel, version, ReleaseEdit(is_active=True), who)
 
 
 def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str) -> StoredRelease:
-    """Change what can change about a release; `is_active=False` leaves the channel without an
-    active one.
+    """Change a release's changelog, signature or active mark.
+
+    `is_active=False` leaves the channel without an active release.
 
     Raises:
         Refused: no_such_version, bad_signature, too_large.
@@ -205,8 +204,7 @@ def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str)
 
 
 def delete(store: Store, channel: str, version: str, who: str) -> None:
-    """Delete a release's files; its row stays, so that the version only comes back with the same
-    manifest.
+    """Delete a release's files; its row stays, so that only the same package can come back.
 
     Raises:
         Refused: no_such_version, version_is_active.
@@ -225,7 +223,7 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
     store.remove_unowned(_file_names(release.package))
 
 
-# --- the questions ------------------------------------------------------------------------------
+# --- queries ------------------------------------------------------------------------------------
 
 
 def find(db: sqlite3.Connection, channel: str, version: str) -> StoredRelease:
@@ -267,9 +265,7 @@ def page(
     descending: bool = True,
     words: str = "",
 ) -> Tuple[int, List[StoredRelease]]:
-    """How many releases of the channel have the words in version or changelog, and some of them, by
-    one of ORDERS.
-    """
+    """The number of releases with the words in version or changelog, and some of them in order."""
     found = "FROM releases WHERE channel = ? AND deleted_at IS NULL"
     values = [channel]
     if words:
@@ -300,9 +296,7 @@ def channels(db: sqlite3.Connection) -> List[str]:
 
 
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
-    """Those contents that no package of any channel holds, in the order they were asked for, each
-    once.
-    """
+    """The contents that no package of any channel holds, in the order asked, each once."""
     held = "SELECT 1 FROM contents WHERE sha256 = ? LIMIT 1"
     return [
         sha256
@@ -317,7 +311,7 @@ def read_manifest(store: Store, release: StoredRelease) -> bytes:
 
 
 def rfc3339(moment: int) -> str:
-    """A time of the database as the contract shows it."""
+    """A time of the database as RFC 3339 text."""
     return (datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=moment)).strftime(
         "%Y-%m-%dT%H:%M:%S.%fZ"
     )
@@ -329,7 +323,7 @@ def rfc3339(moment: int) -> str:
 def _publish(
     store: Store, folder: Path, pending: PendingRelease, who: str, action: str, origin: str
 ) -> StoredRelease:
-    """Row, contents, active mark, log and files, in one transaction."""
+    """Write row, contents, active mark, log and files in one transaction."""
     files = [
         write_synced(pending.complete.package),
         write_synced(folder / "manifest", pending.complete.manifest_bytes),
@@ -404,7 +398,7 @@ def _write_contents(db: sqlite3.Connection, release: StoredRelease, manifest: Ma
 
 
 def _set_active(db: sqlite3.Connection, release: StoredRelease, active: bool, who: str) -> None:
-    """Clear, then set: moving the mark in one UPDATE would violate the index on its way."""
+    """Clear, then set the active mark: moving it in one UPDATE would violate the index."""
     if release.is_active != active:
         db.execute(
             "UPDATE releases SET is_active = 0 WHERE channel = ? AND is_active", (release.channel,)
@@ -428,7 +422,7 @@ def _check_changelog(text: str) -> None:
 def _refuse_existing(
     db: sqlite3.Connection, channel: str, version: Version
 ) -> Optional[StoredRelease]:
-    """Refuse a version that the channel has; the row it left when it was deleted."""
+    """Refuse a version that the channel has; returns the row that a deleted one left."""
     earlier = _row(db, "channel = ? AND canonical = ?", channel, version.canonical)
     if earlier and earlier.deleted_at is None:
         raise Refused(
@@ -440,7 +434,7 @@ def _refuse_existing(
 
 
 def _refuse_same_name(db: sqlite3.Connection, store: Store, release: StoredRelease) -> None:
-    """1.0-RC and 1.0-rc are two versions, and one file where the file system folds case."""
+    """Refuse a package name that differs from another in case only: 1.0-RC and 1.0-rc."""
     same = db.execute(
         "SELECT version FROM releases WHERE lower(package) = lower(?) AND id != ? AND deleted_at "
         "IS NULL",
@@ -460,7 +454,7 @@ def _app_of(db: sqlite3.Connection, channel: str) -> str:
 
 
 def _agree_on_app(db: sqlite3.Connection, channel: str, app: str) -> None:
-    """A channel is made by its first release and keeps the first app that is named."""
+    """Create the channel with its first release, and keep the first app that is named."""
     known = _app_of(db, channel)
     if app and known and app != known:
         raise Refused(

@@ -1,10 +1,10 @@
-"""Who is logged in to the admin site.
+"""Sessions of the admin site.
 
-A session is 256 random bits in a cookie; the database knows their SHA-256, so a stolen database
-opens no session. It ends after 12 hours of rest, after 7 days, at logout, and with its user's
-password or right to log in. A login always makes a new one, so nobody can prepare a session for
-somebody else. The CSRF token of a session's forms is derived from the cookie's bits: it needs no
-place of its own, and what knows one session's says nothing about another's.
+A session is 256 random bits in a cookie; the database stores their SHA-256, so a stolen database
+opens no session. It ends after 12 hours without a request, after 7 days, at logout, and when its
+user gets another password or is disabled. Each login makes a new one, so that nobody can prepare a
+session for somebody else. The CSRF token of its forms is derived from the cookie's bits and stored
+nowhere.
 """
 
 from __future__ import annotations

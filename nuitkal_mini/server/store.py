@@ -1,11 +1,10 @@
-"""The data folder: `nuitkal.db`, the published files below `media/`, unfinished ones below
-`incoming/`.
+"""The data folder: `nuitkal.db`, `media/` for published files, `incoming/` for unfinished ones.
 
-Files are fsynced, renamed into place and their folder fsynced *inside* the transaction that makes
-their row, whose write lock holds between processes. So, seen under that lock, a file that no live
-row owns is what a crash left, and can be swept however many servers run. Each server keeps its
-unfinished files in a folder of its own below `incoming/`, held locked while it lives; the folder of
-one that is gone is swept at the next start.
+Files are fsynced, renamed into place and their folder fsynced *inside* the transaction that writes
+their row. The transaction's lock holds between processes. So a file below media/ that no live row
+owns, seen under that lock, is what a crash left and can be deleted, however many servers run. Each
+server has a folder of its own below `incoming/` and holds its lock; the next start deletes the
+folders whose lock nobody holds.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ class StoreProblem(Problem):
 
 
 class Store:
-    """An opened data folder; `incoming` is this process' own place for unfinished files, on media's
-    file system.
+    """An opened data folder.
 
-    With `public_keys`, it takes only what one of them has signed.
+    `incoming` is this process's folder for unfinished files, on media's file system. With
+    `public_keys`, only what one of them has signed is accepted.
     """
 
     def __init__(self, root: Path, public_keys: Sequence[PublicKey] = ()) -> None:
@@ -67,7 +66,7 @@ class Store:
         self.database.close()  # a server may fork its workers now
 
     def close(self) -> None:
-        """Give up the folder of unfinished files and the database's connections."""
+        """Delete this process's folder of unfinished files and close the connections."""
         self.database.close()
         shutil.rmtree(self.incoming, ignore_errors=True)
         self._lock.close()
@@ -75,7 +74,7 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for the unfinished files of one request; what was not placed goes with it."""
+        """A folder for one request's unfinished files, deleted at the end."""
         folder = Path(tempfile.mkdtemp(dir=self.incoming))
         try:
             yield folder
@@ -83,12 +82,12 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def require_space(self, size: int) -> None:
-        """Refuse now what would fill the disk later."""
+        """Refuse an upload for which the disk has no room."""
         if shutil.disk_usage(str(self.incoming)).free < size + SPARE_BYTES:
             raise disk_full()
 
     def publish_files(self, sources: Mapping[str, Path]) -> None:
-        """Move settled files to their names below media, durably. Only inside `write()`."""
+        """Rename synced files to their names below media/, durably. Only inside `write()`."""
         for name, source in sources.items():
             target = self.media / name
             _make_folders(target.parent)
@@ -98,8 +97,9 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that may place files as its last step; what a full disk leaves half done is
-        taken back.
+        """A transaction that may publish files as its last step.
+
+        When the disk is full, files that were placed without their row are deleted again.
         """
         try:
             with self.database.write() as db:
@@ -109,7 +109,7 @@ class Store:
             raise
 
     def sweep(self) -> None:
-        """Make the files below media/ what the rows say."""
+        """Delete files below media/ that no row owns, and restore signatures."""
         with self.database.write() as db:
             self._sweep_media(db)
 
@@ -120,7 +120,7 @@ class Store:
                 _unlink(self.media / name)
 
     def forget_contents(self, package: Path) -> None:
-        """Take a package's contents for missing: it proved damaged or gone."""
+        """Count a package's contents as missing: it proved damaged or gone."""
         with self.database.write() as db:
             db.execute(
                 "DELETE FROM contents WHERE release IN (SELECT id FROM releases WHERE package = ?)",
@@ -128,8 +128,9 @@ class Store:
             )
 
     def _sweep_media(self, db: sqlite3.Connection) -> None:
-        """Delete what nobody owns, put the right signature back; a lost release is reported, and
-        its contents count as missing.
+        """Delete files that no row owns and restore signatures from their rows.
+
+        A release whose files are gone is reported, and its contents count as missing.
         """
         owned = _owned_names(db)
         found = {
@@ -160,8 +161,9 @@ class Store:
 
 
 def write_synced(path: Path, content: Optional[bytes] = None) -> Path:
-    """Make a file ready to be placed, before the write lock is taken: a slow disk needs minutes for
-    gigabytes.
+    """Write (or keep) a file's bytes and fsync it, before the write lock is taken.
+
+    A slow disk needs minutes for gigabytes.
     """
     with open(path, "r+b" if content is None else "wb") as file:
         file.write(content or b"")
@@ -235,8 +237,10 @@ def _lock_path(scratch: Path) -> Path:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Lock until the file is closed, also by the end of the process; OSError when another process
-    has it.
+    """Lock a file until it is closed, or the process ends.
+
+    Raises:
+        OSError: another process has it.
     """
     if sys.platform == "win32":
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -1,4 +1,4 @@
-"""Who may do what: the tokens that publish, and the users of this site."""
+"""The pages of tokens and of users."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Stacked areas as SVG, drawn here: figures in, markup out. Pure.
+"""Stacked areas as SVG. Pure.
 
 Colours are classes (`s0` to `s7`) of the style sheet, after Okabe and Ito's palette for
-colour-blind readers; what is stacked keeps a thin line of the background between areas, so that
-neighbours can be told apart without any colour.
+colour-blind readers; a thin line of the background separates areas without any colour.
 """
 
 from __future__ import annotations

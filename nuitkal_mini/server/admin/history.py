@@ -1,4 +1,4 @@
-"""What has happened: the log, as pages and as CSV."""
+"""The page of the log, and its CSV."""
 
 from __future__ import annotations
 

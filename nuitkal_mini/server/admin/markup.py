@@ -1,8 +1,7 @@
-"""HTML in which nothing can be forgotten: `fill(template, language, **values)` escapes every value
-that is not `Html`.
+"""HTML templates: `fill(template, language, **values)` escapes every value that is not `Html`.
 
-Templates are our own; `[[text]]` in them is said in the reader's language, `{name}` is a value.
-What came from outside is never a template.
+Templates are constants of this package. `{name}` in them is a value; `[[text]]` is translated, and
+may be wrapped like any text. Text from outside is never a template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The server at a glance: its disk, its channels, and logins that failed."""
+"""The page of the server's disk, its channels, and failed logins."""
 
 from __future__ import annotations
 
@@ -88,8 +88,9 @@ _counted: Dict[object, int] = {}
 
 
 def _distinct_contents(request: PageRequest, db: sqlite3.Connection) -> int:
-    """Counted again only when releases came or went: a million take 0.15 s (and with count(DISTINCT
-    …), which sorts them, 1.4).
+    """How many different contents there are; counted again when releases came or went.
+
+    A million take 0.15 s (with count(DISTINCT …), which sorts them, 1.4 s).
     """
     key = (
         request.store.media,

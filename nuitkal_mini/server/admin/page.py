@@ -1,6 +1,4 @@
-"""One request to the admin site, and what every page needs of it: texts, links, numbers, and the
-frame around the page.
-"""
+"""A request to the admin site, with what every page needs: texts, links, numbers, the frame."""
 
 from __future__ import annotations
 
@@ -78,8 +76,9 @@ ICON = (
 
 
 class PageRequest:
-    """Who asks for which page how; `form` and `folder` are there for a POST, `problem` when that
-    went wrong.
+    """A request to the admin site.
+
+    `form` and `folder` (for its files) are set for a POST; `problem` is what made the POST fail.
     """
 
     def __init__(self, environ: Environ, store: Store, settings: Settings, fleet: Fleet) -> None:
@@ -110,7 +109,7 @@ class PageRequest:
         return self.form.fields.get("action", "")
 
     def field(self, name: str) -> str:
-        """What was typed; line ends as everywhere but in forms."""
+        r"""A field's text with \n as line end (forms send \r\n)."""
         return self.form.fields.get(name, "").replace("\r\n", "\n")
 
     # --- texts and links
@@ -240,8 +239,9 @@ class PageRequest:
         )
 
     def _notice(self) -> Tuple[Html, Headers]:
-        """What the cookie says has happened, once; what the script fetches behind the scenes is not
-        seen by anybody.
+        """The notice that the cookie names, and the header that deletes the cookie.
+
+        A request by the script leaves it: nobody sees the answer's page.
         """
         if NOTICE_COOKIE not in self.cookies or "HTTP_X_REQUESTED_WITH" in self.environ:
             return Html(""), ()

@@ -1,6 +1,4 @@
-"""Everything about one release: what it is, its files beside those of the release before, and all
-that can be done to it.
-"""
+"""The page of one release: facts, files compared with the previous release, and its actions."""
 
 from __future__ import annotations
 
@@ -65,8 +63,9 @@ DOWNLOADS = ("Download the ZIP", "Download the manifest", "Download the signatur
 
 
 class Item(NamedTuple):
-    """A line of a folder: a file, or a folder with all below it; `changes` counts added, changed
-    and removed files.
+    """A line of a folder: a file, or a folder with all below it.
+
+    `changes` counts added, changed and removed files.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The releases of a channel: which is active, what each is, and a button for each thing to do."""
+"""The page of a channel's releases, with buttons to activate, deactivate and delete."""
 
 from __future__ import annotations
 
@@ -159,9 +159,7 @@ def is_older(release: StoredRelease, active: Optional[StoredRelease]) -> bool:
 
 
 def signature_of(release: StoredRelease) -> Tuple[str, str]:
-    """The id of the key that signed the release, and what the signature says; both empty when it is
-    unsigned.
-    """
+    """The signing key's id and the trusted comment; both empty when the release is unsigned."""
     signature = parse_signature(release.signature) if release.signature else None
     return (key_name(signature.key_id), signature.trusted_comment) if signature else ("", "")
 

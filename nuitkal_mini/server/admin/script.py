@@ -1,5 +1,7 @@
-"""The script: nothing needs it. Times in the browser's zone, a filter while typing, drag and drop,
-the progress of an upload, copying.
+"""The script; every page works without it.
+
+It shows times in the browser's zone, filters a list while the user types, takes dropped files,
+shows the progress of an upload, and copies text.
 """
 
 from __future__ import annotations

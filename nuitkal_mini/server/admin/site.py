@@ -1,9 +1,9 @@
-"""The way into the admin site: who may, from where, and which page answers.
+"""The admin site's entry: checks who asks and from where, then calls the page.
 
-Every POST passes one place: the session, the Origin (of this Host), the form, its CSRF token; then
-the page. What a POST raises is shown by the page of the same address, above what was typed. Every
-answer carries the same headers: nothing is stored, framed, sniffed or loaded from elsewhere, and no
-inline script or style runs.
+Every POST passes these checks in order: the session, the Origin (this Host), the form, its CSRF
+token. When an action raises, the page of the same address shows the error above what was typed.
+Every answer carries the same headers: it is not stored, framed, sniffed or loaded from another
+site, and no inline script or style runs.
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ class Site:
         self._limiter = RateLimiter()
 
     def answer(self, environ: Environ, path: str) -> Answer:
-        """The answer to any request for a path at or below /admin/, or for /, from where browsers
-        are led there; Refused where --admin-host keeps it away.
+        """The answer to a request at or below /admin/, or for / by a browser.
+
+        Raises:
+            Refused: not_found, where --admin-host hides the site.
         """
         _check_host(environ, self._settings.admin_host)
         request = PageRequest(environ, self._store, self._settings, self._fleet)
@@ -265,8 +267,9 @@ def _safe_next(request: PageRequest) -> Optional[str]:
 
 
 def _check_origin(environ: Environ, public_url: Optional[str]) -> None:
-    """A form that another site sends says so; programs that say nothing have no cookies of somebody
-    else's.
+    """Refuse a form of another site.
+
+    Browsers send Origin or Referer; programs that send neither have nobody's cookies.
     """
     origin = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
     ours = {environ.get("HTTP_HOST", "").lower(), urlsplit(public_url or "").netloc.lower()}
@@ -299,8 +302,9 @@ def _check_csrf(request: PageRequest) -> None:
 
 
 def _check_host(environ: Environ, admin_host: Optional[str]) -> None:
-    """With --admin-host, the site is there under that name only; an address must also be where the
-    connection came in.
+    """With --admin-host, hide the site under every other name.
+
+    An address must also be the one that the connection was made to.
     """
     if admin_host is None:
         return

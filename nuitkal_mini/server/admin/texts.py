@@ -1,6 +1,4 @@
-"""The site's own texts in Chinese; the English one is the key. What the server refuses is said by
-`..messages`.
-"""
+"""The site's texts in Chinese, by their English text; `..messages` has those of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The upload: the API's fields as a form, streamed the same way into the same `releases.create`."""
+"""The upload form: the API's fields, read and stored by the API's functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which installed versions ask for updates, and how far the active one has come."""
+"""The page of installed versions: a chart and tables of which versions ask for updates."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ CELL = '<td class="n">{asked}'
 
 
 class Adoption(NamedTuple):
-    """How far the active release has come: its share of the last day with figures; days until half
-    asked with it, if ever.
+    """How far the active release has come.
+
+    `asked` of `of` requests on the last day with figures; `half_days` until half asked with it,
+    None if they have not.
     """
 
     version: str
@@ -104,9 +106,7 @@ def show(request: PageRequest) -> Answer:
 
 
 def stack(figures: Sequence[Daily], days: Sequence[str], active: str) -> List[Series]:
-    """The series of the chart, named by canonical version: the active one first, then those that
-    ask most, the rest as one.
-    """
+    """The chart's series by canonical version: active first, then by requests, the rest as one."""
     totals = _totals(figures)
     totals.pop(OTHER, None)
     order = sorted(totals, key=lambda version: (version != active, -totals[version], version))
