@@ -1,4 +1,7 @@
-"""The end user's machine: check, download, verify, install as one transaction, start the program in any case."""
+"""The end user's machine: what an app imports to update and start its program.
+
+Check, download, verify, install as one transaction, start the program in any case.
+"""
 
 from .config import UpdaterConfig
 from .errors import (

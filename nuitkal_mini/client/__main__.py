@@ -25,10 +25,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = _parse(parser, sys.argv[1:] if arguments is None else arguments)
     if options.verb in ASKING and not options.url:
         parser.error(f"{options.verb} needs --url")
-    if not options.dir:
-        parser.error(
-            "--dir needs the name of a folder"
-        )  # an unset variable in a script would mean the current one
+    if not options.dir:  # an unset variable in a script would mean the current folder
+        parser.error("--dir needs the name of a folder")
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(message)s",
@@ -53,9 +51,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         config.progress_callback = bar
         logging.getLogger().handlers[0].addFilter(bar.end_line)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a path may have characters that the terminal's code page lacks
+        # A path may have characters that the terminal's code page lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ClientUpdater(config) as updater:
             code = VERBS[options.verb](updater, options)
@@ -67,9 +64,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print(f"{options.verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # of what we print: the updater's own are UpdaterErrors
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python would try once more, and complain, when it ends
+        # Or Python would try once more, and complain, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(
             f"{options.verb}: what it found cannot be written to its output: {error.strerror}",
             file=sys.stderr,
@@ -80,7 +76,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import argparse  # not at the top: a launcher that has the client as one file does not pay for its command line
+    # Not at the top: a launcher that has the client as one file does not pay for its command line.
+    import argparse
 
     parser = argparse.ArgumentParser(
         prog="python -m nuitkal_mini.client" if __package__ else None,
@@ -118,13 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ca-file", help="certificates (PEM) to trust in place of the system's")
     parser.add_argument("--insecure", action="store_true", help="accept any certificate")
-    parser.add_argument("--log-file", help="log the update's story there; rotates at 1 MB")
-    parser.add_argument("--verbose", action="store_true", help="log the developer's story too")
+    parser.add_argument("--log-file", help="where to log what the updater does; rotates at 1 MB")
+    parser.add_argument("--verbose", action="store_true", help="log every detail too")
     return parser
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Namespace:
-    """The options, with the program's arguments as `args`; argparse itself finds arguments after -- only where no option stands before."""
+    """The options, with the program's arguments as `args`.
+
+    argparse itself finds arguments after -- only where no option stands before.
+    """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:end])
     options.args = arguments[end + 1 :]
@@ -141,10 +141,8 @@ def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 
 def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    changed = updater.update(options.force)
-    print(
-        f"{updater.installed_version} {'is' if changed else 'stays'} installed"
-    )  # `stays` has reasons, which are in the log
+    changed = updater.update(options.force)  # where nothing changed, the log says why
+    print(f"{updater.installed_version} {'is' if changed else 'stays'} installed")
     return 0
 
 

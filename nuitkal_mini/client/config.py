@@ -1,4 +1,7 @@
-"""What an app tells the updater. A plain class and not a dataclass: `dataclasses` would cost a quarter of the import."""
+"""`UpdaterConfig`: the settings of the updater.
+
+A plain class and not a dataclass: `dataclasses` would cost a quarter of the import.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,21 @@ class UpdaterConfig:
         chunk_size: bytes between two calls of `progress_callback(downloaded, total)`.
         verify_ssl: False accepts any certificate, and warns.
         app: the program's name; None remembers that of the first release installed.
-        public_keys: minisign public keys, oldest first; any at all mean that only releases signed by one of them are installed.
-        allow_downgrade: None follows the server's active version both ways, but never downwards with `public_keys`;
-            False never goes to a lower version; True goes below the highest version seen, never below a signed minimum.
+        public_keys: minisign public keys, oldest first; with any at all only releases signed by one
+            of them are installed.
+        allow_downgrade: None follows the server's active version both ways, but never downwards
+            with `public_keys`; False never goes to a lower version; True goes below the highest
+            version seen, never below a signed minimum.
         preserve: patterns (`config/*.ini`) of files whose local edits survive.
         retries: attempts after the first, for what another attempt may help.
         python: the interpreter for a .py; None finds one.
         ca_file: certificates (PEM) to trust in place of the system's.
         headers: sent to the server of `check_api_url` only.
-        log_file: log the update's story there; it rotates at 1 MB.
+        log_file: where to log what the updater does; it rotates at 1 MB.
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
         check_seconds: how long a start may wait for the check.
         lock_seconds: how long to wait for another updater on the same folder.
-        max_age_days: how old the signature of the active release may be before a check fails; None asks nothing.
+        max_age_days: how old the newest signature may be before a check fails; None: any age.
         minimum_version: versions below it are refused.
     """
 

@@ -1,4 +1,7 @@
-"""What `check/` says: which version is active, and where to look for it. It is trusted for no more than that."""
+"""What `check/` says: which version is active, and where to look for it.
+
+It is trusted for no more than that.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ MAX_CHECK_BYTES = 2**20
 
 
 class Release(NamedTuple):
-    """A release that a server offers; `manifest_url` is empty, `file_size` 0 and `signature` None where it says none."""
+    """A release that a server offers.
+
+    `manifest_url` is empty, `file_size` 0 and `signature` None where it says none.
+    """
 
     version: str
     download_url: str

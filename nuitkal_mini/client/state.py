@@ -36,7 +36,7 @@ _TYPES = {
     "trial_starts": (int, type(None)),
     "trust": (TrustState,),
     "keys": (tuple,),
-    "marks": (tuple,),
+    "records": (tuple,),
     "revoked": (tuple,),
     "time": (int,),
 }
@@ -93,9 +93,9 @@ def state_from(values: Dict[str, Any]) -> State:
     """The state in a JSON object, each field of its own type."""
     trust = _object(values.get("trust", {}), "trust")
     rolled_back = values.get("rolled_back")
-    marks = trust.get("marks", [])
+    marks = trust.get("records", [])
     if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
-        raise ManifestError("the version file's 'marks' is of the wrong type")
+        raise ManifestError("the version file's 'records' is of the wrong type")
     records = tuple(_build(KeyRecord, dict(zip(KeyRecord._fields, mark))) for mark in marks)
     state: State = _build(
         State,
@@ -104,7 +104,7 @@ def state_from(values: Dict[str, Any]) -> State:
             "rolled_back": None
             if rolled_back is None
             else _build(RolledBack, _object(rolled_back, "rolled_back")),
-            "trust": _build(TrustState, {**trust, "marks": []})._replace(marks=records),
+            "trust": _build(TrustState, {**trust, "records": []})._replace(records=records),
         },
     )
     versions = [state.version, *(record.version for record in records)]

@@ -17,7 +17,10 @@ class Asked(NamedTuple):
 
 
 class Exchange(http.server.BaseHTTPRequestHandler):
-    """One request; an answer function gets it and calls `reply`, or writes to `wfile` what it likes."""
+    """One request.
+
+    An answer function gets it and calls `reply`, or writes to `wfile` what it likes.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Origin
@@ -25,7 +28,10 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     def reply(
         self, status: int = 200, body: bytes = b"", *, length: Optional[int] = None, **headers: str
     ) -> None:
-        """Header names with underscores; `length` -1 leaves Content-Length out, another value lies in it."""
+        """Header names with underscores.
+
+        `length` -1 leaves Content-Length out, another value lies in it.
+        """
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -36,7 +42,9 @@ class Exchange(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def reply_file(self, content: bytes, *, etag: str = '"1"', cut: Optional[int] = None) -> None:
-        """As a good file server does, except that the connection breaks after `cut` bytes of the body."""
+        """As a good file server does, except that the connection breaks after `cut` bytes of the
+        body.
+        """
         first, last = 0, len(content) - 1
         asked = self.headers.get("Range", "")
         if asked and self.headers.get("If-Range", etag) == etag:
@@ -101,7 +109,10 @@ Serve = Callable[..., Origin]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """`serve(answer)` starts a server; `answer` gets each `Exchange`. A list of answers is used one by one, the last for good."""
+    """`serve(answer)` starts a server; `answer` gets each `Exchange`.
+
+    A list of answers is used one by one, the last for good.
+    """
     running: List[Origin] = []
 
     def start(

@@ -1,4 +1,7 @@
-"""A static site as a server exports it: `check`, manifests, packages, signatures; a test may tamper with every byte."""
+"""A static site as a server exports it: `check`, manifests, packages, signatures.
+
+A test may tamper with every byte.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A hostile server at the real client, over real HTTP: whatever it sends, the old program stays whole, starts, and can be updated later.
+"""A hostile server at the real client, over real HTTP: whatever it sends, the old program stays
+whole, starts, and can be updated later.
 
-`unharmed` is the judge of every case, and `survives` at the end of each test. The packages are those of `test_zip`,
+`unharmed` is the judge of every case, and `survives` at the end of each test. The packages are
+those of `test_zip`,
 here on the whole way to the disk.
 """
 
@@ -78,7 +80,10 @@ def updater(site: Site, tmp_path: Path) -> Iterator[ClientUpdater]:
 
 
 def attempt(updater: ClientUpdater) -> str:
-    """The sentence with which an update is refused; empty when something was installed. No other ending is allowed."""
+    """The sentence with which an update is refused; empty when something was installed.
+
+    No other ending is allowed.
+    """
     try:
         updater.update()
         return ""
@@ -88,7 +93,9 @@ def attempt(updater: ClientUpdater) -> str:
 
 
 def unharmed(updater: ClientUpdater, installed: Tree) -> None:
-    """The installed tree is exact, nothing around it changed, and nothing that reached the log can steer a terminal."""
+    """The installed tree is exact, nothing around it changed, and nothing that reached the log can
+    steer a terminal.
+    """
     config = updater.config
     around = config.client_dir.parent
     assert app_of(config) == installed
@@ -120,7 +127,10 @@ def survives(site: Site, updater: ClientUpdater) -> None:
 
 
 def offer(site: Site, package: bytes, way: str) -> None:
-    """The bytes as the package of 1.0.1: of a server without manifests, or with one, where they come whole or by ranges."""
+    """The bytes as the package of 1.0.1.
+
+    Of a server without manifests, or with one, where they come whole or by ranges.
+    """
     tree: Tree = {"another": (NOISE[::-1], "644")} if way == "whole" else NEW
     site.publish("1.0.1", tree, basic=way == "basic")
     site.files["1.0.1.zip"] = package

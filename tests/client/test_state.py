@@ -42,7 +42,7 @@ JSON = st.recursive(
         st.lists(inner, max_size=5)
         | st.dictionaries(
             st.sampled_from(
-                ["version", "trust", "marks", "rolled_back", "trial_starts", "keys", "app", "id"]
+                ["version", "trust", "records", "rolled_back", "trial_starts", "keys", "app", "id"]
             ),
             inner,
             max_size=8,

@@ -1,4 +1,7 @@
-"""The attacker owns server, CDN and network, and signs nothing. Every test here is one of his ideas, or a rule that he ran into."""
+"""The attacker owns server, CDN and network, and signs nothing.
+
+Every test here is one of his ideas, or a rule that he ran into.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from nuitkal_mini import (
     VerificationError,
 )
 from nuitkal_mini.client.disk import Lock
+from nuitkal_mini.client.policy import platform_name
 from nuitkal_mini.client.state import load_state
-from nuitkal_mini.client.trust import DAY_SECONDS, platform_name
-from nuitkal_mini.client.updater import _machine
+from nuitkal_mini.client.trust import DAY_SECONDS
+from nuitkal_mini.client.update import processor
 from nuitkal_mini.manifest import Terms
 from nuitkal_mini.minisign import key_name
 from nuitkal_mini.signing import SecretKey, public_key
@@ -316,7 +320,7 @@ def test_a_signature_from_the_future_is_refused(site: Site, updater: ClientUpdat
 def test_a_clock_years_behind_does_not_refuse_what_follows_a_signed_time(
     site: Site, config: UpdaterConfig, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuitkal_mini.client.updater.time.time", lambda: 0.0)
+    monkeypatch.setattr("nuitkal_mini.client.update.time.time", lambda: 0.0)
     site.publish("1.0.1", TWO, secret=KEY, signed_at=NOW - DAY_SECONDS / 2)
     assert updater.update() and app_of(config) == TWO
 
@@ -339,7 +343,7 @@ def test_endless_data_as_package_is_cut(
 def test_endless_data_as_manifest_or_check_is_cut(
     site: Site, updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuitkal_mini.client.updater.MAX_BYTES", 100)
+    monkeypatch.setattr("nuitkal_mini.client.release_source.MAX_BYTES", 100)
     site.publish("1.0.1", TWO, secret=KEY)
     with pytest.raises(DownloadError):
         updater.update()
@@ -494,9 +498,13 @@ def test_starting_needs_no_module_after_the_swap(site: Site, config: UpdaterConf
     config.public_keys = []
     site.publish("1.0.0", ONE)
     code = (
-        "import sys; from nuitkal_mini.client import install, ClientUpdater, UpdaterConfig; real = install.Installation.install\n"
-        "def swap(*arguments):\n    print('subprocess' in sys.modules and 'signal' in sys.modules)\n    return real(*arguments)\n"
-        "install.Installation.install = swap; ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2])).update()"
+        "import sys; from nuitkal_mini.client import install, ClientUpdater, UpdaterConfig\n"
+        "real = install.Installation.install\n"
+        "def swap(*arguments):\n"
+        "    print('subprocess' in sys.modules and 'signal' in sys.modules)\n"
+        "    return real(*arguments)\n"
+        "install.Installation.install = swap\n"
+        "ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2])).update()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, site.url, str(config.client_dir)],
@@ -563,7 +571,7 @@ def test_a_release_for_another_machine_is_refused_before_download(
 
 
 def test_a_release_for_this_machine_is_accepted(site: Site, updater: ClientUpdater) -> None:
-    here = platform_name(sys.platform, _machine())
+    here = platform_name(sys.platform, processor())
     site.publish(
         "1.0.1", TWO, secret=KEY, terms=Terms(python=">=3.8, <4", platforms=("amiga-*", here))
     )
@@ -651,7 +659,9 @@ def test_no_flipped_bit_of_anything_served_installs_another_program(
                 installed = False
             count += 1
             assert app_of(config) == (two if installed else ONE)
-            if installed:  # a bit of the changelog, of a time in the ZIP, of the untrusted comment: nothing that decides
+            # a bit of the changelog, of a time in the ZIP, of the untrusted comment: nothing that
+            # decides
+            if installed:
                 updater.rollback()
                 state_file = config.client_dir / "local_version.json"
                 state_file.write_text(

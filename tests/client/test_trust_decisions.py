@@ -11,7 +11,8 @@ from nuitkal_mini import VerificationError
 from nuitkal_mini.client import trust as decisions
 from nuitkal_mini.client.trust import TrustState, accept
 from nuitkal_mini.manifest import Manifest, Terms, dumps
-from nuitkal_mini.minisign import key_name, sign
+from nuitkal_mini.minisign import key_name
+from nuitkal_mini.signing import sign
 
 from .test_trust import KEY, OLD_KEY, line
 
@@ -32,7 +33,10 @@ def test_the_record_of_one_key_does_not_replace_that_of_another() -> None:
     trust = accept(*offer(OLD_KEY, "1.0.0", 1), trust, app="a", now=NOW).trust
     trust = accept(*offer(KEY, "99.0.0", 2), trust, app="a", now=NOW).trust
     old, new = key_name(OLD_KEY.key_id), key_name(KEY.key_id)
-    assert [(mark.key, mark.version) for mark in trust.marks] == [(old, "1.0.0"), (new, "99.0.0")]
+    assert [(record.key, record.version) for record in trust.records] == [
+        (old, "1.0.0"),
+        (new, "99.0.0"),
+    ]
     repaired = accept(*offer(OLD_KEY, "1.0.1", 3, Terms(revoked=(new,))), trust, app="a", now=NOW)
     highest = repaired.trust.highest()
     assert repaired.manifest.version == "1.0.1"

@@ -345,7 +345,9 @@ def test_damage_is_found_and_repaired_with_only_what_is_damaged(
 
 
 class TestFilesThatLookAsTheyDid:
-    """A start that finds nothing new reads no file that it has read before, and still sees every damage."""
+    """A start that finds nothing new reads no file that it has read before, and still sees every
+    damage.
+    """
 
     @pytest.fixture
     def read(self, monkeypatch: pytest.MonkeyPatch) -> List[str]:
@@ -678,7 +680,8 @@ def test_a_launcher_that_a_stub_starts_updates_and_judges_as_ever(
         launcher = (
             f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path.cwd())!r})\n"
             "from nuitkal_mini import ClientUpdater, UpdaterConfig\n"
-            f"config = UpdaterConfig({site.url!r}, Path(__file__).parent, confirm_seconds=5.0)\nsys.exit(ClientUpdater(config).update_and_run())\n"
+            f"config = UpdaterConfig({site.url!r}, Path(__file__).parent, confirm_seconds=5.0)\n"
+            "sys.exit(ClientUpdater(config).update_and_run())\n"
         )
         return {
             "start.py": (f"# {number}\n{launcher}".encode(), "644"),
@@ -745,7 +748,9 @@ class TestTrial:
         self, site: Site, config: UpdaterConfig, updater: ClientUpdater
     ) -> None:
         code = (
-            f"import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'nuitkal_mini.client', 'confirm', '--dir', '.'],"
+            "import subprocess, sys\n"
+            "command = [sys.executable, '-m', 'nuitkal_mini.client', 'confirm', '--dir', '.']\n"
+            "subprocess.run(command,"
             f" env={{'PYTHONPATH': {str(Path.cwd())!r}}}, check=True)\nsys.exit(9)\n"
         )
         site.publish("1.0.1", {**TWO, "main.py": (code.encode(), "644")})
@@ -764,7 +769,10 @@ class TestTrial:
     def test_what_a_program_exits_with_after_a_signal_is_no_crash(
         self, number: int, site: Site, config: UpdaterConfig, updater: ClientUpdater
     ) -> None:
-        code = f"import os, signal, sys, time\nsignal.signal({number}, lambda *_: sys.exit(1))\nos.kill(os.getppid(), {number})\ntime.sleep(60)\n"
+        code = (
+            f"import os, signal, sys, time\nsignal.signal({number}, lambda *_: sys.exit(1))\n"
+            f"os.kill(os.getppid(), {number})\ntime.sleep(60)\n"
+        )
         site.publish("1.0.1", {**TWO, "main.py": (code.encode(), "644")})
         for _ in range(5):
             assert updater.update_and_run([]) == 1

@@ -1,0 +1,79 @@
+"""What the server says: the active release and its manifest, over one HTTP client.
+
+Nothing here is believed: `trust.py` and `policy.py` decide what the bytes are worth.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Optional
+from urllib.parse import urlencode, urlsplit
+
+from ..manifest import MAX_BYTES
+from .config import UpdaterConfig
+from .errors import CheckError, DownloadError
+from .http_client import resolve
+from .release import MAX_CHECK_BYTES, Release, parse_release
+from .transport import Transport
+
+logger = logging.getLogger(__name__)
+
+# A manifest of 64 MiB must come within so many time-outs. Servers under 1 kB/s are refused earlier.
+MANIFEST_TIMEOUTS = 10
+
+
+class ReleaseSource:
+    """The server at `check_api_url`, for one update: `transport` reads the CA store only once."""
+
+    def __init__(self, config: UpdaterConfig) -> None:
+        self._config = config
+        self.transport = Transport(
+            config.check_api_url,
+            timeout_seconds=config.timeout,
+            retries=config.retries,
+            verify_ssl=config.verify_ssl,
+            ca_file=config.ca_file,
+            headers=config.headers,
+            chunk_size=config.chunk_size,
+        )
+
+    def active_release(self, installed: str, deadline_seconds: Optional[float] = None) -> Release:
+        """The release that `check/` names; `installed` is told to the server, empty for nothing.
+
+        With a deadline a refused connection is not tried again.
+
+        Raises:
+            CheckError: the server is away, or its answer describes no release.
+        """
+        address = self._config.check_api_url
+        logger.info("%s is installed, asking %s", installed or "nothing", address)
+        try:
+            url = resolve(address, "")
+            if installed:
+                url += ("&" if urlsplit(url).query else "?") + urlencode({"version": installed})
+            document = self.transport.read(
+                url,
+                MAX_CHECK_BYTES,
+                deadline_seconds=deadline_seconds,
+                retry=deadline_seconds is None,
+            )
+        except DownloadError as error:
+            raise CheckError(str(error)) from error
+        if document.is_html:
+            raise CheckError(
+                f"{address} answered with a web page; "
+                "the network may want a login in the browser first"
+            )
+        return parse_release(document.body, document.url)
+
+    def manifest_text(self, release: Release) -> bytes:
+        """The bytes of the release's manifest.
+
+        Raises:
+            DownloadError: they cannot be had.
+        """
+        return self.transport.read(
+            release.manifest_url,
+            MAX_BYTES,
+            deadline_seconds=MANIFEST_TIMEOUTS * self._config.timeout,
+        ).body

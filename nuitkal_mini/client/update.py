@@ -1,0 +1,323 @@
+"""One update of one installation, step by step; `ClientUpdater.update` calls the steps in order.
+
+Ask the server -> verify its proof -> believe the manifest -> stage what is missing, over the fewest
+bytes -> swap, as one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import Optional
+
+from ..manifest import Manifest, Terms, dumps
+from ..problem import Problem
+from ..progress import readable_size
+from ..semver import parse
+from .client_folder import ClientFolder
+from .config import UpdaterConfig
+from .errors import InstallError, UpdaterError, VerificationError
+from .install import STAGING, Installation
+from .journal import new_identifier
+from .launch import load_ahead
+from .policy import (
+    check_offer,
+    check_requirements,
+    excessive_age_days,
+    lowest_allowed,
+    platform_name,
+    was_rolled_back,
+)
+from .release import Release
+from .release_source import ReleaseSource
+from .staging import Package, Staging
+from .state import State
+from .swap_plan import SwapPlan
+from .tree import IN_RELEASES
+from .trust import Accepted, TrustState, accept, add_configured_keys, current
+
+logger = logging.getLogger(__name__)
+
+
+class Update:
+    """An update of a locked and recovered installation; `trust` is the trust state so far."""
+
+    def __init__(
+        self, config: UpdaterConfig, client_folder: ClientFolder, installation: Installation
+    ) -> None:
+        self._config = config
+        self._client_folder = client_folder
+        self._installation = installation
+        self._source = ReleaseSource(config)
+        self.state = installation.state()
+        self.trust = trusted(config, self.state)
+
+    def ask(self, deadline_seconds: Optional[float] = None) -> Release:
+        """The active release; with a deadline a refused connection is not tried again.
+
+        Raises:
+            CheckError: the server cannot be reached, or does not say.
+        """
+        installed = self.state.version if self.state else ""
+        return self._source.active_release(installed, deadline_seconds)
+
+    def verify_installed_is_active(self, release: Release) -> None:
+        """If the server offers the installed version: verify its proof, and remember a newer one.
+
+        Raises:
+            VerificationError: the server has no valid signature of the installed manifest.
+        """
+        state = self.state
+        if state is None or not self.trust.keys or release.precedence != parse(state.version):
+            return
+        text = state.manifest.encode("utf-8")
+        self.trust = current(text, release.signature, self.trust, time.time())
+        if self.trust != state.trust:
+            self.state = state._replace(trust=self.trust)
+            self._installation.remember(self.state)
+
+    def excessive_age_days(self, release: Release) -> Optional[float]:
+        """The newest signature's age in days if it exceeds `max_age_days`: a freeze, perhaps."""
+        return excessive_age_days(release, self.trust, self._config.max_age_days, time.time())
+
+    def may_install(self, release: Release) -> bool:
+        """Whether the active release is another one that this client may go to."""
+        if self.state is None:
+            return True
+        installed, offered = parse(self.state.version), release.precedence
+        lowest = lowest_allowed(release, self.state, self.trust, self._config.allow_downgrade)
+        if offered != installed and lowest is not None and offered < lowest:
+            logger.info(
+                "the server's active version %s is lower than %s; staying",
+                release.version,
+                lowest.text,
+            )
+            return False
+        return offered != installed
+
+    def was_rolled_back(self, release: Release) -> bool:
+        """Whether a rollback keeps the release away."""
+        if self.state is None or not was_rolled_back(self.state, release, bool(self.trust.keys)):
+            return False
+        logger.warning(
+            "%s was rolled back here before; staying with %s until the server offers another",
+            release.version,
+            self.state.version,
+        )
+        return True
+
+    def repair(self, release: Release) -> bool:
+        """Mend what is damaged of the installed release, and nothing else; whether a file came.
+
+        Raises:
+            VerificationError: something is damaged, and the server offers another version only.
+        """
+        state = self.state
+        assert state is not None
+        manifest, state = state.tree(), state._replace(trust=self.trust)
+        stamp = self._installation.stamp(manifest.files, time.time()) if manifest else ""
+        # Comparing stamps takes 2 ms for 300 files of 900 MB; reading them takes 1 s from memory.
+        is_known = stamp and stamp == state.stamp
+        damaged = self._installation.damaged(manifest.files) if manifest and not is_known else []
+        if manifest is None or not damaged:
+            logger.info("%s is up to date", state.version)
+            self._installation.clear_staging()
+            self._remember_stamp(state, stamp)
+            return False
+        if release.precedence != parse(state.version):
+            raise VerificationError(
+                f"{damaged[0].path} is damaged, and the server offers {release.version} only; "
+                "roll back or allow it"
+            )
+        logger.warning(
+            "%d files of %s are damaged or missing (%s); repairing",
+            len(damaged),
+            state.version,
+            damaged[0].path,
+        )
+        staging = self._staging(release)
+        staging.open(state.manifest.encode("utf-8"))
+        return self._stage_and_swap(staging, manifest, state._replace(id=new_identifier()))
+
+    def install(self, release: Release) -> bool:
+        """Download, verify and install the release; False when it has to wait, staged.
+
+        Raises:
+            UpdaterError: nothing was installed.
+        """
+        staging = self._staging(release)
+        accepted = self._accept(release, staging)
+        identifier = new_identifier()
+        is_first = self.state is None
+        on_trial = not is_first and self._config.confirm_seconds > 0
+        state = State(
+            version=accepted.manifest.version if self.trust.keys else release.version,
+            id=identifier,
+            backup="" if is_first else identifier,
+            manifest=accepted.text.decode("utf-8"),
+            package=release.file_hash,
+            trial_starts=0 if on_trial else None,
+            trust=accepted.trust,
+        )
+        return self._stage_and_swap(staging, accepted.manifest, state)
+
+    def adopt(self, release: Release) -> str:
+        """Take the files at the release's paths for an installed release; its version.
+
+        They count as the version that the version file names, "0" without one.
+        """
+        accepted = self._accept(release, self._staging(release))
+        found = [self._installation.entry_at(entry.path) for entry in accepted.manifest.files]
+        files = tuple(entry for entry in found if entry is not None and entry.mode in IN_RELEASES)
+        version = self.state.version if self.state else "0"
+        text = dumps(accepted.manifest._replace(version=version, files=files, terms=Terms()))
+        self._installation.remember(State(version, manifest=text.decode("utf-8"), trust=self.trust))
+        return version
+
+    # --- the parts of a step ------------------------------------------------------------------
+
+    def _staging(self, release: Release) -> Staging:
+        package = Package(release.download_url, release.file_hash, release.file_size)
+        return Staging(self._installation, self._source.transport, package, self._progress)
+
+    def _accept(self, release: Release, staging: Staging) -> Accepted:
+        """The release's manifest, verified."""
+        try:
+            accepted = accept(
+                self._manifest_text(release, staging),
+                release.signature,
+                self.trust,
+                app=self._config.app,
+                now=time.time(),
+                floor=self._config.minimum_version or "",
+                downgrade=self._config.allow_downgrade is True,
+            )
+        except Problem as error:
+            raise VerificationError(
+                f"release {release.version}: {error}; nothing was installed"
+            ) from error
+        check_offer(accepted.manifest, release, self._config.version_file)
+        check_requirements(
+            accepted.manifest.terms, sys.version_info[:3], platform_name(sys.platform, processor())
+        )
+        if release.manifest_url:
+            staging.open(accepted.text)
+        return accepted
+
+    def _manifest_text(self, release: Release, staging: Staging) -> bytes:
+        """The manifest's bytes; where the server has none, those of the package's tree."""
+        if release.manifest_url:
+            return self._source.manifest_text(release)
+        if self.trust.keys:
+            raise VerificationError(
+                "the server has no manifest, and only signed releases are accepted here; "
+                "nothing was installed"
+            )
+        staging.open(f"{release.version} {release.file_hash}".encode())
+        staged = self._installation.staged()
+        if staged is not None:  # while the program ran: its package is not fetched again
+            return staged.manifest.encode("utf-8")
+        from ..zip_read import read_tree
+
+        with open(staging.whole_package(), "rb") as file:
+            return dumps(read_tree(file, "", release.version))
+
+    def _stage_and_swap(self, staging: Staging, manifest: Manifest, state: State) -> bool:
+        """Stage what is missing, and swap; False when the program runs and the update waits."""
+        move_in = plan_staged(self._installation, manifest, state.id).move_in
+        logger.info("%s: %d of %d files change", state.version, len(move_in), len(manifest.files))
+        staging.fill(manifest, [(move.source, move.entry) for move in move_in])
+        logger.info(
+            "%s is downloaded and verified, %s travelled",
+            state.version,
+            readable_size(staging.fetched),
+        )
+        return swap_staged(self._client_folder, self._installation, manifest, state)
+
+    def _remember_stamp(self, state: State, stamp: str) -> None:
+        """Spare the next start reading all files, if the stamp can be written."""
+        if stamp and stamp != state.stamp:
+            try:
+                self._installation.remember(state._replace(stamp=stamp))
+            except InstallError as error:
+                logger.debug("%s; the next start reads every file again", error)
+
+    def _progress(self, downloaded: int, total: int) -> None:
+        if self._config.progress_callback is None:
+            return
+        try:
+            self._config.progress_callback(downloaded, total)
+        except UpdaterError:
+            raise
+        except Exception as error:  # the app's own code may raise anything; the program must start
+            raise UpdaterError(f"progress_callback failed: {error!r}") from error
+
+
+def install_staged(
+    config: UpdaterConfig, client_folder: ClientFolder, installation: Installation
+) -> None:
+    """Without a server: install the update that was staged, complete, while the program ran."""
+    state, installed = installation.staged(), installation.state()
+    manifest = state.tree() if state else None
+    if state is None or manifest is None or installed is None:
+        return
+    known, trust = trusted(config, installed), state.trust
+    if known.keys != trust.keys or not set(known.revoked) <= set(trust.revoked):
+        logger.warning("%s was staged under other keys; it waits for the server", state.version)
+        return
+    # What other keys have vouched for since then stays remembered.
+    staged = {record.key for record in trust.records}
+    records = trust.records + tuple(r for r in known.records if r.key not in staged)
+    state = state._replace(trust=trust._replace(records=records))
+    swap_staged(client_folder, installation, manifest, state)
+
+
+def swap_staged(
+    client_folder: ClientFolder, installation: Installation, manifest: Manifest, state: State
+) -> bool:
+    """Swap in what is staged, complete; False when the program runs and the update waits."""
+    held = client_folder.try_swap_lock(installation)
+    if held is None:
+        installation.stage(state)
+        logger.info("the program is running; %s will be installed at the next start", state.version)
+        return False
+    with held:
+        load_ahead()
+        # Planned again: the program may have changed files since the plan for staging.
+        plan = plan_staged(installation, manifest, state.id)
+        installation.install(plan, state)
+    logger.info(
+        "%s is installed: %d files came, %d left",
+        state.version,
+        len(plan.move_in),
+        len(plan.move_out),
+    )
+    return True
+
+
+def plan_staged(installation: Installation, manifest: Manifest, identifier: str) -> SwapPlan:
+    """The swap to the manifest's tree; a staged file has its entry's number as its name."""
+    number = {entry.path: index for index, entry in enumerate(manifest.files)}
+    return installation.plan_swap(
+        manifest.files, identifier, lambda entry: f"{STAGING}/{number[entry.path]}"
+    )
+
+
+def trusted(config: UpdaterConfig, state: Optional[State]) -> TrustState:
+    """The trust state of the installation under the configured keys.
+
+    Raises:
+        VerificationError: a configured key is none.
+    """
+    if state is None:
+        return add_configured_keys(TrustState(), config.public_keys, "", "")
+    return add_configured_keys(state.trust, config.public_keys, state.version, state.manifest)
+
+
+def processor() -> str:
+    """The processor architecture as the operating system names it."""
+    if sys.platform == "win32":
+        return os.environ.get("PROCESSOR_ARCHITECTURE", "")
+    return os.uname().machine
