@@ -1,14 +1,14 @@
 """A release's manifest: its values, its JSON form, and what it demands of clients.
 
-A manifest is what gets signed, so whatever it allows can happen on an end user's machine: `loads` checks
-everything about it, the tree's paths and links included.
+A manifest is what gets signed, so whatever it allows can happen on an end user's machine: `loads`
+checks everything about it, the tree's paths and links included.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from .entries import MAX_FILES, FileEntry, check_tree, link_entry
 from .problem import Problem
@@ -19,10 +19,13 @@ FORMAT = 1
 MAX_BYTES = 64 * 2**20  # of a manifest: 200,000 entries of 300 bytes
 MAX_FILE_SIZE = 2**40
 MAX_APP_LENGTH = 64
+_MAX_ITEMS = 100  # of each list but the files'
 _HEX = frozenset("0123456789abcdef")
 _KEY_ID = "[0-9A-Fa-f]{16}"
+_PUBLIC_KEY = "RW[Q-T][A-Za-z0-9+/]{53}"  # base64 of 42 bytes, of which the first two are "Ed"
 _COMPARISON = r"(>=|<=|==|!=|>|<) ?([0-9]{1,4}(?:\.[0-9]{1,4}){0,2})"
-# For fnmatch: no brackets, which it may not compile, no two stars in a row, which take Python 3.8 for ever.
+# For fnmatch: no brackets, which it may not compile, and no two stars in a row, which take Python
+# 3.8 for ever.
 _PLATFORM = re.compile(r"(?!.*\*\*)[A-Za-z0-9_.*?-]{1,64}")
 
 
@@ -33,39 +36,48 @@ class ManifestError(Problem):
 class Terms(NamedTuple):
     """What the developer asks of clients, all optional.
 
-    `minimum`: versions below it are refused for ever; `revoked`: ids of keys that count no more;
-    `python`: comma-separated comparisons such as `>=3.9`; `platforms`: names or patterns such as `linux-*`.
+    `minimum`: versions below it are refused for ever; `python`: comma-separated comparisons such as
+    `>=3.9`; `platforms`: names or patterns such as `linux-*`; `revoked`: ids of keys that count no
+    more; `keys`: the public keys that clients believe from now on, oldest first.
     """
 
     minimum: str = ""
     python: str = ""
     platforms: Tuple[str, ...] = ()
     revoked: Tuple[str, ...] = ()
+    keys: Tuple[str, ...] = ()
 
 
 class Manifest(NamedTuple):
-    """A release's tree; `files` are sorted by path, `app` is empty while nobody has named it."""
+    """A release's tree: `files` are sorted by path.
+
+    `app` is empty while nobody has named it; `main` is the path of the file to start, or empty.
+    """
 
     app: str
     version: str
     files: Tuple[FileEntry, ...]
     terms: Terms = Terms()
+    main: str = ""
 
 
 def loads(data: bytes) -> Manifest:
     """The manifest in `data`, with everything about it checked.
 
     Raises:
-        ManifestError: not a manifest of format 1 (UnsafePath for its paths and links).
-        BadVersion: its version is none.
+        ManifestError: not a manifest of format 1.
+        JsonError: not JSON.
+        UnsafePath: a path or a link that no release may have.
+        BadVersion: its version, or its minimum, is none.
     """
     if len(data) > MAX_BYTES:
         raise ManifestError("the manifest is larger than 64 MiB")
     document = json_object(data)
-    if document.get("format") != FORMAT:
+    form = document.get("format")
+    if type(form) is not int or form != FORMAT:  # `true` and 1.0 equal 1
         raise ManifestError(
             "the manifest's format is {format!r}, this program reads 1; a newer one is needed",
-            format=brief(document.get("format")),
+            format=brief(form),
         )
     app, version, items = (document.get(key) for key in ("app", "version", "files"))
     if not isinstance(version, str) or not isinstance(items, list) or len(items) > MAX_FILES:
@@ -75,29 +87,47 @@ def loads(data: bytes) -> Manifest:
     if any(a.path >= b.path for a, b in zip(files, files[1:])):
         raise ManifestError("the manifest's files are not sorted by path, each once")
     check_tree(files)
-    return Manifest(check_app(app), version, files, _terms(document, version))
+    main = _main(document.get("main", ""), files)
+    return Manifest(check_app(app), version, files, _terms(document, version), main)
+
+
+def _main(main: object, files: Sequence[FileEntry]) -> str:
+    if isinstance(main, str) and (
+        not main or any(entry.path == main and entry.link is None for entry in files)
+    ):
+        return main
+    raise ManifestError(
+        "the manifest's main program {main!r} is not one of its files", main=brief(main)
+    )
 
 
 def _terms(document: Dict[str, Any], version: str) -> Terms:
     requires = document.get("requires", {})
     requires = requires if isinstance(requires, dict) else {"python": None}
     minimum, python = document.get("minimum", ""), requires.get("python", "")
-    platforms, revoked = requires.get("platform", []), document.get("revoked", [])
+    lists = requires.get("platform", []), document.get("revoked", []), document.get("keys", [])
     if not (
         isinstance(minimum, str)
         and isinstance(python, str)
-        and all(
-            isinstance(items, list)
-            and len(items) <= 100
-            and all(isinstance(item, str) for item in items)
-            for items in (platforms, revoked)
-        )
+        and all(isinstance(items, list) and len(items) <= _MAX_ITEMS for items in lists)
+        and all(isinstance(item, str) for items in lists for item in items)
     ):
-        raise ManifestError("the manifest's minimum, requires or revoked is not what it should be")
+        raise ManifestError(
+            "the manifest's minimum, requires, revoked or keys is not what it should be"
+        )
     if minimum and parse(minimum) > parse(version):
         raise ManifestError(
             "the manifest's minimum {minimum} is above its own version", minimum=minimum
         )
+    platforms, revoked, keys = lists
+    _check_requirements(python, platforms)
+    _check_keys(revoked, keys)
+    return Terms(
+        minimum, python, tuple(platforms), tuple(key.upper() for key in revoked), tuple(keys)
+    )
+
+
+def _check_requirements(python: str, platforms: List[str]) -> None:
     for comparison in python.split(",") if python else ():
         if not re.fullmatch(_COMPARISON, comparison.strip()):
             raise ManifestError(
@@ -107,19 +137,32 @@ def _terms(document: Dict[str, Any], version: str) -> Terms:
     for platform in platforms:
         if not _PLATFORM.fullmatch(platform):
             raise ManifestError(
-                "the manifest requires the platform {platform!r}; write it as linux-x86_64 or linux-*",
+                "the manifest requires the platform {platform!r}; "
+                "write it as linux-x86_64 or linux-*",
                 platform=brief(platform),
             )
+
+
+def _check_keys(revoked: List[str], keys: List[str]) -> None:
     for key in revoked:
         if not re.fullmatch(_KEY_ID, key):
             raise ManifestError(
                 "the manifest revokes {key!r}, which is no key id of 16 hex digits", key=brief(key)
             )
-    return Terms(minimum, python, tuple(platforms), tuple(key.upper() for key in revoked))
+    for key in keys:
+        if not re.fullmatch(_PUBLIC_KEY, key) or keys.count(key) > 1:
+            raise ManifestError(
+                "the manifest names the key {key!r}, which is no public key of 56 characters, "
+                "or there twice",
+                key=brief(key),
+            )
 
 
 def check_app(app: object) -> str:
-    """The app's name, if it is one: at most 64 printable characters (a trusted comment holds it on one line)."""
+    """The app's name, if it is one: at most 64 printable characters.
+
+    A trusted comment holds it on one line.
+    """
     if (
         not isinstance(app, str)
         or len(app) > MAX_APP_LENGTH
@@ -170,7 +213,8 @@ def dumps(manifest: Manifest) -> bytes:
             "format": FORMAT,
             "app": manifest.app,
             "version": manifest.version,
-            **_given(minimum=terms.minimum, requires=requires, revoked=terms.revoked),
+            **_given(main=manifest.main, keys=terms.keys, minimum=terms.minimum),
+            **_given(requires=requires, revoked=terms.revoked),
         },
         ensure_ascii=False,
     )

@@ -75,20 +75,15 @@ def verify(
 ) -> Verified:
     """Which of the keys signed `message`, and with what trusted comment.
 
+    The first signature by one of the keys decides; those by other keys are passed over.
+
     Raises:
-        UnknownKey: none of the keys has the signature's key id.
-        SignatureError: not a signature, or a wrong one.
+        UnknownKey: none of the keys has the key id of a signature.
+        SignatureError: not a signature file, or the signature that decides is wrong.
     """
-    signature = parse_signature(signature_text)
+    signature = _deciding_signature(public_keys, signature_text)
     name = key_name(signature.key_id)
     keys = [key for key in public_keys if key.key_id == signature.key_id]
-    if not keys:
-        trusted = ", ".join(key_name(key.key_id) for key in public_keys) or "none"
-        raise UnknownKey(
-            "signed with the key {key}, which is not among the trusted keys ({trusted})",
-            key=name,
-            trusted=trusted,
-        )
     signed = signed_bytes(signature.algorithm, message)
     for key in keys:
         if ed25519_verify(key.key, signed, signature.signature):
@@ -113,18 +108,36 @@ def verify(
 def verify_comment(
     public_keys: Sequence[PublicKey], signature_text: Union[str, bytes]
 ) -> Optional[str]:
-    """The trusted comment, if one of the keys vouches for it; whatever message it came with is not looked at.
+    """The trusted comment, if one of the keys vouches for it, whatever the message was.
 
     Raises:
-        SignatureError: not a signature.
+        SignatureError: not a signature file.
     """
-    signature = parse_signature(signature_text)
+    try:
+        signature = _deciding_signature(public_keys, signature_text)
+    except UnknownKey:
+        return None
     said = signature.signature + signature.trusted_comment.encode()
     is_true = any(
         key.key_id == signature.key_id and ed25519_verify(key.key, said, signature.global_signature)
         for key in public_keys
     )
     return signature.trusted_comment if is_true else None
+
+
+def _deciding_signature(
+    public_keys: Sequence[PublicKey], signature_text: Union[str, bytes]
+) -> Signature:
+    signatures = parse_signatures(signature_text)
+    known = {key.key_id for key in public_keys}
+    for signature in signatures:
+        if signature.key_id in known:
+            return signature
+    raise UnknownKey(
+        "signed with the key {key}, which is not among the trusted keys ({trusted})",
+        key=", ".join(key_name(signature.key_id) for signature in signatures[:10]),
+        trusted=", ".join(key_name(key.key_id) for key in public_keys) or "none",
+    )
 
 
 def signed_bytes(algorithm: bytes, message: bytes) -> bytes:
@@ -156,20 +169,36 @@ def parse_public_key(text: Union[str, bytes]) -> PublicKey:
 
 
 def parse_signature(text: Union[str, bytes]) -> Signature:
-    """The four lines of a .minisig file; whether it is right is `verify`'s question."""
+    """The first signature of a .minisig file, which is the one that the minisign command verifies."""
+    return parse_signatures(text)[0]
+
+
+def parse_signatures(text: Union[str, bytes]) -> Tuple[Signature, ...]:
+    """The signatures in a .minisig file, four lines each; whether they are right, `verify` says.
+
+    Raises:
+        SignatureError: it holds none, or something else as well.
+    """
     try:
-        untrusted, first, trusted, second = text_lines(text)
-        if not (untrusted.startswith(UNTRUSTED_PREFIX) and trusted.startswith(TRUSTED_PREFIX)):
-            raise ValueError("a comment without its prefix")
-        raw = base64_payload(first, (b"Ed", b"ED"), 74)
-        global_signature = base64_payload(second, b"", 64)
+        lines = text_lines(text)
+        if not lines or len(lines) % 4:
+            raise ValueError("not four lines each")
+        return tuple(_signature(*lines[at : at + 4]) for at in range(0, len(lines), 4))
     except ValueError as error:
+        if isinstance(error, SignatureError):
+            raise
         raise SignatureError(
             "this is not a minisign signature: two comments, each with a line of base64 below"
         ) from error
+
+
+def _signature(untrusted: str, first: str, trusted: str, second: str) -> Signature:
+    if not (untrusted.startswith(UNTRUSTED_PREFIX) and trusted.startswith(TRUSTED_PREFIX)):
+        raise ValueError("a comment without its prefix")
+    raw = base64_payload(first, (b"Ed", b"ED"), 74)
     comment = trusted[len(TRUSTED_PREFIX) :]
     check_trusted_text(comment)
-    return Signature(raw[:2], raw[2:10], raw[10:], comment, global_signature)
+    return Signature(raw[:2], raw[2:10], raw[10:], comment, base64_payload(second, b"", 64))
 
 
 def check_trusted_text(comment: str) -> None:

@@ -1,18 +1,19 @@
-"""JSON from outside: an object of bounded size, or one sentence.
+"""JSON from outside: an object of bounded size with one meaning, or one sentence.
 
 Any depth, any number of digits and any number of values end in a `JsonError`, never in a crash or in
-gigabytes of memory.
+gigabytes of memory. What two parsers could read in two ways (a key that stands twice, NaN) is refused.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 from .problem import Problem
 
-# They bound the values: 64 MiB of `[],[],...` would take 1.5 GB.
+# Commas bound the number of values: 64 MiB of `[],[],...` would take 1.5 GB.
 MAX_COMMAS = 2_000_000
+_MAX_DIGITS = 20  # int() takes quadratic time in the number of digits before Python 3.11
 
 
 class JsonError(Problem):
@@ -20,11 +21,23 @@ class JsonError(Problem):
 
 
 def json_object(data: bytes, max_commas: int = MAX_COMMAS) -> Dict[str, Any]:
-    """The JSON object in `data`, from whoever: any depth and any number of digits ends in a JsonError."""
+    """The JSON object in `data`.
+
+    Raises:
+        JsonError: it is none, or not UTF-8, or too large, or ambiguous.
+    """
     if data.count(b",") > max_commas:
         raise JsonError("this JSON has too many values")
     try:
-        document = json.loads(data.decode("utf-8"), parse_int=_integer)
+        document = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_int=_integer,
+            parse_float=_fraction,
+            parse_constant=_constant,
+        )
+    except JsonError:
+        raise
     except (ValueError, RecursionError) as error:
         raise JsonError("this is not JSON in UTF-8") from error
     if not isinstance(document, dict):
@@ -32,18 +45,34 @@ def json_object(data: bytes, max_commas: int = MAX_COMMAS) -> Dict[str, Any]:
     return document
 
 
+def brief(value: object) -> object:
+    """A JSON value as a sentence may show it: str() of a deeply nested one overflows the stack."""
+    if isinstance(value, str):
+        return value[:100]
+    return value if value is None or isinstance(value, (int, float)) else type(value).__name__
+
+
+def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise JsonError("this JSON has the key {key!r} twice", key=twice[:100])
+    return found
+
+
 def _integer(digits: str) -> int:
-    if len(digits) > 20:  # int() takes quadratic time in the number of digits before Python 3.11
+    if len(digits) > _MAX_DIGITS:
         raise ValueError("a number of too many digits")
     return int(digits)
 
 
-def brief(value: object) -> object:
-    """A JSON value as a sentence may show it: str() of a deeply nested one would overflow the stack."""
-    return (
-        value[:100]
-        if isinstance(value, str)
-        else value
-        if value is None or isinstance(value, (int, float))
-        else type(value).__name__
-    )
+def _fraction(digits: str) -> float:
+    number = float(digits) if len(digits) <= 2 * _MAX_DIGITS else float("inf")
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number of too many digits")
+    return number
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

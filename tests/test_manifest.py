@@ -36,6 +36,7 @@ from .support import peak_kilobytes
 from .trees import Tree, entries_of, manifest_of, read_tree, trees, write_tree
 
 HASH = "0123456789abcdef" * 4
+KEY, OTHER_KEY = "RWQ" + "A" * 53, "RWT/" + "b" * 52
 ENTRY = {"path": "a", "size": 1, "sha256": HASH, "mode": "644"}
 
 
@@ -69,6 +70,7 @@ terms = st.builds(
     st.sampled_from(["", ">=3.8", ">=3.9,<4,!=3.11.1"]),
     st.sampled_from([(), ("linux-*", "windows-x86_64")]),
     st.sampled_from([(), ("0123456789ABCDEF",)]),
+    st.sampled_from([(), (KEY,), (KEY, OTHER_KEY)]),
 )
 
 
@@ -82,6 +84,8 @@ def test_a_manifest_comes_back_as_it_was_and_its_bytes_are_stable(
     tree: Tree, app: str, version: str, asked: Terms
 ) -> None:
     written = manifest_of(tree, app, version)._replace(terms=asked)
+    programs = [entry.path for entry in written.files if entry.link is None]
+    written = written._replace(main=programs[0] if programs else "")
     assert loads(dumps(written)) == written
     assert dumps(written._replace(files=tuple(reversed(written.files)))) == dumps(written)
 
@@ -95,6 +99,15 @@ def test_the_bytes_are_the_contracts_json_with_one_entry_a_line() -> None:
         '{"path": "lib/ä", "link": "a.so", "mode": "755"}',
         "]}",
     ]
+
+
+def test_main_and_keys_stand_before_the_files() -> None:
+    terms = Terms(minimum="1", keys=(KEY, OTHER_KEY))
+    data = dumps(Manifest("app", "1.0.1", (FileEntry("a", 1, HASH, "644"),), terms, "a"))
+    assert data.decode("utf-8").splitlines()[0] == (
+        '{"format": 1, "app": "app", "version": "1.0.1", "main": "a", '
+        f'"keys": ["{KEY}", "{OTHER_KEY}"], "minimum": "1", "files": ['
+    )
 
 
 def test_a_release_without_files_and_keys_of_later_programs_are_read() -> None:
@@ -137,6 +150,24 @@ DOCUMENTS = {
     "a platform that takes Python 3.8 for ever": document(requires={"platform": ["*" * 50 + "x"]}),
     "a platform outside a list": document(requires={"platform": "linux-*"}),
     "a revoked key that is none": document(revoked=["\ud800" * 16]),
+    "a key that is none": document(keys=["RWQ"]),
+    "a key with a newline": document(keys=[KEY + "\n"]),
+    "a key of another algorithm": document(keys=["RWU" + "A" * 53]),
+    "a key twice": document(keys=[KEY, OTHER_KEY, KEY]),
+    "a key outside a list": document(keys=KEY),
+    "a number for a key": document(keys=[1]),
+    "101 keys": document(keys=["RWQ" + f"{i:053}" for i in range(101)]),
+    "a main program that is not there": document(main="b"),
+    "a main program in another case": document(main="A"),
+    "a main program that is a folder": document(
+        main="d", files=[{**ENTRY, "path": "d/a"}, {**ENTRY, "path": "e"}]
+    ),
+    "a main program that is a link": document(main="b", files=[ENTRY, {"path": "b", "link": "a"}]),
+    "a number for a main program": document(main=1),
+    "null for a main program": document(main=None),
+    "true for the format": document(format=True),
+    "a fraction for the format": document(format=1.0),
+    "text for the format": document(format="1"),
     "files that are no list": document(files={"a": 1}),
     "files that are no objects": document(files=["a", 1, None]),
     "unsorted files": document(files=[{**ENTRY, "path": "b"}, ENTRY]),
@@ -185,6 +216,15 @@ TEXTS = {
     "deep lists that end": b'{"format": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "deep objects": b'{"a":' * 100_000,
     "NaN": b'{"format": NaN}',
+    "NaN in a field of later programs": encoded(document(later=float("nan"))),
+    "infinity": encoded(document(later=[float("-inf")])),
+    "a large fraction": encoded(document()).replace(b'"app"', b'"later": 1e999, "app"'),
+    "a key twice": b'{"format": 1, ' + encoded(document())[1:],
+    "a key twice, in an escape": encoded(document()).replace(
+        b'"app"', b'"ver\\u0073ion": "9", "app"'
+    ),
+    "a key twice, in an entry": encoded(document()).replace(b'"size"', b'"path": "b", "size"'),
+    "a key twice, deep": encoded(document()).replace(b'"app"', b'"x": [{"y": 1, "y": 1}], "app"'),
     "an infinite size": encoded(document()).replace(b'"size": 1', b'"size": 1e999'),
     "a size of a million digits": encoded(document()).replace(
         b'"size": 1', b'"size": ' + b"9" * 1_000_000

@@ -25,9 +25,11 @@ from nuitkal_mini.minisign import (
     parse_public_key,
     parse_release_comment,
     parse_signature,
+    parse_signatures,
     signed_bytes,
     to_base64,
     verify,
+    verify_comment,
 )
 from nuitkal_mini.signing import (
     SecretKey,
@@ -72,6 +74,47 @@ def test_a_signature_gives_its_key_and_its_comment(prehashed: bool) -> None:
         PUBLIC,
         COMMENT,
     )
+
+
+NEWER = SecretKey(b"newer\0\0\0", bytes(range(1, 33)))
+
+
+def test_of_several_signatures_the_first_by_a_known_key_decides() -> None:
+    both = TEXT + sign(NEWER, MESSAGE, "timestamp:2")
+    assert verify([public_key(NEWER)], MESSAGE, both).trusted_comment == "timestamp:2"
+    assert verify([public_key(NEWER), PUBLIC], MESSAGE, both) == (PUBLIC, COMMENT)
+    assert verify_comment([public_key(NEWER)], both) == "timestamp:2"
+    assert parse_signature(both) == parse_signatures(both)[0] == parse_signature(TEXT)
+    assert len(parse_signatures(both.replace("\n", "\r\n"))) == 2
+
+
+def test_a_wrong_signature_by_a_known_key_is_not_made_up_for_by_a_later_one() -> None:
+    wrong = sign(SECRET, b"other", COMMENT)
+    for text in (wrong + sign(NEWER, MESSAGE, "x"), wrong + TEXT):
+        with pytest.raises(SignatureError, match="is wrong"):
+            verify([public_key(NEWER), PUBLIC], MESSAGE, text)
+    assert verify([public_key(NEWER)], MESSAGE, wrong + sign(NEWER, MESSAGE, "x"))
+
+
+def test_signatures_by_strangers_alone_are_named() -> None:
+    with pytest.raises(UnknownKey, match=f"{key_name(SECRET.key_id)}, {key_name(NEWER.key_id)}"):
+        verify([], MESSAGE, TEXT + sign(NEWER, MESSAGE, "x"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(TEXT + TEXT[:-40], id="the second cut short"),
+        pytest.param(TEXT + "\n" + TEXT, id="an empty line between"),
+        pytest.param(TEXT + TEXT.split("\n", 1)[1], id="the second without its comment"),
+        pytest.param(TEXT + "untrusted comment: x\n", id="a comment behind"),
+        pytest.param(TEXT * 60, id="more than 16 KiB"),
+        pytest.param("", id="none"),
+    ],
+)
+def test_a_file_of_signatures_holds_nothing_else(text: str) -> None:
+    with pytest.raises(SignatureError, match="not a minisign signature"):
+        parse_signatures(text)
 
 
 @pytest.mark.parametrize(
@@ -523,6 +566,12 @@ def test_minisign_verifies_what_we_sign(command: Minisign, prehashed: bool) -> N
     assert "verified" in command(
         "-V", "-P", str(PUBLIC), "-m", "message", *(["-H"] if prehashed else [])
     )
+
+
+def test_minisign_verifies_the_first_of_several(command: Minisign) -> None:
+    command.write("our.pub", public_key_text(PUBLIC))
+    command.write("message.minisig", TEXT + sign(NEWER, MESSAGE, "x"))
+    assert f"Trusted comment: {COMMENT}" in command("-V", "-p", "our.pub", "-m", "message")
 
 
 @pytest.mark.parametrize("legacy", [[], ["-l"]], ids=["ED", "Ed"])

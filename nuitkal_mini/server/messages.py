@@ -125,6 +125,7 @@ TEXTS = {
     ),
     "this is not JSON in UTF-8": "这不是 UTF-8 编码的 JSON",
     "this is not a JSON object": "这不是 JSON 对象",
+    "this JSON has the key {key!r} twice": "此 JSON 中的键 {key!r} 出现了两次",
     "this JSON has too many values": "此 JSON 的值太多",
     # releases
     "channel {channel} has no active version": "通道 {channel} 没有激活的版本",
@@ -216,9 +217,14 @@ TEXTS = {
     "the manifest's minimum {minimum} is above its own version": (
         "清单的最低版本 {minimum} 高于其自身版本"
     ),
-    "the manifest's minimum, requires or revoked is not what it should be": (
-        "清单的 minimum、requires 或 revoked 有误"
+    "the manifest's minimum, requires, revoked or keys is not what it should be": (
+        "清单的 minimum、requires、revoked 或 keys 有误"
     ),
+    "the manifest's main program {main!r} is not one of its files": (
+        "清单的主程序 {main!r} 不在其文件之中"
+    ),
+    "the manifest names the key {key!r}, which is no public key of 56 characters, "
+    "or there twice": "清单中的密钥 {key!r} 不是 56 个字符的公钥，或出现了两次",
     "the release has more than 20,000 links": "版本中的链接超过 20,000 个",
     "the release has more than 200,000 folders": "版本中的文件夹超过 200,000 个",
     # paths
