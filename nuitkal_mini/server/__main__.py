@@ -19,6 +19,8 @@ from ..problem import Problem
 from . import auth
 from .api import MAX_UPLOAD, Settings
 from .application import Application
+from .backup import back_up
+from .check_data import check_data
 from .database import Database
 from .http.server import Server
 from .releases import rfc3339
@@ -35,13 +37,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     if args.keyfile and not args.certfile:
         parser.error("--keyfile needs --certfile")
     try:
-        args.run(args)
+        code: Optional[int] = args.run(args)
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read the password from the first line of standard input",
     )
+    backup = commands.add_parser(
+        "backup", help="copy the data folder while servers work on it; again: only what is new"
+    )
+    backup.set_defaults(run=make_backup)
+    _add_data(backup)
+    backup.add_argument("destination", type=Path, metavar="DEST")
+    check = commands.add_parser(
+        "check-data", help="read every row and file; a sentence for each fault, exit code 11"
+    )
+    check.set_defaults(run=show_faults)
+    _add_data(check)
     verbs = commands.add_parser(
         "token", help="make, list and revoke the tokens that publish"
     ).add_subparsers(metavar="VERB", required=True)
@@ -240,6 +253,26 @@ def create_superuser(args: argparse.Namespace) -> None:
             raise Problem("the two passwords differ; no user was made")
     with closing(open_database(args.data)) as database:
         auth.create_user(database, args.username, password, SHELL)
+
+
+def make_backup(args: argparse.Namespace) -> None:
+    """Bring a backup up to date."""
+    done = back_up(args.data, args.destination)
+    print(
+        f"backed up {args.data} into {args.destination}: {done.new_files} of {done.files} files "
+        f"are new, {done.new_bytes / 1e6:.1f} MB"
+    )
+
+
+def show_faults(args: argparse.Namespace) -> int:
+    """Print a line for each fault of the data folder; 11 when there is one."""
+    found = 0
+    for sentence in check_data(args.data):
+        print(sentence, flush=True)
+        found += 1
+    if not found:
+        print(f"{args.data} is whole")
+    return 11 if found else 0
 
 
 def create_token(args: argparse.Namespace) -> None:

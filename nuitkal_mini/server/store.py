@@ -53,13 +53,13 @@ class Store:
         self.database = open_database(root)
         incoming = root / "incoming"
         try:
-            _make_folders(self.media / PACKS)
+            make_folders(self.media / PACKS)
             incoming.mkdir(exist_ok=True)
             with self.database.write() as db:
                 _sweep_scratch_folders(incoming)
                 self.incoming = Path(tempfile.mkdtemp(dir=incoming))
                 self._lock = open(_lock_path(self.incoming), "wb")
-                _lock(self._lock)
+                lock_file(self._lock)
                 self._sweep_media(db)
         except OSError as error:
             raise _unusable(root, error) from error
@@ -90,10 +90,10 @@ class Store:
         """Rename synced files to their names below media/, durably. Only inside `write()`."""
         for name, source in sources.items():
             target = self.media / name
-            _make_folders(target.parent)
+            make_folders(target.parent)
             os.replace(source, target)
         for folder in {(self.media / name).parent for name in sources}:
-            _sync_folder(folder)
+            sync_folder(folder)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -116,7 +116,7 @@ class Store:
     def remove_unowned(self, names: Iterable[str]) -> None:
         """Delete those of the named files that no live release owns."""
         with self.database.write() as db:
-            for name in set(names) - _owned_names(db):
+            for name in set(names) - owned_names(db):
                 _unlink(self.media / name)
 
     def forget_contents(self, package: Path) -> None:
@@ -132,7 +132,7 @@ class Store:
 
         A release whose files are gone is reported, and its contents count as missing.
         """
-        owned = _owned_names(db)
+        owned = owned_names(db)
         found = {
             path.relative_to(self.media).as_posix()
             for path in (self.media / PACKS).rglob("update_*")
@@ -180,7 +180,7 @@ def open_database(root: Path) -> Database:
         StoreProblem, DatabaseProblem: it cannot be used, or is of a newer version.
     """
     try:
-        _make_folders(root)
+        make_folders(root)
         (root / DATABASE).touch(mode=0o600)  # for its owner only, whoever else may read the media
     except OSError as error:
         raise _unusable(root, error) from error
@@ -205,7 +205,7 @@ def signature_name(package: str) -> str:
     return manifest_name(package) + ".minisig"
 
 
-def _owned_names(db: sqlite3.Connection) -> Set[str]:
+def owned_names(db: sqlite3.Connection) -> Set[str]:
     names = set()
     for package, signed in db.execute(
         "SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"
@@ -224,7 +224,7 @@ def _sweep_scratch_folders(incoming: Path) -> None:
     }:  # of a server, or of its lock alone
         try:
             with open(_lock_path(scratch), "ab") as lock:
-                _lock(lock)
+                lock_file(lock)
         except OSError:
             continue  # its server lives
         shutil.rmtree(scratch, ignore_errors=True)
@@ -236,7 +236,7 @@ def _lock_path(scratch: Path) -> Path:
     return scratch.with_name(scratch.name + ".lock")
 
 
-def _lock(file: IO[bytes]) -> None:
+def lock_file(file: IO[bytes]) -> None:
     """Lock a file until it is closed, or the process ends.
 
     Raises:
@@ -248,14 +248,14 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _make_folders(folder: Path) -> None:
+def make_folders(folder: Path) -> None:
     if not folder.is_dir():
-        _make_folders(folder.parent)
+        make_folders(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     if sys.platform == "win32":
         return  # folders cannot be opened there; NTFS journals the rename
     descriptor = os.open(folder, os.O_RDONLY)
