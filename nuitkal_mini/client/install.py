@@ -1,16 +1,16 @@
-"""The install transaction: an app's folder goes from one tree to another as a whole, whenever the power goes.
+"""The install transaction: a client folder goes from one release's tree to another's as a whole.
 
-Everything new lies verified and fsynced under `.update/`. A journal says what leaves (`out`, to `.backup/<id>/`) and
-what comes (`into`); then there are only renames. The rename of the version file, which holds the journal's id,
-commits. Recovery decides by one table, and can be killed at any point itself:
+The new files lie verified and fsynced in `.update/staging/`. The journal lists every rename: what
+moves out to `.backup/<id>/`, and what moves in. The rename of the version file, which then holds
+the journal's id, commits. Recovery has one rule, that of SQLite's rollback journal:
 
-    version file holds the journal's id          -> committed: clean up
-    the journal is called journal.undo           -> undo
-    all that comes is found, by hash, somewhere  -> go on
-    else                                         -> call the journal journal.undo, durably; undo
+    the version file holds the journal's id -> committed: clean up
+    it does not                             -> undo; what is staged stays
 
-Names become durable in this order: staged files and the journal; what left; what came; the version file; only
-then is anything deleted. The journal ends in `.backup/<id>/`, where it tells a rollback what to put back.
+Undoing is renames alone and needs no space: the next version file and every new folder are made
+before the journal. Names become durable in this order: staged files and the journal; what moved
+out; what moved in; the version file. Only then is anything deleted. The journal ends in
+`.backup/<id>/`, where it tells a rollback what to put back.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ..entries import FileEntry
+from ..manifest import Manifest
 from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
@@ -43,15 +44,14 @@ logger = logging.getLogger(__name__)
 STAGING = UPDATE_FOLDER + "/staging"
 DOWNLOAD = UPDATE_FOLDER + "/download"
 _JOURNAL = UPDATE_FOLDER + "/journal.json"
-_UNDO = UPDATE_FOLDER + "/journal.undo"
 _NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
-_KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json", "journal.undo"])
-SETTLED_SECONDS = 2  # FAT rounds times to that: a file touched so lately may change once more and show the same time
-_WINDOWS_PATH = (
-    259  # characters, without the switch for long paths that no locked-down machine has set
-)
+_KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json"])
+# FAT rounds times to that: a file touched so lately may change once more and show the same time
+SETTLED_SECONDS = 2
+# Characters, without the switch for long paths that no locked-down machine has set
+_WINDOWS_PATH = 259
 
 
 class Installation(Swap):
@@ -70,13 +70,32 @@ class Installation(Swap):
         self._version_file = version_file
         self._preserve = preserve
         self._launcher = launcher
+        self._is_state_known = (
+            False  # between `recover` and the end of the lock it was called under
+        )
+        self._state: Optional[State] = None
+        self._parsed: Tuple[str, Optional[Manifest]] = (
+            "",
+            None,
+        )  # a manifest's text, and its value
 
     def state(self) -> Optional[State]:
-        """What is installed; None before the first install."""
+        """What is installed, None before the first install; read once after `recover`."""
+        if self._is_state_known:
+            return self._state
         return load_state(self.folder, self._version_file)
 
+    def manifest(self) -> Optional[Manifest]:
+        """The installed manifest, parsed once; None when nobody knows it."""
+        state = self.state()
+        if state is None:
+            return None
+        if self._parsed[0] != state.manifest:
+            self._parsed = state.manifest, state.tree()
+        return self._parsed[1]
+
     def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
-        """The files that are missing or not as they were installed; edited `preserve`d ones are as they should be."""
+        """The files that are missing or not as they were installed; `preserve`d ones may be edited."""
         return [
             entry
             for entry in files
@@ -85,9 +104,10 @@ class Installation(Swap):
         ]
 
     def stamp(self, files: Sequence[FileEntry], now: float) -> str:
-        """A digest of what the file system says of files that need not be read for it; of `preserve`d ones, only that they are there.
+        """A digest of the files' sizes, times and modes, for which none need be read.
 
-        Empty when one is not there, or was touched so lately (`now` is in seconds since 1970) that its next change might not show.
+        Of `preserve`d files it covers only that they are there. It is empty when a file is not there, or was
+        changed so lately (`now` is in seconds since 1970) that its next change might not show.
         """
         seen: List[Tuple[object, ...]] = []
         for entry in files:
@@ -120,31 +140,38 @@ class Installation(Swap):
     def plan_swap(
         self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]
     ) -> SwapPlan:
-        """What turns the folder as it is into the tree `new`; see `arrange.arrange`."""
+        """What turns the folder as it is into the tree `new`; see `swap_plan.plan_swap`."""
         return plan_swap(self, self.installed(), new, identifier, source_of, self._preserved)
 
     def install(self, changes: SwapPlan, state: State) -> None:
         """Make the changes, as one transaction, and `state` the installed one.
 
         Raises:
-            InstallError: everything is as it was, unless the sentence says that the next start will see to it.
+            InstallError: everything is as it was, or the sentence says that the next start will undo it.
         """
-        journal = Journal(
-            state.id, state, self.state(), self._launcher, _launcher_last(changes, self._launcher)
-        )
+        changes = _launcher_last(changes, self._launcher)
+        journal = Journal(state.id, state, self.state(), self._launcher, changes)
         self.disk.patience = BUSY_SECONDS
         try:
             text = dump_journal(journal)
-            parse_journal(text)  # what recovery would not believe is not begun
+            parse_journal(text)  # recovery must be able to read it
             self._check_targets(journal)
-            self._write_journal(journal, text)
+            self._prepare(journal, text)
         except ValueError as error:
             raise InstallError(f"{error}; nothing was installed") from error
         except OSError as error:
-            raise InstallError(
-                f"{disk_error(error)}; nothing was installed{self._withdraw()}"
-            ) from error
-        self._roll_forward(journal)
+            said = f"{disk_error(error)}; nothing was installed{self._withdraw()}"
+            raise InstallError(said) from error
+        try:
+            self.swap(journal)
+            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+        except OSError as error:
+            if not self._is_committed(
+                journal
+            ):  # a network's file system can do it and say it failed
+                self._undo(journal)
+                raise InstallError(f"{disk_error(error)}; the installed version stays") from error
+        self._state = state
         self._clean_up(journal)
 
     def rollback(self, identifier: str, reason: str) -> State:
@@ -153,32 +180,22 @@ class Installation(Swap):
         Raises:
             RollbackError: there is none, or its backup is damaged; nothing was changed.
         """
-        state, rollback_state = self.state(), self._rollback_journal()
-        if state is None or rollback_state is None or rollback_state.before is None:
+        state, journal = self.state(), self._rollback_journal()
+        if state is None or journal is None or journal.before is None:
             raise RollbackError("there is no earlier version to go back to")
         came = {
-            move.target: move.entry._replace(path=move.target)
-            for move in rollback_state.changes.move_in
+            move.target: move.entry._replace(path=move.target) for move in journal.changes.move_in
         }
         stay = [self.entry_at(entry.path) for entry in self.installed() if entry.path not in came]
         # as they are: an edit is no reason to refuse
         target = {
             entry.path: entry for entry in stay if entry is not None and entry.mode in IN_RELEASES
         }
-        sources = {}
-        for move in rollback_state.changes.move_out:
-            if self.holds(move.target, move.entry):
-                sources[move.source] = move.target
-            elif move.target.startswith(BACKUP_FOLDER + "/"):
-                raise RollbackError(f"the backup of {move.source} is damaged; nothing was changed")
-            else:
-                continue  # the user has taken back what was kept aside
-            target[move.source] = move.entry._replace(path=move.source)
-        ours = {
-            **came,
-            **{entry.path: entry for entry in self.installed()},
-        }  # `*.new` files are not in the manifest
-        before = rollback_state.before._replace(
+        sources = self._backup_sources(journal)
+        target.update((path, move.entry._replace(path=path)) for path, move in sources.items())
+        # `*.new` files came, and are not in the manifest
+        ours = {**came, **{entry.path: entry for entry in self.installed()}}
+        before = journal.before._replace(
             id=identifier,
             backup="",
             trial_starts=None,
@@ -187,20 +204,29 @@ class Installation(Swap):
         )
         logger.info("going back from %s to %s: %s", state.version, before.version, reason)
         try:
-            self.install(
-                plan_swap(
-                    self,
-                    ours.values(),
-                    target.values(),
-                    identifier,
-                    lambda entry: sources[entry.path],
-                    self._preserved,
-                ),
-                before,
+            changes = plan_swap(
+                self,
+                ours.values(),
+                target.values(),
+                identifier,
+                lambda entry: sources[entry.path].target,
+                self._preserved,
             )
+            self.install(changes, before)
         except InstallError as error:
             raise RollbackError(str(error)) from error
         return before
+
+    def _backup_sources(self, journal: Journal) -> Dict[str, Move]:
+        """The moves of a journal that a rollback takes back, by the path to which a file returns."""
+        sources = {}
+        for move in journal.changes.move_out:
+            if self.holds(move.target, move.entry):
+                sources[move.source] = move
+            elif move.target.startswith(BACKUP_FOLDER + "/"):
+                raise RollbackError(f"the backup of {move.source} is damaged; nothing was changed")
+            # else the user has taken back what was kept aside
+        return sources
 
     def _preserved(self, path: str) -> bool:
         from fnmatch import fnmatchcase
@@ -240,9 +266,8 @@ class Installation(Swap):
 
     def installed(self) -> Tuple[FileEntry, ...]:
         """The installed tree, empty when nobody knows it."""
-        state = self.state()
-        tree = state.tree() if state else None
-        return tree.files if tree else ()
+        manifest = self.manifest()
+        return manifest.files if manifest else ()
 
     def remember(self, state: State) -> None:
         """Replace the state without touching the app."""
@@ -250,6 +275,7 @@ class Installation(Swap):
         try:
             self._write_state(_NEXT, state)
             self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+            self._state = state
             self._sync_version_file()
             self._write_copy(state)
         except OSError as error:
@@ -266,61 +292,36 @@ class Installation(Swap):
         return read_state(self.at(_STAGED))
 
     def pending(self) -> bool:
-        """Whether the app is between two versions; of one that is committed, only the cleaning up may be left."""
+        """Whether the app is between two versions; behind a commit only the cleaning up is left."""
         try:
-            journal = self._load(_UNDO) or self._load(_JOURNAL)
+            journal = self._load(_JOURNAL)
         except InstallError:
             return True
         return journal is not None and not self._is_committed(journal)
 
     def recover(self) -> None:
-        """Finish or undo what was interrupted, and sweep what it left.
+        """Undo what was interrupted, or clean up behind it; called once the caller holds the update lock.
 
         Raises:
-            InstallError: neither was possible; the app must not be started.
+            InstallError: that was not possible; the app must not be started.
         """
-        if not os.path.isdir(self.at(UPDATE_FOLDER)):
-            return
-        self.disk.patience = BUSY_SECONDS
-        journal = self._load(_JOURNAL) or self._load(_UNDO)
-        if journal is None:
-            self._sweep()
-        elif self._is_committed(journal):
-            self._clean_up(journal)
-        else:
-            self._resume(journal)
-
-    def _resume(self, journal: Journal) -> None:
-        try:
-            self.sync(
-                STAGING, BACKUP_FOLDER, UPDATE_FOLDER, ""
-            )  # whoever was interrupted may not have come to that
-        except OSError as error:
-            raise InstallError(
-                f"{disk_error(error)}; the next start will finish or undo the installation"
-            ) from error
-        if not os.path.lexists(self.at(_UNDO)) and self._all_found(journal):
-            logger.warning(
-                "an interrupted installation of %s is being finished", journal.state.version
-            )
-            self._roll_forward(journal)
-            self._clean_up(journal)
-        else:
-            logger.warning(
-                "an interrupted installation of %s is being undone", journal.state.version
-            )
-            self._roll_back(journal)
-            self._sweep()
+        if os.path.isdir(self.at(UPDATE_FOLDER)):
+            self.disk.patience = BUSY_SECONDS
+            journal = self._load(_JOURNAL)
+            if journal is None:
+                self._sweep()
+            elif self._is_committed(journal):
+                self._clean_up(journal)
+            else:
+                version = journal.state.version
+                logger.warning("an interrupted installation of %s is being undone", version)
+                self._undo(journal)
+        self._state = load_state(self.folder, self._version_file)
+        self._is_state_known = True
 
     def _is_committed(self, journal: Journal) -> bool:
-        state = self.state()
+        state = load_state(self.folder, self._version_file)
         return state is not None and state.id == journal.id
-
-    def _all_found(self, journal: Journal) -> bool:
-        return all(
-            self.holds(move.source, move.entry) or self.holds(move.target, move.entry)
-            for move in journal.changes.move_in
-        )
 
     def _check_targets(self, journal: Journal) -> None:
         for move in journal.changes.move_in:
@@ -331,7 +332,8 @@ class Installation(Swap):
             full = os.path.abspath(self.at(move.target))
             if os.name == "nt" and len(full) > _WINDOWS_PATH:
                 raise InstallError(
-                    f"{full} is longer than Windows allows (260 characters); move the program to a shorter path"
+                    f"{full} is longer than Windows allows (260 characters); "
+                    "move the program to a shorter path"
                 )
         if os.name == "nt":
             for path in [
@@ -340,11 +342,15 @@ class Installation(Swap):
             ]:
                 self.disk.rename(self.at(path), self.at(path))  # fails while somebody holds it open
 
-    def _write_journal(self, journal: Journal, text: bytes) -> None:
-        for folder in (BACKUP_FOLDER, f"{BACKUP_FOLDER}/{journal.id}", STAGING):
+    def _prepare(self, journal: Journal, text: bytes) -> None:
+        """Write all that needs space: the folders, the next version file, and at the end the journal."""
+        for folder in (BACKUP_FOLDER, journal.backup_folder, STAGING):
             if not os.path.lexists(self.at(folder)):
                 self.disk.mkdir(self.at(folder))
             check_owned(self.at(folder))
+        for _, prepared in journal.new_folders():
+            self.disk.mkdir(self.at(prepared))
+        self._write_state(_NEXT, journal.state)
         self.disk.write(self.at(_JOURNAL + ".new"), [text])
         self.sync(STAGING, BACKUP_FOLDER, "")
         self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
@@ -359,32 +365,16 @@ class Installation(Swap):
         self._sweep()
         return ""
 
-    def _roll_forward(self, journal: Journal) -> None:
-        """Forward to the commit; whatever fails before it is undone."""
+    def _undo(self, journal: Journal) -> None:
+        """Take back every rename of a transaction that has not committed; what was staged stays."""
         try:
-            self._write_state(_NEXT, journal.state)
-            self.swap(journal)
-            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
-        except OSError as error:
-            if self._is_committed(journal):
-                return  # a network's file system can do the rename and lose its answer
-            self._roll_back(journal)
-            self._sweep()
-            raise InstallError(f"{disk_error(error)}; the installed version stays") from error
-
-    def _roll_back(self, journal: Journal) -> None:
-        """Undo the transaction; from its first step on there is no way forward any more."""
-        try:
-            if os.path.lexists(self.at(_JOURNAL)):
-                self.disk.rename(self.at(_JOURNAL), self.at(_UNDO))
-                self.sync(UPDATE_FOLDER)
             self.swap_back(journal)
-            self.disk.unlink(self.at(_UNDO))
+            self.disk.unlink(self.at(_JOURNAL))
             self.sync(UPDATE_FOLDER)
         except OSError as error:
-            raise InstallError(
-                f"{disk_error(error)}; the next start will undo the installation"
-            ) from error
+            said = f"{disk_error(error)}; the next start will undo the installation"
+            raise InstallError(said) from error
+        self._sweep()
 
     def _write_state(self, path: str, state: State) -> None:
         self.disk.write(self.at(path), [dump_state(state)])
@@ -400,13 +390,13 @@ class Installation(Swap):
         self.sync("")
 
     def _clean_up(self, journal: Journal) -> None:
-        """Clean up behind a committed transaction. The app is whole: what fails here is left to the next start."""
+        """Clean up behind a commit. The app is whole: what fails here is left to the next start."""
         try:
             self._sync_version_file()
             self.clear_staging()
             self.sync(UPDATE_FOLDER)  # without the journal nobody would come back for it
             if journal.state.backup == journal.id:
-                self.move(_JOURNAL, f"{BACKUP_FOLDER}/{journal.id}/journal.json")
+                self.move(_JOURNAL, f"{journal.backup_folder}/journal.json")
             else:
                 self.disk.unlink(self.at(_JOURNAL))
         except OSError as error:

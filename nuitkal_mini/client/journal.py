@@ -1,10 +1,10 @@
-"""The journal of a transaction: what it is, and its file. It is input like any other when it is read back."""
+"""The journal of a transaction: the value and its file, whose content is checked when it is read back."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..entries import MAX_FILES, FileEntry
 from ..paths import BACKUP_FOLDER, UPDATE_FOLDER, check_path
@@ -12,9 +12,8 @@ from ..strict_json import json_object
 from .state import State, state_from, state_values
 from .swap_plan import Move, SwapPlan
 
-MAX_JOURNAL_COMMAS = (
-    40 * MAX_FILES
-)  # every file of two manifests leaves or comes, with seven fields, and both manifests' own
+# Every file of two manifests moves, with seven fields, beside both manifests' own
+MAX_JOURNAL_COMMAS = 40 * MAX_FILES
 
 
 class Journal(NamedTuple):
@@ -25,6 +24,21 @@ class Journal(NamedTuple):
     before: Optional[State]
     launcher: str
     changes: SwapPlan
+
+    @property
+    def backup_folder(self) -> str:
+        """Where the transaction keeps what it moves out."""
+        return f"{BACKUP_FOLDER}/{self.id}"
+
+    def new_folders(self) -> List[Tuple[str, str]]:
+        """Each folder that the transaction makes, and the name under which it is made beforehand."""
+        folders = self.changes.make_dirs
+        return [(path, f"{self.backup_folder}/new-{n}") for n, path in enumerate(folders)]
+
+    def emptied_folders(self) -> List[Tuple[str, str]]:
+        """Each folder that the transaction removes, deepest first, and the name that it gets."""
+        folders = self.changes.remove_dirs
+        return [(path, f"{self.backup_folder}/emptied-{n}") for n, path in enumerate(folders)]
 
 
 def new_identifier() -> str:
@@ -51,11 +65,11 @@ def parse_journal(data: bytes) -> Journal:
         ValueError, TypeError, LookupError, AttributeError: it is not one.
     """
     values = json_object(data, MAX_JOURNAL_COMMAS)
-    out, into, stale, drop, make = values["changes"]
+    move_out, move_in, delete_bytecode, remove_dirs, make_dirs = values["changes"]
     identifier = str(values["id"])
-    for path in [*make, identifier]:
+    for path in [*make_dirs, identifier]:
         check_path(path)
-    for path in [*stale, *drop]:  # of names that the user or Python chose
+    for path in [*delete_bytecode, *remove_dirs]:  # the user or Python chose these names
         if (
             {"", ".", ".."}.intersection(path.split("/"))
             or os.name == "nt"
@@ -69,11 +83,11 @@ def parse_journal(data: bytes) -> Journal:
         state_from(before) if before else None,
         str(values["launcher"]),
         SwapPlan(
-            tuple(_journal_moves(out)),
-            tuple(_journal_moves(into)),
-            tuple(stale),
-            tuple(drop),
-            tuple(make),
+            tuple(_journal_moves(move_out)),
+            tuple(_journal_moves(move_in)),
+            tuple(delete_bytecode),
+            tuple(remove_dirs),
+            tuple(make_dirs),
         ),
     )
 

@@ -1,17 +1,20 @@
 """The renames of a transaction, forward and back.
 
-Each can be interrupted at any point and done again, by another process, any number of times: what has left or come is
-left alone. A folder's names are durable before anything relies on them.
+`swap` runs once, in the process that wrote the journal. `swap_back` undoes it, however far it came, and
+can itself be interrupted anywhere and run again by another process. It needs no free space: nothing is
+created, except a folder that somebody removed meanwhile. A folder's names are durable before a later step
+relies on them, and where a file arrives they are durable before they are where it left.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Iterable
+from typing import Iterator
 
 from .disk import Disk
 from .journal import Journal
+from .swap_plan import SwapPlan
 from .tree import Tree, ancestors, parent_of
 
 logger = logging.getLogger(__name__)
@@ -25,43 +28,29 @@ class Swap(Tree):
         self.disk = disk
 
     def swap(self, journal: Journal) -> None:
-        """What leaves, leaves; what comes, comes."""
+        """Move out what leaves, then move in what comes."""
         changes = journal.changes
         for move in changes.move_out:
-            if not os.path.lexists(self.at(move.target)) or self.is_one_file(
-                move.source, move.target
-            ):  # or it left before
-                self._set_aside(move.source, move.target, move.source == journal.launcher)
-        self.sync(
-            *(parent_of(move.target) for move in changes.move_out)
-        )  # nothing may arrive, durably, over what is not kept
+            self._set_aside(move.source, move.target, move.source == journal.launcher)
         for path in changes.delete_bytecode:
             if os.path.lexists(self.at(path)):
                 self.disk.unlink(self.at(path))
-        self._drop(changes.remove_dirs)
-        for folder in changes.make_dirs:
-            if not self.is_folder(folder):
-                self.disk.mkdir(self.at(folder))
+        for path, emptied in journal.emptied_folders():
+            self._move_emptied(path, emptied)
+        # Nothing may arrive, durably, over what is not durably kept
+        prepared_in = [journal.backup_folder] if changes.make_dirs else []
+        self.sync(*(parent_of(move.target) for move in changes.move_out), *prepared_in)
+        for path, prepared in journal.new_folders():
+            if not self.is_folder(path):
+                self.disk.rename(self.at(prepared), self.at(path))
         for move in changes.move_in:
-            if os.path.lexists(self.at(move.source)):
-                if move.target != journal.launcher:
-                    self._set_user_file_aside(move.source, move.target, journal)
-                self.move(move.source, move.target)
+            if move.target != journal.launcher:
+                self._set_user_file_aside(move.source, move.target, journal)
+            self.move(move.source, move.target)
         for move in changes.move_out:
             if self.is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
-        self.sync(
-            *map(
-                parent_of,
-                [
-                    *(move.target for move in changes.move_in),
-                    *(move.source for move in changes.move_out),
-                    *changes.make_dirs,
-                    *changes.remove_dirs,
-                    *changes.delete_bytecode,
-                ],
-            )
-        )
+        self.sync(*_changed_folders(changes), *map(parent_of, changes.delete_bytecode))
 
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came. What somebody has put in the way since is kept beside."""
@@ -72,43 +61,36 @@ class Swap(Tree):
                 move.source, move.target
             )
             if is_gone and self.holds(move.target, move.entry):
-                self._make_parents(move.source, journal)
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
-        self.sync(
-            *(parent_of(move.source) for move in changes.move_in)
-        )  # as above: a rollback's files come from an earlier backup
-        self._drop(reversed(changes.make_dirs))
+        # As in `swap`; a rollback's files return to an earlier backup
+        self.sync(*(parent_of(move.source) for move in changes.move_in))
+        for path in reversed(changes.make_dirs):
+            self._remove_empty(path)
+        for path, emptied in reversed(journal.emptied_folders()):
+            if os.path.lexists(self.at(emptied)) and not self.is_folder(path):
+                self._make_parents(path, journal)
+                self._set_user_file_aside(emptied, path, journal)
+                self.disk.rename(self.at(emptied), self.at(path))
         for move in reversed(changes.move_out):
             if os.path.lexists(self.at(move.target)):
                 self._make_parents(move.source, journal)
                 if move.source != journal.launcher:
                     self._set_user_file_aside(move.target, move.source, journal)
                 self.move(move.target, move.source)
-        self.sync(
-            *map(
-                parent_of,
-                [
-                    *(move.target for move in changes.move_in),
-                    *(move.source for move in changes.move_out),
-                    *changes.make_dirs,
-                    *changes.remove_dirs,
-                ],
-            )
-        )
+        self.sync(*_changed_folders(changes))
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
-        """Rename; the launcher gets a second name, and the file that comes is renamed over the first: it is never missing."""
+        """Rename. The launcher gets a second name, and the next file is renamed over the first one.
+
+        So it is never missing.
+        """
         if is_launcher and os.name == "posix":
             try:
-                return (
-                    None
-                    if self.is_one_file(path, target)
-                    else self.disk.link(self.at(path), self.at(target))
-                )
-            except OSError as error:
-                logger.debug(
-                    "%s; for a moment there will be no launcher", disk_error(error)
-                )  # exFAT has no hard links
+                if not self.is_one_file(path, target):
+                    self.disk.link(self.at(path), self.at(target))
+                return
+            except OSError as error:  # exFAT has no hard links
+                logger.debug("%s; for a moment there will be no launcher", disk_error(error))
         if os.path.lexists(self.at(path)):
             self.move(path, target)
 
@@ -120,7 +102,7 @@ class Swap(Tree):
             self.disk.rename(self.at(source), self.at(target))
 
     def _set_user_file_aside(self, incoming: str, path: str, journal: Journal) -> None:
-        """Somebody put something where `incoming` goes, after we had looked."""
+        """Keep, under another name, what somebody put where `incoming` goes since we looked."""
         kept = f"{path}.user-{journal.id}"
         while os.path.lexists(self.at(kept)):
             kept += "-"
@@ -133,25 +115,48 @@ class Swap(Tree):
                 self._set_user_file_aside("", folder, journal)
                 self.disk.mkdir(self.at(folder))
 
-    def _drop(self, folders: Iterable[str]) -> None:
-        """Remove those that are empty. One that cannot go, as somebody works in it, does no harm: folders are not part of a release."""
-        for folder in folders:
+    def _move_emptied(self, path: str, emptied: str) -> None:
+        """Move an empty folder out. One that cannot move does no harm: no release lists folders."""
+        try:
+            if not self.is_folder(path) or os.listdir(self.at(path)):
+                return
             try:
-                if self.is_folder(folder) and not os.listdir(self.at(folder)):
-                    self.disk.rmdir(self.at(folder))
-            except OSError as error:
-                logger.debug("%s; the empty folder stays", disk_error(error))
+                self.disk.rename(self.at(path), self.at(emptied))
+            except OSError:  # overlayfs does not rename a folder of a lower layer
+                self.disk.rmdir(self.at(path))
+                return
+            if os.listdir(self.at(emptied)):  # somebody was faster
+                self.disk.rename(self.at(emptied), self.at(path))
+        except OSError as error:
+            logger.debug("%s; the empty folder stays", disk_error(error))
+
+    def _remove_empty(self, path: str) -> None:
+        try:
+            if self.is_folder(path) and not os.listdir(self.at(path)):
+                self.disk.rmdir(self.at(path))
+        except OSError as error:
+            logger.debug("%s; the empty folder stays", disk_error(error))
 
     def is_folder(self, path: str) -> bool:
         """Whether a real folder lies at a path, and no link to one."""
         return os.path.isdir(self.at(path)) and not os.path.islink(self.at(path))
 
     def sync(self, *folders: str) -> None:
-        """Make the names in folders durable; those that have gone are left out, the tree's own folder is ""."""
+        """Make the names in folders durable, except those that have gone; "" is the tree's own."""
         for folder in sorted(set(folders)):
             full = self.at(folder) if folder else self.folder
             if os.path.isdir(full):
                 self.disk.sync_folder(full)
+
+
+def _changed_folders(changes: SwapPlan) -> Iterator[str]:
+    """The folders of the app in which a transaction changes names."""
+    for move in changes.move_in:
+        yield parent_of(move.target)
+    for move in changes.move_out:
+        yield parent_of(move.source)
+    for path in (*changes.make_dirs, *changes.remove_dirs):
+        yield parent_of(path)
 
 
 def disk_error(error: OSError, unnamed: str = "the disk") -> str:
@@ -160,4 +165,5 @@ def disk_error(error: OSError, unnamed: str = "the disk") -> str:
     Of a rename both names: one of them is the program's own, the other a number in `.update/` or `.backup/`.
     """
     names = [name for name in (error.filename, error.filename2) if name is not None] or [unnamed]
-    return f"{' -> '.join(os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name) for name in names)}: {error.strerror or error}"
+    texts = [os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name) for name in names]
+    return f"{' -> '.join(texts)}: {error.strerror or error}"

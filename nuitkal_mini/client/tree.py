@@ -16,7 +16,6 @@ _PLAIN = (
     f"{UPDATE_FOLDER}/staging/manifest.json",
     f"{UPDATE_FOLDER}/state.json",
     f"{UPDATE_FOLDER}/journal.json",
-    f"{UPDATE_FOLDER}/journal.undo",
 )
 
 

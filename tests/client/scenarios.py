@@ -112,8 +112,19 @@ def roll_back(installation: Installation, identifier: str) -> None:
 
 SMALL_OLD: Tree = {"main.py": (b"1", "644"), "d/x": (b"x", "644")}
 SMALL_NEW: Tree = {"main.py": (b"2", "644"), "d": (b"d", "644"), "e/y": (b"y", "755")}
-DEEP_1: Tree = {"main.py": (b"0", "644"), "d/x": (b"1", "644"), "e/f/gone": (b"g", "644")}
-DEEP_2: Tree = {"main.py": (b"0", "644"), "d/x": (b"2", "644")}
+# Nothing changes in the folder itself: no rename there makes the names of `.backup/` durable
+DEEP_1: Tree = {
+    "main.py": (b"0", "644"),
+    "d/x": (b"1", "644"),
+    "e/f/gone": (b"g", "644"),
+    "e/stays": (b"s", "644"),
+}
+DEEP_2: Tree = {
+    "main.py": (b"0", "644"),
+    "d/x": (b"2", "644"),
+    "e/new/y": (b"y", "644"),
+    "e/stays": (b"s", "644"),
+}
 EDITED: Tree = {"settings.ini": (b"edited", "644")}
 WITH_SETTINGS_1: Tree = {"main.py": (b"1", "644"), "settings.ini": (b"shipped 1", "644")}
 WITH_SETTINGS_2: Tree = {"main.py": (b"2", "644"), "settings.ini": (b"shipped 2", "644")}

@@ -5,7 +5,8 @@ that a kill or a power cut can leave is a value: it is laid down again, recovere
 itself is killed at each of its operations, and so on, until no new state turns up: that is every depth of dying again.
 
 The power cut keeps what was fsynced. Of the operations since, any subset may survive, an operation whose folder or file
-was lost is lost with it, and a rename between two folders may have arrived without having left. It never loses a file.
+was lost is lost with it. A file's rename between two folders may have arrived without having left; and once the folder
+that it left was fsynced, but not the one where it arrives, it may be gone. A folder's rename is done or not.
 """
 
 from __future__ import annotations
@@ -189,18 +190,11 @@ class Sweep:
     # the judge
 
     def verdict(self, image: Image) -> str:
-        """`old` or `new`, or what is broken, after a start has recovered the image; before the commit, undoing must be possible too."""
+        """`old` or `new`, or what is broken, after a start has recovered the image."""
         if image not in self._verdicts:
             verdict = self._start(image)
-            marked = tuple(
-                node._replace(path=".update/journal.undo")
-                if node.path == ".update/journal.json"
-                else node
-                for node in image
-            )
-            if verdict in ("old", "new") and marked != image and not self._is_committed(image):
-                undone = self._start(marked)
-                verdict = verdict if undone == "old" else f"broken: undone, it is {undone}"
+            if verdict == "new" and not self._is_committed(image):
+                verdict = "broken: it went forward without a commit"
             self._verdicts[image] = verdict
         return self._verdicts[image]
 
@@ -454,6 +448,26 @@ class Failing(Unsynced):
         return super().perform(operation, path, call, *args)
 
 
+NEEDS_SPACE = ("create", "write", "flush", "mkdir", "symlink", "link")
+NEEDS_AN_INODE = ("create", "mkdir", "symlink")
+
+
+class Full(Unsynced):
+    """From operation `at` on, all that needs space (or an inode) fails; renames work."""
+
+    def __init__(self, at: int, error: int, needing: Tuple[str, ...] = NEEDS_SPACE) -> None:
+        super().__init__()
+        self._left, self._error, self._needing = at, error, needing
+        self.refused: List[str] = []
+
+    def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        self._left -= 1
+        if self._left < 0 and operation in self._needing:
+            self.refused.append(operation)
+            raise OSError(self._error, os.strerror(self._error), path)
+        return super().perform(operation, path, call, *args)
+
+
 # --- the power cut ----------------------------------------------------------------------------------
 
 
@@ -479,10 +493,12 @@ class Recorder(Unsynced):
         self._fail_at -= 1
         if self._fail_at == -1:
             raise OSError(errno.EIO, "Input/output error", path)
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
         result = super().perform(operation, path, call, *args)
         name = self._name(path)
         if operation in ("rename", "link"):
-            self.ops.append(Op(operation, name, self._name(args[1])))
+            kind = "move folder" if is_folder else operation
+            self.ops.append(Op(kind, name, self._name(args[1])))
         elif operation == "symlink":
             self.ops.append(Op(operation, name, args[0]))
         elif operation == "chmod":
@@ -498,7 +514,8 @@ class Recorder(Unsynced):
         return "" if name == "." else name
 
 
-DONE, LOST, BOTH, HALF, EMPTY = "done", "lost", "both", "half", "empty"
+DONE, LOST, BOTH, GONE, HALF, EMPTY = "done", "lost", "both", "gone", "half", "empty"
+RENAMES = ("rename", "link", "move folder")
 
 
 def folded(log: Tuple[Op, ...]) -> List[Op]:
@@ -523,15 +540,16 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
     """What may have become of each operation, now that the power is gone: the best first, the worst last."""
     synced = {op.path: index for index, op in enumerate(ops) if op.kind == "fsync"}  # when last
     removed = {op.path: index for index, op in enumerate(ops) if op.kind == "rmdir"}
+    made = {op.path: index for index, op in enumerate(ops) if op.kind == "mkdir"}
+    made.update((op.target, index) for index, op in enumerate(ops) if op.kind == "move folder")
 
     def is_kept(index: int, name: str) -> bool:
         """Whether the folder of the name was fsynced since, or has durably gone itself."""
         folder = os.path.dirname(name)
-        return (
-            synced.get(folder, -1) > index
-            or removed.get(folder, -1) > index
-            and is_kept(removed[folder], folder)
-        )
+        if removed.get(folder, -1) > index and is_kept(removed[folder], folder):
+            return True
+        is_folder_kept = folder not in made or is_kept(made[folder], folder)
+        return synced.get(folder, -1) > index and is_folder_kept
 
     found: List[Tuple[str, ...]] = []
     for index, op in enumerate(ops):
@@ -542,15 +560,20 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
             found.append(contents if is_kept(index, op.path) else (*contents, LOST))
         elif op.kind == "chmod":  # of a file that somebody wrote before
             found.append((DONE,) if synced.get(op.path, -1) > index else (DONE, LOST))
-        elif op.kind == "rename" and os.path.dirname(op.path) != os.path.dirname(op.target):
+        elif op.kind in ("rename", "move folder") and os.path.dirname(op.path) != os.path.dirname(
+            op.target
+        ):
             arrived, left = is_kept(index, op.target), is_kept(index, op.path)
-            found.append(
-                (DONE, BOTH, LOST) if not arrived else (DONE, BOTH) if not left else (DONE,)
-            )
+            if op.kind == "rename" and not left:
+                found.append((DONE, BOTH) if arrived else (DONE, BOTH, LOST))
+            elif arrived:
+                found.append((DONE,))
+            else:  # where it left is durable, where it arrived is not
+                found.append((DONE, GONE) if left else (DONE, LOST))
         else:
             found.append(
                 (DONE,)
-                if is_kept(index, op.target if op.kind in ("rename", "link") else op.path)
+                if is_kept(index, op.target if op.kind in RENAMES else op.path)
                 else (DONE, LOST)
             )
     return found
@@ -580,6 +603,9 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
         node.path: node.number if node.kind != "dir" else None for node in start
     }
     truth = dict(names)  # had nothing been lost
+    nowhere: Dict[
+        str, Optional[int]
+    ] = {}  # what is gone, by the names under which it did not arrive
     for number, (op, fate) in enumerate(zip(ops, chosen), 10**6):
         if op.kind == "chmod":
             file = names.get(op.path)
@@ -592,11 +618,17 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
             if op.kind == "symlink"
             else Node("", "file", content, int(op.target, 8) if op.kind == "file" else 0)
         )
-        if fate != LOST and names.get(op.path) == truth.get(
-            op.path
-        ):  # else it was done to a file that has not come there
-            _survive(op, fate == BOTH, number, names)
-        _survive(op, False, number, truth)
+        if op.kind in RENAMES and fate in (DONE, BOTH):
+            for path in [path for path in nowhere if (path + "/").startswith(op.path + "/")]:
+                folder = os.path.dirname(path)
+                if not folder or names.get(folder, 0) is None:
+                    names[path] = nowhere.pop(path)  # it did arrive later
+        if fate != LOST and names.get(op.path) == truth.get(op.path):
+            # else it was done to a file that has not come there
+            if fate == GONE and op.path in names:
+                nowhere.update(_below(names, op.path, op.target))
+            _survive(op, fate, number, names)
+        _survive(op, DONE, number, truth)
     numbers: Dict[int, int] = {}
     nodes: List[Node] = []
     for path in sorted(names, key=lambda path: path.split("/")):
@@ -609,29 +641,33 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
     return tuple(nodes)
 
 
-def _survive(op: Op, stays: bool, number: int, names: Dict[str, Optional[int]]) -> None:
-    """Do the operation, unless what it needs was lost. A folder has no number; what is renamed may stay under its old name, too."""
+def _survive(op: Op, fate: str, number: int, names: Dict[str, Optional[int]]) -> None:
+    """Do the operation, unless what it needs was lost. A folder has no number."""
 
     def is_folder(path: str) -> bool:
         return not path or names.get(path, 0) is None
 
-    target = op.target if op.kind in ("rename", "link") else op.path
+    target = op.target if op.kind in RENAMES else op.path
+    inside = [name for name in names if name.startswith(op.path + "/")]
+    if fate == GONE:
+        for name in _below(names, op.path, op.path):
+            del names[name]
+        return
     if not is_folder(os.path.dirname(target)):
         return
     if op.kind in ("file", "symlink") and not is_folder(op.path):
         names[op.path] = number
     elif op.kind == "mkdir":
         names.setdefault(op.path, None)
-    elif (
-        (
-            op.kind == "rmdir"
-            and is_folder(op.path)
-            and not any(name.startswith(op.path + "/") for name in names)
-        )
-        or op.kind == "unlink"
-        and not is_folder(op.path)
-    ):
+    elif op.kind == "rmdir" and is_folder(op.path) and not inside:
         names.pop(op.path, None)
+    elif op.kind == "unlink" and not is_folder(op.path):
+        names.pop(op.path, None)
+    elif op.kind == "move folder" and is_folder(op.path) and target not in names:
+        arrived = _below(names, op.path, target)
+        for name in _below(names, op.path, op.path):
+            del names[name]
+        names.update(arrived)
     elif (
         op.kind in ("rename", "link")
         and names.get(op.path) is not None
@@ -639,5 +675,14 @@ def _survive(op: Op, stays: bool, number: int, names: Dict[str, Optional[int]]) 
         and names.get(target) != names[op.path]
     ):
         names[target] = names[op.path]
-        if op.kind == "rename" and not stays:
+        if op.kind == "rename" and fate != BOTH:
             del names[op.path]
+
+
+def _below(names: Dict[str, Optional[int]], path: str, target: str) -> Dict[str, Optional[int]]:
+    """What lies at a path and below it, under the names that it has after a move to `target`."""
+    return {
+        target + name[len(path) :]: number
+        for name, number in names.items()
+        if name == path or name.startswith(path + "/")
+    }

@@ -26,7 +26,20 @@ from ..trees import Tree, read_tree
 from .conftest import Serve
 from .scenarios import MINE, NEW, OLD, SCENARIOS
 from .site import Site
-from .sweep import OURS, Dying, Failing, Image, Node, Scenario, Sweep, image_of, lay_down
+from .sweep import (
+    NEEDS_AN_INODE,
+    NEEDS_SPACE,
+    OURS,
+    Dying,
+    Failing,
+    Full,
+    Image,
+    Node,
+    Scenario,
+    Sweep,
+    image_of,
+    lay_down,
+)
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="images need hard links and links; Windows has its own sweep"
@@ -215,26 +228,23 @@ def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_tree(sweep: Swee
     assert verdicts["old"] and verdicts["new"]
 
 
-def test_once_the_journal_is_durable_a_power_cut_alone_undoes_nothing(sweep: Sweep) -> None:
+def test_only_the_commit_decides_after_a_power_cut(sweep: Sweep) -> None:
     log = sweep.log()
-    begun = next(index for index, op in enumerate(log) if op.target == ".update/journal.json")
-    durable = next(index for index in range(begun, len(log)) if log[index].kind == "fsync")
+    commit = next(index for index, op in enumerate(log) if op.target == "local_version.json")
+    durable = next(index for index in range(commit, len(log)) if log[index].kind == "fsync")
+    assert_whole(sweep, sweep.power_cuts(log[:commit], step=3), allowed=("old",))
     assert_whole(sweep, sweep.power_cuts(log, durable + 1, step=2), allowed=("new",))
 
 
 def test_a_power_cut_while_a_failed_update_is_undone_leaves_the_old_tree(sweep: Sweep) -> None:
     complete = sweep.log()
     begun = next(index for index, op in enumerate(complete) if op.target == ".update/journal.json")
-    committed = next(
-        index for index, op in enumerate(complete) if op.target == "local_version.json"
-    )
-    for failing in sorted({begun + 2, (begun + committed) // 2, committed - 3, committed}):
+    commit = next(index for index, op in enumerate(complete) if op.target == "local_version.json")
+    for failing in sorted({begun + 2, (begun + commit) // 2, commit - 3, commit}):
         log = sweep.log(failing)
-        marked = [index for index, op in enumerate(log) if op.target == ".update/journal.undo"]
-        if not marked:
+        if any(op.target == "local_version.json" for op in log):
             continue  # it did without that operation
-        assert_whole(sweep, sweep.power_cuts(log, marked[0], step=3, draws=2))
-        assert_whole(sweep, sweep.power_cuts(log, len(log)), allowed=("old",))
+        assert_whole(sweep, sweep.power_cuts(log, failing, step=3, draws=2), allowed=("old",))
 
 
 def test_a_power_cut_after_a_kill_takes_along_what_was_not_yet_durable(sweep: Sweep) -> None:
@@ -341,4 +351,45 @@ def test_a_disk_that_dies_for_good_is_no_worse_than_a_kill(sweep: Sweep) -> None
         with contextlib.suppress(OSError, InstallError, RollbackError):
             sweep.act(Failing(at, unix(errno.EIO), FOR_EVER, everything=True))
         tally["failures"] += 1
+        assert_whole(sweep, iter([image_of(sweep.folder)]))
+
+
+FULL = [
+    pytest.param(errno.ENOSPC, NEEDS_SPACE, id="ENOSPC"),
+    pytest.param(errno.EDQUOT, NEEDS_SPACE, id="EDQUOT"),
+    pytest.param(errno.ENOSPC, NEEDS_AN_INODE, id="no inodes"),
+]
+
+
+@pytest.mark.parametrize("error, needing", FULL)
+def test_a_disk_that_fills_up_stops_no_undo_and_no_start(
+    sweep: Sweep, error: int, needing: Tuple[str, ...]
+) -> None:
+    for at in range(len(sweep.log())):
+        lay_down(sweep.start, sweep.folder)
+        disk = Full(at, error, needing)
+        said = ""
+        try:
+            sweep.act(disk)
+        except (OSError, InstallError, RollbackError) as failure:
+            said = str(failure)
+        tally["failures"] += 1
+        assert not sweep.installation().pending(), said
+        assert sweep.judge_tree() == ("old" if said else "new"), said
+        assert not said or os.strerror(error) in said and disk.refused
+        full = sweep.installation(Full(0, error, needing))
+        full.recover()  # the next start, and there still is no room
+        assert not full.pending()
+        assert sweep.judge_tree() == ("old" if said else "new")
+        assert_whole(sweep, iter([image_of(sweep.folder)]))
+
+
+def test_a_killed_update_is_undone_on_a_full_disk(sweep: Sweep) -> None:
+    for image in set(sweep.kills(depth=1)):
+        lay_down(image, sweep.folder)
+        disk = Full(0, errno.ENOSPC)
+        full = sweep.installation(disk)
+        full.recover()
+        assert not full.pending() and sweep.judge_tree() in ("old", "new")
+        assert set(disk.refused) <= {"create", "link"}  # the state's copy; a launcher's second name
         assert_whole(sweep, iter([image_of(sweep.folder)]))
