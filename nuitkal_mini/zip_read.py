@@ -324,12 +324,12 @@ def find_data(package: BinaryIO, member: Member, base: int) -> int:
     start: int = member.offset + LOCAL_HEADER.size + name_size + extra_size
     if LIMIT32 in (size, compressed):
         size, compressed, _ = _zip64(extra, (size, compressed, 0), member.path)
-    told = (crc, compressed, size)
-    same = told == (member.crc, member.compressed_size, member.size) or (
-        flags & _DESCRIPTOR and told == (0, 0, 0)
-    )
+    # Who streams does not know them yet, and announces a descriptor behind the data (APPNOTE 4.4.4).
+    # Tools write what they know already: Info-ZIP the size, others nothing.
+    streamed = flags & _DESCRIPTOR
+    facts = (crc, member.crc), (compressed, member.compressed_size), (size, member.size)
     if (
-        not same
+        any(told != known and not (streamed and told == 0) for told, known in facts)
         or method != member.method
         or flags & ~_KNOWN_FLAGS
         or _name(name) != member.path
@@ -343,7 +343,7 @@ def find_data(package: BinaryIO, member: Member, base: int) -> int:
 
 
 def _fills(package: BinaryIO, member: Member, flags: int, after: int, base: int) -> bool:
-    """Is the member's end right after its data, or after a true descriptor (APPNOTE 4.3.9), which a streaming writer adds?"""
+    """Whether the member ends with its data, or with a true descriptor (APPNOTE 4.3.9)."""
     gap = member.end - after
     if gap == 0 or not flags & _DESCRIPTOR or gap not in (12, 16, 20, 24):
         return gap == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import re
+import shutil
 import stat
 import struct
+import subprocess
 import time
 import zipfile
 import zlib
@@ -18,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nuitkal_mini import zip_write
 from nuitkal_mini.entries import FileEntry
 from nuitkal_mini.paths import UnsafePath
 from nuitkal_mini.problem import Problem
@@ -38,9 +42,59 @@ from nuitkal_mini.zip_read import (
 from nuitkal_mini.zip_write import LEVEL, PackageWriter, _local_header
 
 from .support import peak_kilobytes
-from .trees import Tree, entries_of, manifest_of, trees
+from .trees import Tree, entries_of, manifest_of, trees, write_tree
 
 REFUSALS = (ArchiveError, UnsafePath)
+
+
+# --- large files that do not compress -------------------------------------------------------------
+
+
+def count_deflated(monkeypatch: pytest.MonkeyPatch) -> List[int]:
+    """The sizes of the chunks that are deflated from now on."""
+    sizes: List[int] = []
+    make = zip_write._deflater
+
+    class Counting:
+        def __init__(self) -> None:
+            self.deflate = make()
+
+        def compress(self, data: bytes) -> bytes:
+            sizes.append(len(data))
+            return self.deflate.compress(data)
+
+        def flush(self) -> bytes:
+            return self.deflate.flush()
+
+    monkeypatch.setattr(zip_write, "_deflater", Counting)
+    return sizes
+
+
+def add(data: bytes, before: bytes = b"") -> Member:
+    entry = FileEntry("a", len(data), hashlib.sha256(data).hexdigest(), "644")
+    source = io.BytesIO(before + data)
+    source.seek(len(before))
+    return PackageWriter(io.BytesIO()).add(entry, source)
+
+
+def test_a_large_file_that_does_not_compress_is_sampled_and_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = count_deflated(monkeypatch)
+    noise = random.Random(1).getrandbits(40 * 2**20).to_bytes(5 * 2**20, "big")
+    assert add(noise, b"before").method == STORED and sum(sizes) == 2**20
+    text = noise[: 3 * 2**20] + bytes(2 * 2**20)
+    assert add(text).method == DEFLATED  # a part of it compresses
+
+
+def test_a_small_file_is_deflated_whole_before_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = count_deflated(monkeypatch)
+    assert (
+        add(random.Random(1).getrandbits(800_000).to_bytes(100_000, "big")).method == STORED
+        and sum(sizes) == 100_000
+    )
 
 
 # --- ZIPs made by hand, true or false in each field -----------------------------------------------
@@ -419,6 +473,52 @@ def test_what_zipfile_writes_we_read(method: int, streaming: bool, wide: bool) -
 
 def test_an_empty_zip_is_read() -> None:
     assert read_directory(io.BytesIO(build())) == Directory((), b"", 0)
+
+
+@pytest.mark.parametrize("known", range(8))
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("announced", [True, False], ids=["descriptor", "none"])
+def test_a_streaming_writer_leaves_out_of_the_local_header_what_it_does_not_know(
+    known: int, method: int, announced: bool
+) -> None:
+    """Each of CRC and sizes is 0 or right with flag bit 3; without it each must be right."""
+    names = ("crc", "compressed", "size")
+    left_out = {name: 0 for bit, name in enumerate(names) if not known & 1 << bit}
+    size = len(deflated(b"hello")) if method == DEFLATED else 5
+    behind = struct.pack("<4s3I", b"PK\7\b", zlib.crc32(b"hello"), size, 5)
+    flags = {"flags": 0x808} if announced else {}
+    data = build(
+        Part(method=method, both=flags, local=left_out, behind=behind if announced else b"")
+    )
+    if announced or not left_out:
+        assert read_all(data) == {"a": (b"hello", "644")}
+    else:
+        with pytest.raises(ArchiveError, match="contradicts"):
+            read_all(data)
+
+
+@pytest.mark.parametrize("name", ["crc", "compressed", "size"])
+def test_a_streaming_writer_does_not_lie_about_what_it_says(name: str) -> None:
+    behind = struct.pack("<4s3I", b"PK\7\b", zlib.crc32(b"hello"), 5, 5)
+    with pytest.raises(ArchiveError, match="contradicts"):
+        read_all(build(Part(both={"flags": 0x808}, local={name: 6}, behind=behind)))
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
+@pytest.mark.parametrize("options", ["-qr", "-qr0", "-qry9"])
+def test_what_zip_streams_into_a_pipe_is_read(tmp_path: Path, options: str) -> None:
+    tree: Tree = {
+        "a": (b"hello", "644"),
+        "lib/zeros": (bytes(100_000), "755"),
+        "noise": (os.urandom(5000), "644"),
+        "empty": (b"", "644"),
+        "名字": (b"x", "644"),
+    }
+    write_tree(tmp_path, tree)
+    shown = subprocess.run(
+        ["zip", options, "-", "."], cwd=str(tmp_path), stdout=subprocess.PIPE, check=True
+    )
+    assert read_all(shown.stdout) == tree
 
 
 def test_unusual_but_honest_zips_are_read() -> None:
