@@ -1,41 +1,41 @@
-"""Which bytes of a package to fetch: the whole of it, or a few ranges.
+"""Which bytes of a package to fetch: the whole of it, or a few ranges. Pure.
 
-A package ends with its directory, and a server that composes packages puts the newest contents right before
-it. So one request for the tail often brings both the directory and all that has changed; what is missing
-then follows by exact ranges.
+A package ends with its directory, and a server that composes packages puts the newest contents
+right before it. So one request for the tail often brings both the directory and all that changed;
+what is missing then follows by exact ranges.
 """
 
 from __future__ import annotations
 
-from typing import Iterable, List, NamedTuple, Optional, Sequence
+from typing import Iterable, List, NamedTuple, Optional
 
 from ..entries import FileEntry
 from ..zip_read import Directory
 
-SPECULATION = (
-    64 * 1024
-)  # bytes of contents to ask for before knowing where they lie: costs less than a request more
-GAP = 16 * 1024  # bytes between two ranges that cost less than a request more
+# Bytes of contents to ask for before it is known where they lie: cheaper than one more request.
+SPECULATION = 64 * 1024
+GAP = 16 * 1024  # bytes between two ranges that cost less than one more request
 MAX_RANGES = 32
+WHOLE_SHARE = 0.8  # of the tree: from there on ranges save nothing, as contents compress alike
 _DIRECTORY_ENTRY = 46  # bytes, and the name; other packers add up to some 40
 _LOCAL_HEADER = 30
 _END_RECORD = 22
 
 
 class Range(NamedTuple):
-    """Bytes `start` to `end` (not included) of a package."""
+    """The bytes of a file from `start` to `end`, which is not included."""
 
     start: int
     end: int
 
 
 def whole_is_fewer(needed: Iterable[FileEntry], files: Iterable[FileEntry]) -> bool:
-    """Whether so much of the tree is needed that ranges save nothing (contents compress about alike)."""
-    return sum(entry.size for entry in needed) >= 0.8 * sum(entry.size for entry in files)
+    """Whether so much of the tree is needed that the whole package is the fewest bytes."""
+    return sum(entry.size for entry in needed) >= WHOLE_SHARE * sum(entry.size for entry in files)
 
 
 def first_tail(needed: Iterable[FileEntry], files: Iterable[FileEntry], package_size: int) -> Range:
-    """The tail to ask for first: the directory, and what is needed too if that is little."""
+    """The tail to ask for first: the directory, and the needed contents if they are few."""
     directory = _END_RECORD + sum(
         _DIRECTORY_ENTRY + len(entry.path.encode("utf-8")) for entry in files
     )
@@ -45,9 +45,12 @@ def first_tail(needed: Iterable[FileEntry], files: Iterable[FileEntry], package_
 
 
 def ranges_for(
-    directory: Directory, needed: Iterable[FileEntry], have: Range
+    directory: Directory, needed: Iterable[FileEntry], tail: Range
 ) -> Optional[List[Range]]:
-    """The ranges to fetch beyond `have`, fewest requests for few bytes; None when the package lacks a path."""
+    """The ranges to fetch beside the `tail`, few requests for few bytes.
+
+    None when the package lacks a path.
+    """
     members = {member.path: member for member in directory.members}
     try:
         wanted = sorted(
@@ -55,20 +58,21 @@ def ranges_for(
         )
     except KeyError:
         return None
-    wanted = [piece for piece in wanted if piece.start < have.start]
+    wanted = [part for part in wanted if part.start < tail.start]
     gap = GAP
-    merged = _merge(wanted, gap)
+    merged = merge_ranges(wanted, gap)
     while len(merged) > MAX_RANGES:
         gap *= 2
-        merged = _merge(wanted, gap)
+        merged = merge_ranges(wanted, gap)
     return merged
 
 
-def _merge(wanted: Sequence[Range], gap: int) -> List[Range]:
+def merge_ranges(ranges: Iterable[Range], gap: int) -> List[Range]:
+    """The ranges, sorted by `start`; two with at most `gap` bytes between them become one."""
     merged: List[Range] = []
-    for piece in wanted:
-        if merged and piece.start - merged[-1].end <= gap:
-            merged[-1] = Range(merged[-1].start, max(piece.end, merged[-1].end))
+    for part in ranges:
+        if merged and part.start - merged[-1].end <= gap:
+            merged[-1] = Range(merged[-1].start, max(part.end, merged[-1].end))
         else:
-            merged.append(piece)
+            merged.append(part)
     return merged

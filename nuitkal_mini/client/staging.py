@@ -26,7 +26,7 @@ from typing import (
 from ..entries import FileEntry
 from ..manifest import Manifest
 from ..problem import Problem
-from ..zip_read import Directory, Member, open_member, read_directory, read_tail
+from ..zip_read import Directory, open_member, read_directory, read_tail
 from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer
@@ -47,13 +47,6 @@ class Package(NamedTuple):
     size: int
 
 
-class _Piece(NamedTuple):
-    """A file that holds the bytes of a package from `base` on."""
-
-    path: Path
-    range: Range
-
-
 class Staging:
     """Fills the staging folder for one manifest."""
 
@@ -68,8 +61,8 @@ class Staging:
         self._transport = transport
         self._package = package
         self._progress = progress
-        self._arrived = 0  # bytes of pieces that are complete
         self._folder = Path(installation.at(DOWNLOAD))
+        self._path = self._folder / "package.zip"  # with gaps, while only ranges of it are here
 
     @property
     def fetched(self) -> int:
@@ -95,18 +88,29 @@ class Staging:
         Raises:
             VerificationError: it is not the one that the server announced.
         """
-        path = self._download_folder() / "package.zip"
-        self._transport.download(
-            self._package.url, path, self._package.size or None, self._progress, max_bytes=max_bytes
+        for _ in range(2):
+            in_one = self._download(max_bytes)
+            digest = sha256_of(self._path)
+            if not self._package.sha256 or digest == self._package.sha256:
+                return self._path
+            self._forget_download()
+            if in_one is not False:
+                break
+            # Its parts may be of two different files: once more, from the start.
+        raise VerificationError(
+            f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
+            f"{self._package.sha256[:12]}…; nothing was installed"
         )
-        digest = sha256_of(path)
-        if self._package.sha256 and digest != self._package.sha256:
-            self._installation.disk.remove(str(self._folder))
-            raise VerificationError(
-                f"the package {self._package.url} has SHA-256 {digest[:12]}…, the server announced "
-                f"{self._package.sha256[:12]}…; nothing was installed"
-            )
-        return path
+
+    def _download(self, max_bytes: int) -> bool:
+        self._make_download_folder()
+        return self._transport.download(
+            self._package.url,
+            self._path,
+            self._package.size or None,
+            self._progress,
+            max_bytes=max_bytes,
+        )
 
     def fill(self, manifest: Manifest, wanted: Sequence[Tuple[str, FileEntry]]) -> None:
         """Stage each wanted (staged name, entry).
@@ -134,11 +138,9 @@ class Staging:
             if rest:
                 self._fetch(manifest, rest)
         except VerificationError:
-            self._installation.disk.remove(
-                str(self._folder)
-            )  # or the same bytes would be believed complete at the next try
+            self._forget_download()  # or the next try would believe the same bytes complete
             raise
-        self._installation.disk.remove(str(self._folder))
+        self._forget_download()
 
     def _check_space(self, entries: Iterable[FileEntry]) -> None:
         need = 2 * sum(entry.size for entry in entries) + SPACE_RESERVE  # downloaded and unpacked
@@ -171,101 +173,87 @@ class Staging:
 
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:
         needed = [entry for _, entry in files]
-        found: Optional[Tuple[Directory, List[_Piece]]] = None
         if self._package.size > _largest_package(manifest):
             raise VerificationError(
-                f"the server announces a package of {self._package.size} bytes, more than its files can need; nothing was installed"
+                f"the server announces a package of {self._package.size} bytes, more than its "
+                "files can need; nothing was installed"
             )
         if self._package.size and not whole_is_fewer(needed, manifest.files):
-            found = self._fetch_ranges(manifest, needed)
-        if found is None:
-            path = self.whole_package(_largest_package(manifest))
-            with open(path, "rb") as file:
-                found = (
-                    _checked(lambda: read_directory(file)),
-                    [_Piece(path, Range(0, path.stat().st_size))],
-                )
-        directory, pieces = found
-        members = {member.path: member for member in directory.members}
-        for source, entry in files:
-            member = members.get(entry.path)
-            piece = next(
-                (
-                    piece
-                    for piece in pieces
-                    if member
-                    and piece.range.start <= member.offset
-                    and member.end <= piece.range.end
-                ),
-                None,
-            )
-            if member is None or member.is_link or piece is None:
-                raise VerificationError(
-                    f"the package {self._package.url} lacks {entry.path}; nothing was installed"
-                )
-            self._unpack(source, entry, member, piece)
+            try:
+                directory = self._fetch_ranges(manifest, needed)
+                if directory is not None:
+                    return self._unpack(files, directory)
+            except VerificationError as error:
+                logger.info("%s; fetching the whole package", error)
+                self._forget_download()
+        with open(self.whole_package(_largest_package(manifest)), "rb") as file:
+            directory = _checked(lambda: read_directory(file))
+        self._unpack(files, directory)
 
-    def _unpack(self, source: str, entry: FileEntry, member: Member, piece: _Piece) -> None:
-        with open(piece.path, "rb") as file:
-            _checked(
-                lambda: self._stage(source, entry, open_member(file, member, piece.range.start))
-            )
+    def _unpack(self, files: Sequence[Tuple[str, FileEntry]], directory: Directory) -> None:
+        members = {member.path: member for member in directory.members}
+        with open(self._path, "rb") as file:
+            for source, entry in files:
+                member = members.get(entry.path)
+                if member is None or member.is_link:
+                    raise VerificationError(
+                        f"the package {self._package.url} lacks {entry.path}; nothing was installed"
+                    )
+                chunks = open_member(file, member)
+                _checked(lambda: self._stage(source, entry, chunks))
 
     def _stage(self, source: str, entry: FileEntry, chunks: Iterator[bytes]) -> None:
         self._installation.disk.write(
             self._installation.at(source), _verified(entry, chunks), int(entry.mode, 8)
         )
 
-    def _fetch_ranges(
-        self, manifest: Manifest, needed: Sequence[FileEntry]
-    ) -> Optional[Tuple[Directory, List[_Piece]]]:
-        """The needed pieces of the package; None when only the whole of it will do."""
+    def _fetch_ranges(self, manifest: Manifest, needed: Sequence[FileEntry]) -> Optional[Directory]:
+        """Fetches the ranges of the package that hold the needed files; returns its directory.
+
+        None when only the whole of it will do; what has arrived of it is not fetched again then.
+        """
         size = self._package.size
-        have = first_tail(needed, manifest.files, size)
-        directory = None
+        asked = first_tail(needed, manifest.files, size)
         for _ in range(2):  # a foreign packer's directory may be longer than ours
-            piece = self._piece(have)
-            directory = self._read_tail(piece)
-            if directory is not None or piece.range.start == 0:
+            tail = self._range(asked, [])
+            directory = self._read_directory(tail)
+            if directory is not None or tail.start == 0:
                 break
-            have = Range(max(0, size - 3 * (size - have.start)), size)
-        rest = ranges_for(directory, needed, piece.range) if directory is not None else None
-        if (
-            directory is None
-            or rest is None
-            or sum(part.end - part.start for part in rest) > 0.9 * size
-        ):
+            asked = Range(max(0, size - 3 * (size - tail.start)), size)
+        if directory is None:
             return None
-        total = self._arrived + sum(part.end - part.start for part in rest)
-        return directory, [piece] + [self._piece(part, total) for part in rest]
+        rest = ranges_for(directory, needed, tail)
+        if rest is None or sum(part.end - part.start for part in rest) > 0.9 * size:
+            return None
+        for part in rest:
+            self._range(part, [tail, *rest])
+        return directory
 
-    def _piece(self, part: Range, total: int = 0) -> _Piece:
-        """Fetch a part; `total` is what all pieces will have, once that is known."""
-        path = self._download_folder() / f"{part.start}-{part.end}"
-        length = part.end - part.start
-        before = self._arrived
-        came = self._transport.download_range(
+    def _range(self, wanted: Range, planned: Sequence[Range]) -> Range:
+        """Fetches a range, one of those planned; returns the range around it that is here."""
+        total = sum(part.end - part.start for part in planned)
+        self._make_download_folder()
+        return self._transport.download_range(
             self._package.url,
-            part.start,
-            length,
-            path,
+            wanted,
+            self._path,
             self._package.size,
-            lambda have, coming: self._progress(before + have, max(total, before + coming)),
+            lambda have, coming: self._progress(have, max(total, coming)),
         )
-        written = path.stat().st_size
-        self._arrived += written
-        return _Piece(path, Range(came.offset, came.offset + written))
 
-    def _read_tail(self, piece: _Piece) -> Optional[Directory]:
-        with open(piece.path, "rb") as file:
-            if piece.range.start == 0:  # all of it: a small package, or a server without ranges
+    def _read_directory(self, tail: Range) -> Optional[Directory]:
+        with open(self._path, "rb") as file:
+            if tail.start == 0:  # all of it: a small package, or a server without ranges
                 return _checked(lambda: read_directory(file))
+            file.seek(tail.start)
             return _checked(lambda: read_tail(file.read(), self._package.size))
 
-    def _download_folder(self) -> Path:
+    def _make_download_folder(self) -> None:
         if not self._folder.is_dir():
             self._installation.disk.mkdir(str(self._folder))
-        return self._folder
+
+    def _forget_download(self) -> None:
+        self._installation.disk.remove(str(self._folder))
 
 
 def _verified(entry: FileEntry, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -564,9 +564,7 @@ RANGES: Dict[str, Callable[[Exchange, bytes], None]] = {
     "the first bytes": part(body=lambda package, first, last: package[: last + 1 - first]),
     "fewer bytes": part(body=lambda package, first, last: package[first : last - 10]),
     "no bytes": part(body=lambda *_: b""),
-    "more bytes": part(body=lambda package, first, last: package[first : last + 1] + b"x" * 10**6),
     "many parts": part(header="", Content_Type="multipart/byteranges; boundary=x"),
-    "compressed": part(Content_Encoding="gzip"),
     "416": part(status=416),
     "204": part(status=204),
     "304": part(status=304),
@@ -599,6 +597,25 @@ RANGES: Dict[str, Callable[[Exchange, bytes], None]] = {
         )
     },
 }
+
+
+HARMLESS_RANGES: Dict[str, Callable[[Exchange, bytes], None]] = {
+    "more bytes": part(body=lambda package, first, last: package[first : last + 1] + b"x" * 10**6),
+    "called gzip": part(Content_Encoding="gzip"),
+    "called aws-chunked": part(Content_Encoding="aws-chunked"),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS_RANGES)
+def test_ranges_with_the_right_bytes_install(site: Site, updater: ClientUpdater, name: str) -> None:
+    site.publish("1.0.1", NEW)
+    site.origin.answer = lambda exchange: (
+        HARMLESS_RANGES[name](exchange, site.files["1.0.1.zip"])
+        if "zip" in exchange.path
+        else site._answer(exchange)
+    )
+    assert updater.update()
+    unharmed(updater, NEW)
 
 
 def test_ranges_that_are_not_what_was_asked_for(site: Site, updater: ClientUpdater) -> None:
@@ -644,7 +661,7 @@ def test_a_package_that_changes_between_two_requests(
         )
 
     site.origin.answer = answer
-    assert "piece" in attempt(updater) and len(asked) > 1
+    assert "SHA-256" in attempt(updater) and len(asked) > 1
     unharmed(updater, old)
     site.origin.answer = honest
     assert attempt(updater) == "" and app_of(updater.config) == new
