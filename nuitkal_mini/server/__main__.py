@@ -22,6 +22,8 @@ from .application import Application
 from .backup import back_up
 from .check_data import check_data
 from .database import Database
+from .export import GRACE_SECONDS as GRACE_SECONDS_OF_FILES
+from .export import Exported, export, watch
 from .http.server import Server
 from .releases import rfc3339
 from .store import open_database
@@ -108,6 +110,30 @@ def _parser() -> argparse.ArgumentParser:
     backup.set_defaults(run=make_backup)
     _add_data(backup)
     backup.add_argument("destination", type=Path, metavar="DEST")
+    site = commands.add_parser(
+        "export", help="write a static site, same paths, for any web server or CDN"
+    )
+    site.set_defaults(run=export_site)
+    _add_data(site)
+    site.add_argument("out", type=Path, metavar="OUT")
+    site.add_argument(
+        "--public-url",
+        type=_public_url,
+        default=None,
+        metavar="URL",
+        help="what URLs begin with (default: they are relative)",
+    )
+    site.add_argument(
+        "--prune", action="store_true", help="delete files that no release has had for --grace"
+    )
+    site.add_argument(
+        "--grace",
+        type=_between(0, 10**9),
+        default=int(GRACE_SECONDS_OF_FILES),
+        metavar="SECONDS",
+        help="default: a day",
+    )
+    site.add_argument("--watch", action="store_true", help="export again after every change")
     check = commands.add_parser(
         "check-data", help="read every row and file; a sentence for each fault, exit code 11"
     )
@@ -262,6 +288,20 @@ def make_backup(args: argparse.Namespace) -> None:
         f"backed up {args.data} into {args.destination}: {done.new_files} of {done.files} files "
         f"are new, {done.new_bytes / 1e6:.1f} MB"
     )
+
+
+def export_site(args: argparse.Namespace) -> None:
+    """Bring a static site up to date, once or after every change."""
+
+    def run() -> Exported:
+        return export(args.data, args.out, args.public_url, args.prune, float(args.grace))
+
+    for done in watch(args.data, run) if args.watch else [run()]:
+        print(
+            f"exported {args.data} into {args.out}: {done.written} files written, "
+            f"{done.deleted} deleted",
+            flush=True,
+        )
 
 
 def show_faults(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sqlite3
 from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 from urllib.parse import parse_qs, quote
 
@@ -141,12 +142,12 @@ class Api:
         rendered = self._rendered.get((channel, base))
         if rendered is None or rendered.generation != generation:
             with self._database.read() as db:
-                release = releases.active(db, channel)
-            if release is None:
+                document = check_document(db, channel, base)
+            if document is None:
                 raise Refused(
                     "no_active_version", "channel {channel} has no active version", channel=channel
                 )
-            body = json_bytes({**_show(release, base), "deltas": []})
+            body = json_bytes(document)
             rendered = RenderedCheck(generation, f'"{hashlib.sha256(body).hexdigest()[:32]}"', body)
             if len(self._rendered) >= MAX_RENDERED:
                 self._rendered.clear()
@@ -265,6 +266,14 @@ CALLS: Dict[Tuple[str, int], Dict[str, Call]] = {  # (first word, how many words
 
 
 # --- what comes in ------------------------------------------------------------------------------
+
+
+def check_document(db: sqlite3.Connection, channel: str, base: str) -> Optional[Dict[str, Any]]:
+    """What `check/` shows of the channel, with URLs that begin with `base`; None: none is active."""
+    release = releases.active(db, channel)
+    if release is None:
+        return None
+    return {**_show(release, base), "deltas": []}
 
 
 def read_upload(form: Form, channel: str) -> releases.Upload:

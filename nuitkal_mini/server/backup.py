@@ -81,7 +81,9 @@ def _back_up(root: Path, destination: Path) -> Backup:
         with closing(sqlite3.connect(str(snapshot))) as db:
             names = owned_names(db)
         try:
-            new = [_take(root / "media" / name, destination / "media" / name) for name in names]
+            new = [
+                link_or_copy(root / "media" / name, destination / "media" / name) for name in names
+            ]
         except FileNotFoundError:
             continue  # deleted since the database was copied
         break
@@ -109,7 +111,7 @@ def _copy_database(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _take(source: Path, target: Path) -> Optional[int]:
+def link_or_copy(source: Path, target: Path) -> Optional[int]:
     """Link or copy a file; its size when it is new. Published files never change, but by a rename."""
     there, found = _stat(target), os.stat(source)
     if there is not None and os.path.samestat(there, found):
