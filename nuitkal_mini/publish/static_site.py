@@ -6,10 +6,12 @@ The folder has the paths of the server, so that a client needs only another addr
     api/nuitkal_pack/check.json            the same
     api/nuitkal_pack/versions.json         all releases of the channel: the only state
     api/nuitkal_pack/channels/beta/…       the same three for another channel
-    media/nuitkal_packs/YYYY/MM/…          packages, manifests, signatures; `beta/YYYY/MM/` for a channel
+    media/nuitkal_packs/YYYY/MM/…          packages, manifests, signatures of `stable`
+    media/nuitkal_packs/beta/YYYY/MM/…     those of another channel
 
-Packages come first, then `versions.json`, then `check/`; each file is written beside its place, fsynced
-and renamed. A reader sees the site before or after, and an interrupted run is finished by the next one.
+Packages come first, then `versions.json`, then `check/`; each file is written beside its place,
+fsynced and renamed. A reader sees the site before or after, and an interrupted run is finished by
+the next one.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def publish(
     """Add the tree as a release of the channel; gives back the line that says what happened.
 
     Raises:
-        PublishError: the version is there with other content, or the channel belongs to another app.
+        PublishError: the version is there with other content, or the channel belongs to another
+        app.
         OSError: the folder cannot be written.
     """
     folder = _Channel(site, channel)
@@ -221,7 +224,8 @@ class _Channel:
     def new_media(self, month: str, version: Version) -> str:
         """The path, without suffix, of a new release's files; no listed release has it.
 
-        S3 reads a plus sign in a URL as a space. Some disks take `1.0-RC` and `1.0-rc` for one name.
+        S3 reads a plus sign in a URL as a space. Some disks take `1.0-RC` and `1.0-rc` for one
+        name.
         """
         part = "" if self._name == STABLE else f"{self._name}/"
         media = f"{MEDIA}/{part}{month}/update_{version.text.replace('+', '_')}"

@@ -1,4 +1,4 @@
-"""A backup of a data folder, while servers work on it: a folder that can take the data folder's place.
+"""A backup of a data folder that servers work on: a folder that can take its place.
 
 1. SQLite's backup API copies the database beside the older backup: one consistent state.
 2. The files of its releases are linked, or copied to another disk. A release that was deleted
@@ -6,7 +6,8 @@
 3. The new database is renamed over the older one: from here on the backup is the new one.
 4. Files that no release of it has are deleted.
 
-Whenever a backup stops, the one before or the new one is whole. A repeated backup copies only new files.
+Whenever a backup stops, the one before or the new one is whole. A repeated backup copies only new
+files.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def back_up(root: Path, destination: Path) -> Backup:
     """Bring the backup in `destination` up to the present state of the data folder `root`.
 
     Raises:
-        Problem: `root` is no data folder, `destination` lies in it, another backup runs, or the disk
+        Problem: `root` is no data folder, `destination` lies in it, another backup runs, or the
+        disk
             refuses.
     """
     if not (root / DATABASE).is_file():
@@ -112,7 +114,10 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> Optional[int]:
-    """Link or copy a file; its size when it is new. Published files never change, but by a rename."""
+    """Link or copy a file; its size when it is new.
+
+    Published files never change, but by a rename.
+    """
     there, found = _stat(target), os.stat(source)
     if there is not None and os.path.samestat(there, found):
         return None

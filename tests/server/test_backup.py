@@ -261,24 +261,63 @@ def on(pattern: str, act: Callable[[Path], object]) -> Callable[[Path], None]:
 
 FAULTS: Dict[str, Any] = {
     "a package is gone": (on("*.zip", Path.unlink), "No such file"),
-    "a package lost its end": (on("*.zip", lambda path: rewrite(path, lambda data: data[:-5])), "is not what was published"),
-    "one byte of a package": (on("*.zip", lambda path: rewrite(path, lambda data: data[:60] + b"?" + data[61:])), "is not what was published"),
-    "a package is a folder": (on("*.zip", lambda path: (path.unlink(), path.mkdir())), "Is a directory"),
+    "a package lost its end": (
+        on("*.zip", lambda path: rewrite(path, lambda data: data[:-5])),
+        "is not what was published",
+    ),
+    "one byte of a package": (
+        on("*.zip", lambda path: rewrite(path, lambda data: data[:60] + b"?" + data[61:])),
+        "is not what was published",
+    ),
+    "a package is a folder": (
+        on("*.zip", lambda path: (path.unlink(), path.mkdir())),
+        "Is a directory",
+    ),
     "a manifest is gone": (on("*.json", Path.unlink), "No such file"),
-    "another manifest": (on("*.json", lambda path: path.write_bytes(make_manifest("9", {"a": b""}))), "is not what was published"),
-    "a file without a release": (on("*.zip", lambda path: path.with_name("update_7.zip").write_bytes(b"x")), "belongs to no release"),
+    "another manifest": (
+        on("*.json", lambda path: path.write_bytes(make_manifest("9", {"a": b""}))),
+        "is not what was published",
+    ),
+    "a file without a release": (
+        on("*.zip", lambda path: path.with_name("update_7.zip").write_bytes(b"x")),
+        "belongs to no release",
+    ),
     "the database is gone": (lambda data: (data / "nuitkal.db").unlink(), "is missing"),
-    "the database is text": (lambda data: (data / "nuitkal.db").write_text("no database" * 100), "cannot be read"),
+    "the database is text": (
+        lambda data: (data / "nuitkal.db").write_text("no database" * 100),
+        "cannot be read",
+    ),
     "a newer schema": (sql("PRAGMA user_version = 99"), "install a newer one"),
-    "a version that is none": (sql("UPDATE releases SET version = 'x' WHERE version = '1.0'"), "version"),
-    "a version filed wrongly": (sql("UPDATE releases SET canonical = '5.0.0' WHERE version = '1.0'"), "is filed under"),
-    "a count": (sql("UPDATE releases SET file_count = 99 WHERE version = '1.0'"), "counts other files"),
+    "a version that is none": (
+        sql("UPDATE releases SET version = 'x' WHERE version = '1.0'"),
+        "version",
+    ),
+    "a version filed wrongly": (
+        sql("UPDATE releases SET canonical = '5.0.0' WHERE version = '1.0'"),
+        "is filed under",
+    ),
+    "a count": (
+        sql("UPDATE releases SET file_count = 99 WHERE version = '1.0'"),
+        "counts other files",
+    ),
     "contents forgotten": (sql("DELETE FROM contents"), "lacks contents"),
-    "contents invented": (sql("UPDATE contents SET path = 'zzz' WHERE path = 'lib/big.so'"), "has not"),
-    "a signature that is none": (sql("UPDATE releases SET signature = 'x' WHERE version = '1.0'"), "upload it again"),
-    "a hash": (sql("UPDATE releases SET file_hash = 'x' WHERE version = '1.0'"), "is not what was published"),
-    "a channel that is not there": (sql("UPDATE releases SET channel = 'gone' WHERE version = '1.0'"), "refers to a row"),
-}  # fmt: skip
+    "contents invented": (
+        sql("UPDATE contents SET path = 'zzz' WHERE path = 'lib/big.so'"),
+        "has not",
+    ),
+    "a signature that is none": (
+        sql("UPDATE releases SET signature = 'x' WHERE version = '1.0'"),
+        "upload it again",
+    ),
+    "a hash": (
+        sql("UPDATE releases SET file_hash = 'x' WHERE version = '1.0'"),
+        "is not what was published",
+    ),
+    "a channel that is not there": (
+        sql("UPDATE releases SET channel = 'gone' WHERE version = '1.0'"),
+        "refers to a row",
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -315,8 +354,11 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "nuitkal_mini.server"]
         made = subprocess.run(
             [*words, "backup", str(tmp_path / "copy"), "--data", str(server.data)],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         assert "0 of 0 files are new" in made.stdout
         check = [*words, "check-data", "--data", str(tmp_path / "copy")]
         assert subprocess.run(check, cwd=ROOT, stdout=subprocess.PIPE).returncode == 0

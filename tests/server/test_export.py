@@ -1,4 +1,7 @@
-"""The static site of a data folder: whole at every moment, only what changed, the same as the server."""
+"""The static site of a data folder.
+
+Whole at every moment, only what changed, the same as the server.
+"""
 
 from __future__ import annotations
 

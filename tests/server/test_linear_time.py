@@ -1,7 +1,9 @@
 """Every parser of bytes that come in needs time that grows with their number, not with its square.
 
-`re` holds the interpreter's lock while it matches: a pattern that needs quadratic time stops every thread of the
-server. Each parser gets its worst shapes, small and then eight times as large; the processor time of this thread is
+`re` holds the interpreter's lock while it matches: a pattern that needs quadratic time stops every
+thread of the
+server. Each parser gets its worst shapes, small and then eight times as large; the processor time
+of this thread is
 compared, the best of several runs. Linear work grows eightfold, quadratic work sixty-four-fold.
 """
 
