@@ -24,7 +24,7 @@ from .check_data import check_data
 from .database import Database
 from .export import GRACE_SECONDS as GRACE_SECONDS_OF_FILES
 from .export import Exported, export, watch
-from .http.server import Server
+from .http.server import HttpServer, listen
 from .releases import rfc3339
 from .store import open_database
 
@@ -231,11 +231,10 @@ def serve(args: argparse.Namespace) -> None:
         application.close()
 
 
-def _listen(application: Application, args: argparse.Namespace) -> Server:
+def _listen(application: Application, args: argparse.Namespace) -> HttpServer:
     try:
-        return Server(
-            application, args.host, args.port, args.certfile, args.keyfile, args.trusted_proxy
-        )
+        listener = listen(args.host, args.port)
+        return HttpServer(application, listener, args.certfile, args.keyfile, args.trusted_proxy)
     except ssl.SSLError as error:
         raise Problem(
             "{file} and its key cannot be used for HTTPS: {reason}",

@@ -1,4 +1,4 @@
-"""What the parts of the server share of WSGI: answers, refusals among them, the address that absolute URLs begin with, and IP addresses."""
+"""WSGI for the parts of the server: answers, refusals, the base of absolute URLs, and IP addresses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JSON: Headers = (
 )
 NOT_STORED: Headers = (("Cache-Control", "no-store"),)
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 
 
 class Answer(NamedTuple):
@@ -43,7 +43,7 @@ def json_bytes(document: Dict[str, Any]) -> bytes:
 
 
 def refusal(refused: Refused, language: str) -> Answer:
-    """The one form that every error has."""
+    """The answer to a request that is refused: the one form that every error has."""
     body = json_bytes({"error": say_problem(refused, language), "code": refused.code})
     return Answer(refused.status, body, refused.headers + JSON + NOT_STORED)
 
@@ -72,7 +72,8 @@ def base_url(environ: Environ) -> str:
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
     if not _HOST.fullmatch(host):
         raise Refused("bad_host", "the request's Host header is not the name of a host")
-    return f"{environ['wsgi.url_scheme']}://{host}{quote(environ.get('SCRIPT_NAME', '').rstrip('/'), encoding='latin-1')}"
+    script = quote(environ.get("SCRIPT_NAME", "").rstrip("/"), encoding="latin-1")
+    return f"{environ['wsgi.url_scheme']}://{host.rstrip(':')}{script}"  # RFC 3986: an empty port
 
 
 def parse_address(text: str) -> Optional[Address]:
@@ -81,6 +82,5 @@ def parse_address(text: str) -> Optional[Address]:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return (
-        getattr(address, "ipv4_mapped", None) or address
-    )  # ::ffff:127.0.0.1, as a dual-stack socket says it
+    # ::ffff:127.0.0.1, as a dual-stack socket says it
+    return getattr(address, "ipv4_mapped", None) or address

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuitkal_mini.server.http import request as heads
-from nuitkal_mini.server.http.request import Origin, environ_of, parse_head
+from nuitkal_mini.server.http.request import environ_of, parse_head
 from nuitkal_mini.server.refused import Refused
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
@@ -22,7 +22,7 @@ def head(*lines: str, first: str = "GET /path HTTP/1.1", host: str = "Host: exam
 
 def environ(*lines: str, peer: str = "192.0.2.1", **options: str) -> Dict[str, Any]:
     return environ_of(
-        parse_head(head(*lines, **options)), Origin(peer, "http", ("127.0.0.1", 8000)), TRUSTED
+        parse_head(head(*lines, **options)), peer, "http", ("127.0.0.1", 8000), TRUSTED
     )
 
 
@@ -76,8 +76,13 @@ def test_a_request_becomes_an_environ() -> None:
         ([], "GET /\0 HTTP/1.1", "bad_request"),
         ([], "", "bad_request"),
         ([], "GET path HTTP/1.1", "bad_request"),
-        ([], "OPTIONS * HTTP/1.1", "bad_request"),
-        ([], "CONNECT example.org:443 HTTP/1.1", "bad_request"),
+        ([], "GET * HTTP/1.1", "bad_request"),
+        ([], "GET /a#b HTTP/1.1", "bad_request"),
+        ([], "CONNECT example.org:443 HTTP/1.1", "method_not_allowed"),
+        ([], "GET ftp://example.org/ HTTP/1.1", "bad_request"),
+        ([], "GET http:///a HTTP/1.1", "bad_request"),
+        ([], "GET http://user@h/a HTTP/1.1", "bad_request"),
+        ([], "GET http://[::1/a HTTP/1.1", "bad_request"),
         ([], "GET / http/1.1", "bad_request"),
         ([], "GET /\nX: HTTP/1.1", "bad_request"),
         ([], "GET / HTTP/2.0", "http_version_not_supported"),
@@ -101,13 +106,75 @@ def test_a_request_becomes_an_environ() -> None:
         (["Content-Length: \xb2"], "GET / HTTP/1.1", "bad_request"),
         (["Content-Length: " + "1" * 19], "GET / HTTP/1.1", "bad_request"),
         (["Transfer-Encoding: chunked", "Content-Length: 1"], "GET / HTTP/1.1", "bad_request"),
-        (["Transfer-Encoding: chunked"], "POST / HTTP/1.1", "length_required"),
-        (["Transfer-Encoding: identity"], "POST / HTTP/1.1", "length_required"),
+        (["Transfer-Encoding: identity"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: chunked, identity"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: chunked, chunked"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: xchunked"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: \x0bchunked"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding:"], "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: gzip, chunked"], "POST / HTTP/1.1", "not_implemented"),
+        (["Transfer-Encoding: chunked"] * 2, "POST / HTTP/1.1", "bad_request"),
+        (["Transfer-Encoding: chunked"], "POST / HTTP/1.0", "bad_request"),
+        (["X: a\x01b"], "GET / HTTP/1.1", "bad_request"),
+        (["X: a\x7fb"], "GET / HTTP/1.1", "bad_request"),
         (["Authorization: a", "Authorization: b"], "GET / HTTP/1.1", "bad_request"),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(lines: Any, first: str, code: str) -> None:
     assert refusal(head(*lines, first=first)) == code
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a b",
+        "user@h",
+        "[::1",
+        "::1",
+        "[::1]a",
+        "h:a",
+        "h:80:80",
+        "h/",
+        "h?",
+        "[h]",
+        "%zz",
+        "a\xe9",
+        "[::1%25eth0]",
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_host_that_is_none_is_refused(host: str, version: str) -> None:
+    first = f"GET / HTTP/{version}"
+    assert refusal(head(first=first, host="Host: " + host)) == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "host", ["h", "h:", "h:80", "[::1]", "[::1]:80", "127.0.0.1", "a_b.c", "%41", ""]
+)
+def test_a_host_is_one_by_rfc_3986(host: str) -> None:
+    assert environ(host="Host: " + host)["HTTP_HOST"] == host
+
+
+def test_an_absolute_target_needs_a_host_header_too() -> None:
+    assert refusal(head(first="GET http://h/ HTTP/1.1", host="")) == "bad_request"
+
+
+@pytest.mark.parametrize("target", ["*", "http://example.org"])
+def test_options_may_ask_about_the_whole_server(target: str) -> None:
+    assert environ(first=f"OPTIONS {target} HTTP/1.1")["PATH_INFO"] == "*"
+    assert environ(first="OPTIONS http://example.org/ HTTP/1.1")["PATH_INFO"] == "/"
+
+
+def test_a_chunked_body_is_announced_and_not_passed_on_as_such() -> None:
+    lines = ("Transfer-Encoding: Chunked",)
+    assert parse_head(head(*lines, first="POST / HTTP/1.1")).is_chunked
+    assert "HTTP_TRANSFER_ENCODING" not in environ(*lines, first="POST / HTTP/1.1")
+
+
+def test_of_very_many_hops_the_last_ones_count() -> None:
+    hops = "X-Forwarded-For: 1.1.1.1" + ", 10.0.0.1" * (heads.MAX_HOPS - 1)
+    assert environ(hops, peer="127.0.0.1")["REMOTE_ADDR"] == "1.1.1.1"
+    assert environ(hops + ", 10.0.0.1", peer="127.0.0.1")["REMOTE_ADDR"] == "10.0.0.1"
 
 
 def test_http_1_1_needs_a_host_and_http_1_0_does_not() -> None:
@@ -237,7 +304,6 @@ def test_any_bytes_are_a_request_or_refused(content: bytes) -> None:
         request = parse_head(content)
     except Refused:
         return
-    assert environ_of(request, Origin("127.0.0.1", "http", ("x", 1)), TRUSTED)[
-        "PATH_INFO"
-    ].startswith("/")
+    found = environ_of(request, "127.0.0.1", "http", ("x", 1), TRUSTED)
+    assert found["PATH_INFO"].startswith("/") or request.target == "*"
     assert request.length >= 0

@@ -99,7 +99,7 @@ def test_a_released_package_can_be_downloaded_by_its_url(data: Path) -> None:
 
 
 def test_sigterm_lets_a_running_upload_finish(data: Path) -> None:
-    body = make_form({"version": "1.0", "file": make_zip({"a": b"a"})})
+    body = make_form({"version": "1.0", "file": make_zip({"a": os.urandom(50_000)})})
     with start_server(data) as server:
         with begin_upload(server, body, 50) as client:
             wait_until(lambda: any((data / "incoming").glob("*/*")))

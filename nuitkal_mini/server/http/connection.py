@@ -1,43 +1,79 @@
-"""One request and its response over one connection: the client's socket, the body it sends, the response it gets.
+"""One client's connection: its socket, the bytes it has sent, the state it is in, the time it has left.
 
-Nothing here waits longer than its constant says, and each response begins in one write. A client that breaks off is
-`ClientGone`, wherever it is noticed. Who may use a connection when is httpd's business.
+States, in the order in which a connection passes through them:
+
+    HANDSHAKE  TLS is being set up
+    READING    the head of a request is awaited, or a body so small that the app gets it whole
+    RUNNING    a thread runs the app, which may read a larger body
+    SENDING    the client has not yet taken the whole response
+    LINGERING  our side is closed; what the client still sends is read and dropped, so that it reads our response
+               (a socket that is closed over unread bytes resets the connection: RFC 9112, 9.6)
+    CLOSED
+
+In all states but RUNNING a connection waits in the selector and holds no thread. Sockets never block.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import selectors
 import socket
 import ssl
+import struct
+import sys
 import time
-from email.utils import formatdate
-from typing import IO, Any, Callable, Iterable, List, Optional, Tuple
-from wsgiref.util import FileWrapper
+from contextlib import suppress
+from enum import Enum
+from typing import IO, Any, Callable, Dict, Optional
 
 from ..refused import Refused
-from ..responses import refusal
-from .request import HEAD_END, MAX_HEAD_BYTES, Request
+from .body import BodyDecoder, ChunkedBody, SizedBody
+from .request import HEAD_END, MAX_HEAD_BYTES, MAX_LINE_BYTES, RequestHead, parse_request_line
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 IDLE_SECONDS = 60.0  # between two requests; proxies keep their side open as long (nginx: 60)
-HEAD_SECONDS = (
-    10.0  # from the first byte of a request to the end of its head; also for a TLS handshake
+HEAD_SECONDS = 10.0  # from the first byte of a request to the end of its head; for a TLS handshake
+BODY_SECONDS = 10.0  # for a small body, and for every body that the app has not authorised
+LINGER_SECONDS = 5.0  # for a client to read the response while it is still sending
+WINDOW_SECONDS = (
+    30.0  # for which a client may fall behind BYTES_PER_SECOND: a mobile network's pause
 )
-IO_SECONDS = 30.0  # without any progress in a body or a response; a block needs 9 kB/s then
-LINGER_SECONDS = 5.0  # for a client to read a refusal while it is still sending
-DRAIN_BYTES = 64 * 1024  # of a body that the app left unread: cheaper than a new connection
+BYTES_PER_SECOND = 1000  # of a body or a response; a modem of 1991 is faster
+SMALL_BODY_BYTES = 16 * 1024  # of a form or of JSON that is received before a thread is spent on it
+RECEIVE_BYTES = 16 * 1024  # a whole TLS record: nothing is left that a selector does not see
+MAX_RECEIVES = 4  # of a head at once; a client that sends line feeds for ever keeps nobody waiting
+TLS_BLOCK_BYTES = 64 * 1024  # given to OpenSSL at once, which must get the same block again
 BLOCK_BYTES = 256 * 1024
-MAX_PIECES = 4  # of a head that are read at once
-BUFFER_BYTES = (
-    16 * 1024
-)  # of a response, which a system takes off our hands without a client that reads
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_POLL = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class ClientGone(ConnectionError):
-    """The client broke off, or made no progress for IO_SECONDS."""
+    """The client broke off, or was too slow."""
+
+
+class State(Enum):
+    """Where a connection is between two requests; see the module's docstring."""
+
+    HANDSHAKE = 0
+    READING = 1
+    RUNNING = 2
+    SENDING = 3
+    LINGERING = 4
+    CLOSED = 5
 
 
 class Connection:
-    """A client's socket, and what it has sent ahead. `before_waiting` is called where its client may keep us waiting."""
+    """A client's socket and what is known of its present request.
+
+    The leader runs every method, except in the state RUNNING: then the thread that runs the app has the connection.
+    `before_waiting` is called by that thread before it waits for the client: it gives up the lead.
+    """
 
     def __init__(
         self,
@@ -48,254 +84,335 @@ class Connection:
     ) -> None:
         self.sock = sock
         self.peer = peer
-        self.client = peer  # the same, or whom a trusted proxy names
-        self.needs_handshake = needs_handshake
-        self.is_open = True
+        self.client = peer  # the same, or the address that a trusted proxy forwards
+        self.counted_as = ""  # the address whose connections it counts among; empty: none
+        self.events = 0  # for which the selector watches it
+        self.is_tls = needs_handshake
+        self.state = State.HANDSHAKE if needs_handshake else State.READING
+        self.since = time.monotonic()  # of its last complete response, or of its beginning
+        self.has_been_served = False
+        self.deadline = self.since + (HEAD_SECONDS if needs_handshake else IDLE_SECONDS)
         self.is_broken = False
-        self.deadline = time.monotonic() + HEAD_SECONDS
-        self._ahead = b""
+        self.is_waiting = False  # in RUNNING: for its client
+        self.received = bytearray()
+        self.head: Optional[RequestHead] = None
+        self.environ: Optional[Dict[str, Any]] = None  # of a request for which the app has not run
+        self.decoder: Optional[BodyDecoder] = None
+        self.content = b""  # of a small body
+        self.response: Any = None  # HttpResponse, once there is one
+        self._local_address: Optional[str] = None
+        self._scanned = 0  # bytes of `received` in which the end of a head was looked for
+        self._has_line = False  # the request line has come
+        self._has_head = False
+        self._body_deadline = 0.0
+        self._handed_over = 0  # bytes given to the system since the response began
+        self._taken = 0  # of these, by the client, when it was last looked at
         self._before_waiting = before_waiting
 
-    def wait_for_request(self) -> None:
-        self._ahead = self._ahead.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before a request
-        self.deadline = time.monotonic() + (HEAD_SECONDS if self._ahead else IDLE_SECONDS)
+    @property
+    def is_open(self) -> bool:
+        return self.state is not State.CLOSED
 
-    def has_head(self) -> bool:
-        """Whether there is a whole head, or too much for one."""
-        return HEAD_END in self._ahead or len(self._ahead) > MAX_HEAD_BYTES
+    @property
+    def local_address(self) -> str:
+        """The address of this machine that the client connected to."""
+        if self._local_address is None:
+            self._local_address = ""
+            with suppress(OSError):  # macOS, when the client has gone
+                self._local_address = str(self.sock.getsockname()[0])
+        return self._local_address
 
-    def fill(self) -> bool:
-        """Read ahead without waiting, up to a whole head; False when the client has gone.
+    # READING
 
-        Some pieces at most, so that who sends line feeds for ever keeps nobody waiting. A piece takes a whole TLS record:
-        nothing is left that a selector does not see.
-        """
+    def shake_hands(self) -> int:
+        """One step of the TLS handshake; the event to wait for, 0 when it is complete."""
         try:
-            self.sock.settimeout(0)
-            for _ in range(MAX_PIECES):
-                if self.has_head():
-                    break
-                piece = self.sock.recv(16 * 1024)
+            self.sock.do_handshake()  # type: ignore[attr-defined]
+        except ssl.SSLWantReadError:
+            return selectors.EVENT_READ
+        except ssl.SSLWantWriteError:
+            return selectors.EVENT_WRITE
+        self.state = State.READING
+        return 0
+
+    def receive(self) -> bool:
+        """Append what the client has sent to `received`; False at the end of the connection."""
+        try:
+            for _ in range(MAX_RECEIVES):
+                piece = self.sock.recv(RECEIVE_BYTES)
                 if not piece:
                     return False
-                if not self._ahead:
-                    self.deadline = min(self.deadline, time.monotonic() + HEAD_SECONDS)
-                self._ahead = (self._ahead + piece).lstrip(b"\r\n")
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                self._append(piece)
+                if self.head is not None or self.has_head():
+                    break
+        except _WOULD_BLOCK:
+            return True
+        except OSError:
+            self.is_broken = True
+            return False
+        return True
+
+    def has_hidden_bytes(self) -> bool:
+        """Whether OpenSSL holds bytes that the selector does not see: the rest of a TLS record."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
+    def _append(self, piece: bytes) -> None:
+        if self.head is None and not self.received:
+            piece = piece.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before a request
+            if piece:
+                self.deadline = min(self.deadline, time.monotonic() + HEAD_SECONDS)
+        self.received += piece
+
+    def has_head(self) -> bool:
+        """Whether a whole head has come, or enough of one to refuse it."""
+        if not self._has_head:
+            self._has_head = self._scan()
+        return self._has_head
+
+    def _scan(self) -> bool:
+        """Look for the end of the head, and for its errors, in the bytes that are new."""
+        received, start = self.received, self._scanned
+        if received.find(HEAD_END, max(0, start - 3)) >= 0:
+            return True
+        self._scanned = len(received)
+        line_feeds = received.count(b"\n", start)
+        if line_feeds != received.count(b"\r\n", max(0, start - 1)):
+            return True  # a bare line feed
+        if line_feeds and not self._has_line:
+            self._has_line = True
+            if not _begins_with_request_line(received):
+                return True
+        return len(received) > (MAX_HEAD_BYTES if self._has_line else MAX_LINE_BYTES)
+
+    def take_head(self) -> bytes:
+        """The head that has come, removed from `received`; all of `received` when its end has not come."""
+        self._scanned, self._has_line, self._has_head = 0, False, False
+        end = self.received.find(HEAD_END)
+        end = len(self.received) if end < 0 else end
+        head = bytes(self.received[:end])
+        del self.received[: end + len(HEAD_END)]
+        return head
+
+    def expect_body(self, decoder: BodyDecoder) -> None:
+        """Begin to receive the body of the request."""
+        self.decoder = decoder
+        self._body_deadline = self.deadline = time.monotonic() + BODY_SECONDS
+
+    def has_body(self) -> bool:
+        """Whether the body has come as far as it is awaited before the app runs.
+
+        Awaited is a body of at most SMALL_BODY_BYTES; not when its client waits to be asked for it (100 Continue).
+        """
+        decoder = self.decoder
+        assert decoder is not None and self.head is not None
+        if isinstance(decoder, SizedBody):
+            if decoder.left > SMALL_BODY_BYTES:
+                return True
+            if len(self.received) >= decoder.left:
+                self.content = decoder.take(self.received, decoder.left)
+                return True
+        else:
+            self.content += decoder.take(self.received, SMALL_BODY_BYTES)
+            if decoder.is_complete or len(self.content) >= SMALL_BODY_BYTES:
+                return True
+        return self.head.expects_continue
+
+    # RUNNING: the thread that runs the app
+
+    def allow_long_body(self) -> None:
+        """Let the body take as long as it needs at BYTES_PER_SECOND: the app knows who sends it."""
+        self._body_deadline = float("inf")
+
+    def start_reading(self) -> None:
+        self.deadline = time.monotonic() + WINDOW_SECONDS
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """The next bytes of a body; waits for them."""
+        while True:
+            try:
+                count = self.sock.recv_into(buffer)
+            except _WOULD_BLOCK:
+                self.wait(selectors.EVENT_READ)
+                continue
+            except OSError as error:
+                raise self.gone() from error
+            if not count:
+                raise self.gone()
+            self._count(count)
+            return count
+
+    def wait(self, event: int) -> None:
+        """Wait until the client has sent something, or takes something; ClientGone when it is too slow."""
+        self._before_waiting(self)
+        self.is_waiting = True
+        try:
+            end = min(self.deadline, self._body_deadline)
+            with _POLL() as poll:
+                poll.register(self.sock, event)
+                if not poll.select(max(0.0, end - time.monotonic())) or self.is_broken:
+                    raise self.gone()
+        finally:
+            self.is_waiting = False
+
+    def _count(self, count: int) -> None:
+        """Progress of so many bytes: each puts the deadline off, up to WINDOW_SECONDS from now."""
+        later = self.deadline + count / BYTES_PER_SECOND
+        self.deadline = min(time.monotonic() + WINDOW_SECONDS, later)
+
+    # SENDING, and RUNNING for an app that calls write()
+
+    def start_sending(self) -> None:
+        self.deadline = time.monotonic() + WINDOW_SECONDS
+        self._body_deadline = float("inf")
+        self._handed_over = self._taken = 0
+
+    def send(self, content: memoryview) -> int:
+        """Hand bytes to the system; how many it took. BlockingIOError when it takes none now."""
+        try:
+            count = self.sock.send(content[:TLS_BLOCK_BYTES] if self.is_tls else content)
+        except _WOULD_BLOCK as error:
+            raise BlockingIOError from error
+        except OSError as error:
+            raise self.gone() from error
+        self._handed_over += count
+        return count
+
+    def send_file(self, file: IO[bytes], offset: int, count: int) -> int:
+        """The same for bytes of a file; 0 at its end."""
+        try:
+            sent = os.sendfile(self.sock.fileno(), file.fileno(), offset, count)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self.gone() from error
+        self._handed_over += sent
+        return sent
+
+    def has_stalled(self) -> bool:
+        """Whether the client takes the response too slowly; asked when the deadline is over.
+
+        What it took is what was handed over without what the system still holds for it.
+        """
+        taken = self._handed_over - self._unsent()
+        self._count(max(0, taken - self._taken))
+        self._taken = taken
+        return self.deadline < time.monotonic()
+
+    def _unsent(self) -> int:
+        """The bytes that the system holds for the client; 0 where it does not tell."""
+        try:
+            if sys.platform == "linux":
+                answer = fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+                return int(struct.unpack("i", answer)[0])
+            if sys.platform == "darwin":
+                return self.sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
+        except OSError:
+            pass
+        return 0
+
+    def gone(self) -> ClientGone:
+        self.is_broken = True
+        return ClientGone(f"{self.client} broke off or was too slow")
+
+    # The end of a request, and of the connection
+
+    def await_request(self) -> None:
+        """Begin with the next request."""
+        self.head = self.environ = self.decoder = self.response = None
+        self.content = b""
+        self.client = self.peer
+        self.state = State.READING
+        self.has_been_served = True
+        self.since = time.monotonic()
+        self.received = self.received.lstrip(b"\r\n")
+        self.deadline = self.since + (HEAD_SECONDS if self.received else IDLE_SECONDS)
+
+    def start_lingering(self) -> bool:
+        """Close our side; False when the connection is broken already."""
+        self.state = State.LINGERING
+        self.deadline = time.monotonic() + LINGER_SECONDS
+        self.received.clear()
+        try:
+            if isinstance(self.sock, ssl.SSLSocket):
+                with suppress(OSError, ValueError):
+                    self.sock.unwrap()  # sends our close_notify, and does not wait for theirs
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def drop_received(self) -> bool:
+        """Read and drop what the client has sent; False when it has closed its side too."""
+        try:
+            for _ in range(MAX_RECEIVES):
+                if not self.sock.recv(BLOCK_BYTES):
+                    return False
+        except _WOULD_BLOCK:
             return True
         except OSError:
             return False
         return True
 
-    def take_head(self) -> bytes:
-        """The head that is there; from here on the connection may wait for its client."""
-        self.sock.settimeout(IO_SECONDS)
-        self.client = self.peer
-        head, _, self._ahead = self._ahead.partition(HEAD_END)
-        return head
-
-    def receive_into(self, buffer: memoryview) -> int:
-        """The next bytes of a body; 0 at the end of the connection."""
-        if self._ahead:
-            count = min(len(buffer), len(self._ahead))
-            buffer[:count], self._ahead = self._ahead[:count], self._ahead[count:]
-            return count
-        self._before_waiting(self)
-        try:
-            return self.sock.recv_into(buffer)
-        except OSError as error:
-            raise self._gone() from error
-
-    def send(self, content: bytes) -> None:
-        if len(content) > BUFFER_BYTES:
-            self._before_waiting(self)
-        try:
-            for start in range(
-                0, len(content), BLOCK_BYTES
-            ):  # sendall's timeout is for all that it is given
-                self.sock.sendall(memoryview(content)[start : start + BLOCK_BYTES])
-        except OSError as error:
-            raise self._gone() from error
-
-    def send_file(self, stream: IO[bytes], count: int) -> int:
-        self._before_waiting(self)
-        try:
-            return self.sock.sendfile(stream, stream.tell(), count)
-        except OSError as error:
-            raise self._gone() from error
-
-    def _gone(self) -> ClientGone:
+    def interrupt(self) -> None:
+        """End the connection while another thread waits for its client; that thread closes it."""
         self.is_broken = True
-        return ClientGone(f"{self.peer} broke off")
-
-    def shake_hands(self) -> None:
-        """The server's part of the TLS handshake."""
-        self._before_waiting(self)
-        self.sock.settimeout(HEAD_SECONDS)
-        try:
-            self.sock.do_handshake()  # type: ignore[attr-defined]
-        except OSError as error:
-            raise self._gone() from error
-        self.needs_handshake = False
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # the plain socket's, also with TLS
 
     def close(self) -> None:
-        self.is_open = False
+        self.state = State.CLOSED
         self.sock.close()
 
-    def close_gently(self) -> None:
-        """Close after reading what still comes: unread bytes would reset the connection and take our response with them."""
-        self._before_waiting(self)
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-            end = time.monotonic() + LINGER_SECONDS
-            self.sock.settimeout(LINGER_SECONDS)
-            while time.monotonic() < end and self.sock.recv(BLOCK_BYTES):
-                pass
-        except OSError:
-            pass
-        self.close()
 
+class RequestBody(io.RawIOBase):
+    """The body of a request as `wsgi.input`; the thread that runs the app reads it and waits for the client here.
 
-class Body(io.RawIOBase):
-    """A request's body; asks for it (100 Continue) when it is first read and the client waits for that."""
+    Asks for the body (100 Continue) when it is first read and the client waits for that.
+    """
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: Connection, decoder: BodyDecoder, is_awaited: bool) -> None:
         self._connection = connection
-        self.left = request.length
-        self.is_awaited = request.expects_continue and self.left > 0
+        self._decoder = decoder
+        self._content = bytearray(connection.content)
+        self._is_awaited = is_awaited
+        connection.start_reading()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self.left)
-        if wanted and self.is_awaited:
-            self.is_awaited = False
-            self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        count = self._connection.receive_into(memoryview(buffer)[:wanted]) if wanted else 0
-        if wanted and not count:
-            self._connection.is_broken = True
-        self.left -= count
+        view = memoryview(buffer)
+        while True:
+            if not self._content:
+                self._content += self._decoder.take(self._connection.received, len(view))
+            if self._content or self._decoder.is_complete:
+                count = min(len(view), len(self._content))
+                view[:count] = self._content[:count]
+                del self._content[:count]
+                return count
+            count = self._receive(view)
+            if count:
+                return count
+
+    def _receive(self, view: memoryview) -> int:
+        """Wait for the client; the bytes of content that went straight into the view."""
+        if self._is_awaited:
+            self._is_awaited = False
+            self._connection.send(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+        if isinstance(self._decoder, ChunkedBody):
+            block = bytearray(BLOCK_BYTES)
+            count = self._connection.receive_into(memoryview(block))
+            self._connection.received += memoryview(block)[:count]
+            return 0
+        count = self._connection.receive_into(view[: self._decoder.left])
+        self._decoder.left -= count
         return count
 
-    def is_drainable(self) -> bool:
-        """Whether so little is left that the connection can go on; a client that still waits may or may not send it."""
-        return not self.is_awaited and self.left <= DRAIN_BYTES
 
-    def drain(self) -> None:
-        """Read what the app has left."""
-        buffer = bytearray(DRAIN_BYTES)
-        while self.left and self.readinto(buffer):
-            pass
-
-
-class Response:
-    """A response on its way: WSGI's start_response and write, and what becomes of an iterable."""
-
-    def __init__(
-        self, connection: Connection, request: Optional[Request] = None, body: Optional[Body] = None
-    ) -> None:
-        self._connection = connection
-        self._body = body
-        self._is_1_1 = request is None or request.is_http_1_1
-        self._is_head = request is not None and request.method == "HEAD"
-        self.keep_alive = request is not None and request.keeps_alive
-        self.status = ""
-        self.body_bytes = 0
-        self.has_begun = False
-        self._headers: List[Tuple[str, str]] = []
-        self._length: Optional[int] = (
-            None  # of the body, once the head is out; None: until the connection closes
-        )
-
-    def start(
-        self, status: str, headers: List[Tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
-        if exc_info and self.has_begun:
-            raise exc_info[1].with_traceback(exc_info[2])
-        if self.status and not exc_info:
-            raise AssertionError("start_response was called twice")
-        self.status, self._headers = status, list(headers)
-        return self.write
-
-    def send(self, result: Iterable[bytes]) -> None:
-        """All of what the app returned."""
-        if isinstance(result, (list, tuple)):
-            content = b"".join(result)
-            if not self._is_bodiless() and self._announced() is None:
-                self._headers.append(("Content-Length", str(len(content))))
-            result = [content]
-        if isinstance(result, FileWrapper) and self._can_sendfile():
-            self.write(b"")
-            self.body_bytes += self._connection.send_file(result.filelike, self._length or 0)
-        else:
-            for piece in result:
-                if piece:
-                    self.write(piece)
-        if not self.has_begun:
-            self.write(b"")
-        if self._length is not None and self.body_bytes < self._length:
-            raise ValueError(f"the app announced {self._length} bytes and gave {self.body_bytes}")
-
-    def write(self, content: bytes) -> None:
-        head = b"" if self.has_begun else self._begin()
-        if self._is_bodiless():
-            content = b""
-        elif self._length is not None and self.body_bytes + len(content) > self._length:
-            raise ValueError(f"the app gives more than the {self._length} bytes that it announced")
-        self.has_begun = True
-        self._connection.send(
-            head + content if head else content
-        )  # one write: two would wait for each other (Nagle, 44 ms)
-        self.body_bytes += len(content)
-
-    def answer(self, refused: Refused, language: str) -> None:
-        """A refusal of the server's own, in place of whatever was started."""
-        answer = refusal(refused, language)
-        self.keep_alive = False
-        self.status, self._headers = answer.status_line, list(answer.headers)
-        self.send([answer.body])
-
-    def _begin(self) -> bytes:
-        if not self.status:
-            raise AssertionError("start_response was not called")
-        if self.status.startswith("204"):
-            self._headers = [
-                header for header in self._headers if header[0].lower() != "content-length"
-            ]
-        self._length = None if self._is_bodiless() else self._announced()
-        if self._length is None and not self._is_bodiless():
-            self.keep_alive = False  # only the end of the connection ends this content
-        if self._body and not self._body.is_drainable():
-            self.keep_alive = False
-        lines = [
-            f"HTTP/1.1 {self.status}",
-            f"Date: {formatdate(usegmt=True)}",
-            *(f"{name}: {value}" for name, value in self._headers),
-        ]
-        if not self.keep_alive:
-            lines.append("Connection: close")
-        elif not self._is_1_1:
-            lines.append("Connection: keep-alive")
-        head = "\r\n".join(lines)
-        if not head.count("\r") == head.count("\n") == len(lines) - 1:
-            raise ValueError("a header has a line break in it")
-        return head.encode("latin-1") + HEAD_END
-
-    def _is_bodiless(self) -> bool:
-        return self._is_head or self.status[:3] in ("204", "304")
-
-    def _announced(self) -> Optional[int]:
-        for name, value in self._headers:
-            if name.lower() == "content-length":
-                return int(value)
-        return None
-
-    def _can_sendfile(self) -> bool:
-        """Whether it pays: TLS has to encrypt, and a small file goes out with the head in one write."""
-        length = None if self._is_bodiless() else self._announced()
-        return (
-            length is not None
-            and length > BLOCK_BYTES
-            and not isinstance(self._connection.sock, ssl.SSLSocket)
-        )
+def _begins_with_request_line(received: bytearray) -> bool:
+    line = bytes(received[: received.find(b"\r\n")]).decode("latin-1")
+    try:
+        parse_request_line(line)
+    except Refused:
+        return False
+    return True
