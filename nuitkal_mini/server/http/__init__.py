@@ -9,7 +9,6 @@ Modules, each with what it decides:
     connections.py  how many connections there may be, and which to close first
     wsgi.py         calls the app for a parsed request
     server.py       the selector and the threads
-    workers.py      several processes that share one listening socket
 
 Threads: one thread at a time leads. The leader alone uses the selector, accepts, receives heads and small bodies,
 parses, and sends. It also runs the app. When the app waits for its client, or takes longer than five milliseconds,
