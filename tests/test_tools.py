@@ -88,3 +88,19 @@ def test_a_broken_environment_is_made_anew_and_a_failed_install_is_said(project:
     assert "Making .venv with Python " + VERSION in done.stdout
     assert "Could not install pytest and hypothesis" in done.stdout and done.returncode == 1
     assert not (project / ".venv" / "left over").exists()
+
+
+def test_without_arguments_all_tests_run_in_two_processes(project: Path) -> None:
+    """What either of them finds is in the exit code and in the output."""
+    make_environment(project / ".venv")
+    for name, test in (
+        ("tests/client", "def test_client(): pass\n"),
+        ("tests/server", "def test_server(): assert False\n"),
+    ):
+        (project / name).mkdir(parents=True)
+        (project / name / "test_part.py").write_text(test)
+    done = run(project)
+    if os.cpu_count() == 1:
+        pytest.skip("one core: one process")
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout and "1 passed" in done.stdout

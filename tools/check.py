@@ -119,7 +119,7 @@ def types(_: bool) -> bool:
 
 def tests(_: bool) -> bool:
     """the plain tests, as tools/test.py runs them: under three minutes"""
-    return _run(sys.executable, "tools/test.py", "-q")
+    return _run(sys.executable, "tools/test.py")
 
 
 def slow(_: bool) -> bool:
