@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 from ..minisign import PublicKey, SignatureError, parse_public_key
 from ..problem import Problem
-from . import auth
+from . import attempts, auth
 from .api import MAX_UPLOAD, Settings
 from .application import Application
+from .attempts import RateLimiter
 from .backup import back_up
 from .check_data import check_data
 from .database import Database
@@ -139,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=show_faults)
     _add_data(check)
+    unlock = commands.add_parser(
+        "unlock", help="forget all failed logins of the last minute, so that nobody has to wait"
+    )
+    unlock.set_defaults(run=forget_failures)
+    _add_data(unlock)
     verbs = commands.add_parser(
         "token", help="make, list and revoke the tokens that publish"
     ).add_subparsers(metavar="VERB", required=True)
@@ -312,6 +318,12 @@ def show_faults(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.data} is whole")
     return 11 if found else 0
+
+
+def forget_failures(args: argparse.Namespace) -> None:
+    """Forget failed logins and wrong tokens: everybody may try again at once."""
+    with closing(RateLimiter(args.data / attempts.FILE)) as limiter:
+        limiter.forget()
 
 
 def create_token(args: argparse.Namespace) -> None:

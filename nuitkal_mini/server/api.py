@@ -19,12 +19,15 @@ from ..minisign import MAX_KEY_TEXT, PublicKey, parse_signature
 from ..semver import parse
 from ..strict_json import JsonError, json_object
 from . import auth, releases
+from .attempts import address_key
 from .fleet import Fleet
+from .media import is_name
 from .messages import ACTIVATED, UPLOADED, language_of, say
 from .multipart import Form, FormFile, content_length, parse_form, read_body
 from .refused import Refused, method_not_allowed, not_found
 from .releases import STABLE, StoredRelease, rfc3339
 from .responses import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
+from .rotations import rotations
 from .store import Store, manifest_name, signature_name
 
 BASE = "/api/nuitkal_pack/"
@@ -90,7 +93,6 @@ class Api:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._limiter = auth.RateLimiter()
         self._rendered: Dict[Tuple[str, str], RenderedCheck] = {}
 
     def answer(self, environ: Environ, path: str) -> Answer:
@@ -164,6 +166,12 @@ class Api:
             count, page = releases.page(db, request.channel, min(limit, MAX_PAGE), offset)
         base = self._base(request.environ)
         return _reply(200, {"count": count, "versions": [_show(release, base) for release in page]})
+
+    def version(self, request: ApiRequest) -> Answer:
+        parse(request.version)
+        with self._database.read() as db:
+            release = releases.find(db, request.channel, request.version)
+        return _reply(200, _show(release, self._base(request.environ)))
 
     def health(self, request: ApiRequest) -> Answer:
         with self._database.read() as db:
@@ -242,7 +250,9 @@ class Api:
             name = auth.token_name(self._database, secret.strip())
             if name is not None:
                 return f"token {name}"
-            self._limiter.failed(request.environ.get("REMOTE_ADDR", ""))
+            key = "tokens of " + address_key(request.environ.get("REMOTE_ADDR", ""))
+            self._store.limiter.check(key)
+            self._store.limiter.failed(key)
         raise Refused(
             "unauthorized",
             "this needs a valid token: Authorization: Bearer <token>",
@@ -261,7 +271,7 @@ CALLS: Dict[Tuple[str, int], Dict[str, Call]] = {  # (first word, how many words
     ("missing", 1): {"POST": Api.missing},
     ("set_active", 2): {"POST": Api.set_active},
     ("promote", 2): {"POST": Api.promote},
-    ("versions", 2): {"PATCH": Api.edit, "DELETE": Api.delete},
+    ("versions", 2): {"GET": Api.version, "PATCH": Api.edit, "DELETE": Api.delete},
 }
 
 
@@ -273,7 +283,8 @@ def check_document(db: sqlite3.Connection, channel: str, base: str) -> Optional[
     release = releases.active(db, channel)
     if release is None:
         return None
-    return {**_show(release, base), "deltas": []}
+    walk = [_media_url(base, rotation.manifest) for rotation in rotations(db, channel)]
+    return {**_show(release, base), "deltas": [], "rotations": walk}
 
 
 def read_upload(form: Form, channel: str) -> releases.Upload:
@@ -305,12 +316,12 @@ def read_upload(form: Form, channel: str) -> releases.Upload:
 
 
 def parse_channel(name: str) -> str:
-    """The name of a channel, whether it has begun or not."""
-    if not _CHANNEL.fullmatch(name):
+    """The name of a channel, whether it has begun or not; it is also a folder below media/."""
+    if not _CHANNEL.fullmatch(name) or not is_name(name):
         raise Refused(
             "no_such_channel",
-            "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, "
-            "at most 64",
+            "{channel!r} cannot be a channel: at most 64 small letters, digits, dots, dashes, "
+            "underscores; no dot at the end, no name of a Windows device such as con",
             channel=name[:64],
         )
     return name

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 import sqlite3
 import threading
-import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from ..problem import Problem
+from .attempts import RateLimiter, address_key, user_key
 from .database import Database, now, write_log
 from .refused import Refused
-from .responses import parse_address
 
 MAX_NAME = 64
 # Microseconds; a token's last use is not written more often, so that requests stay reads
 USED_EVERY = 60 * 10**6
-TRIES = 10  # wrong tokens or logins an address may send ...
-WINDOW_SECONDS = 60.0  # ... in this time
-MAX_ADDRESSES = (
-    10_000  # remembered at once; who has that many can guess anyway, and still not 256 bits
-)
+MAX_WAITING = 8  # logins at once, which then take 0.7 s; each occupies a thread of the server
 
 _SCRYPT = "32768,8,1"  # n, r, p: 32 MiB and some 80 ms a try
 _PBKDF2 = "600000"  # rounds
-_STRETCHING = threading.BoundedSemaphore(4)  # at once: guessing in parallel must not eat all memory
+
+_stretching = threading.RLock()  # one password at a time: each takes a core and 32 MiB
+_waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 class AuthProblem(Problem):
@@ -117,8 +113,7 @@ def token_name(database: Database, secret: str) -> Optional[str]:
     if row is None or not hmac.compare_digest(row[1], digest):
         return None
     if row[2] is None or now() - row[2] > USED_EVERY:
-        with database.write() as db:
-            db.execute("UPDATE tokens SET last_used_at = ? WHERE name = ?", (now(), row[0]))
+        database.try_write("UPDATE tokens SET last_used_at = ? WHERE name = ?", (now(), row[0]))
     return str(row[0])
 
 
@@ -163,14 +158,41 @@ def first_credentials(database: Database, who: str) -> Optional[Credentials]:
         )
 
 
+def check_login(
+    database: Database, limiter: RateLimiter, name: str, password: str, address: str
+) -> bool:
+    """Whether this user has this password; a failure counts for the address and for the user.
+
+    Raises:
+        Refused: too_many_attempts, before the password is looked at: a right one waits as well.
+    """
+    keys = address_key(address), user_key(name)
+    limiter.check(*keys)
+    if not _waiting.acquire(blocking=False):
+        raise Refused(
+            "too_many_attempts",
+            "too many logins at the same time; try again in {seconds} seconds",
+            headers=(("Retry-After", "2"),),
+            seconds=2,
+        )
+    try:
+        with _stretching:
+            limiter.check(*keys)  # those that waited here before may have failed meanwhile
+            if check_password(database, name, password):
+                return True
+            limiter.failed(*keys)
+            return False
+    finally:
+        _waiting.release()
+
+
 def check_password(database: Database, name: str, password: str) -> bool:
     """Whether this user has this password; takes the same time for an unknown user."""
     with database.read() as db:
         row = db.execute(
             "SELECT password FROM users WHERE name = ? AND disabled_at IS NULL", (name,)
         ).fetchone()
-    with _STRETCHING:
-        matches = password_matches(password, row[0] if row else _UNKNOWN_USER)
+    matches = password_matches(password, row[0] if row else _UNKNOWN_USER)
     return matches and row is not None
 
 
@@ -240,11 +262,11 @@ def _stretch(scheme: str, parameters: str, salt: bytes, password: str) -> bytes:
         password.encode("utf-8", "surrogatepass"),
         [int(number) for number in parameters.split(",")],
     )
-    if scheme == "scrypt":
-        return hashlib.scrypt(
-            secret, salt=salt, n=numbers[0], r=numbers[1], p=numbers[2], maxmem=2**26, dklen=32
-        )
-    return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
+    with _stretching:
+        if scheme == "scrypt":
+            n, r, p = numbers
+            return hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=2**26, dklen=32)
+        return hashlib.pbkdf2_hmac("sha256", secret, salt, numbers[0])
 
 
 # No password has this hash; checking against it takes as long as any check
@@ -256,51 +278,3 @@ def _check_name(name: str) -> None:
         raise AuthProblem(
             "a name has 1 to 64 printable characters, not {name!r}", name=name[:MAX_NAME]
         )
-
-
-# --- guessing -----------------------------------------------------------------------------------
-
-
-class RateLimiter:
-    """Slows guessing down: counts failures by address, in this process only. What succeeds never
-    comes here.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._failures: Dict[
-            str, List[float]
-        ] = {}  # the last failures' times, least recent address first
-
-    def failed(self, address: str) -> None:
-        """Note a failure.
-
-        Raises:
-            Refused: too_many_attempts, with Retry-After, when the address has had its tries.
-        """
-        key, moment = _network(address), self._clock()
-        with self._lock:
-            recent = [at for at in self._failures.pop(key, []) if moment - at < WINDOW_SECONDS]
-            self._failures[key] = recent
-            if len(recent) >= TRIES:
-                wait = int(recent[0] + WINDOW_SECONDS - moment) + 1
-                raise Refused(
-                    "too_many_attempts",
-                    "too many wrong attempts; try again in {seconds} seconds",
-                    headers=(("Retry-After", str(wait)),),
-                    seconds=wait,
-                )
-            recent.append(moment)
-            if len(self._failures) > MAX_ADDRESSES:
-                del self._failures[next(iter(self._failures))]
-
-
-def _network(address: str) -> str:
-    """Whoever has one IPv6 address has 2**64 of them."""
-    parsed = parse_address(address)
-    return (
-        str(ipaddress.ip_network((parsed, 64), strict=False))
-        if isinstance(parsed, ipaddress.IPv6Address)
-        else address
-    )

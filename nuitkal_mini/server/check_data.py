@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Set, Tuple
 
 from ..manifest import MAX_BYTES, Manifest, loads
 from ..minisign import parse_signature
@@ -14,6 +14,7 @@ from ..problem import Problem
 from ..semver import parse
 from ..zip_read import read_directory, read_entry
 from .database import MIGRATIONS, precedence_key
+from .rotations import SIGNATURE_SUFFIX, Rotation, all_rotations
 from .store import DATABASE, PACKS, manifest_name, owned_names, signature_name
 
 _BLOCK = 2**20
@@ -37,6 +38,7 @@ def check_data(root: Path) -> Iterator[str]:
                 yield from _check_row(row)
                 if row["deleted_at"] is None:
                     yield from _check_release(db, root / "media", row)
+            yield from _check_rotations(root / "media", all_rotations(db))
     except (sqlite3.Error, UnicodeError, Problem) as error:
         yield f"{path} cannot be read ({error}); restore it from a backup"
         return
@@ -97,6 +99,21 @@ def _check_release(db: sqlite3.Connection, media: Path, row: Row) -> Iterator[st
         yield f"{error.filename or path}: {error.strerror or error}; {again}"
     except (Problem, ValueError) as error:
         yield f"{path}: {error}; {again}"
+
+
+def _check_rotations(media: Path, rotations: Iterable[Rotation]) -> Iterator[str]:
+    """The manifests that change the keys stay when their releases are deleted."""
+    for rotation in rotations:
+        manifest, signature = (
+            media / rotation.manifest,
+            media / (rotation.manifest + SIGNATURE_SUFFIX),
+        )
+        try:
+            loads(_read(manifest))
+            if _read(signature) != rotation.signature.encode("utf-8"):
+                yield f"{signature} differs from the database; the next start mends it"
+        except (OSError, Problem) as error:
+            yield f"{manifest}, which changes the clients' keys: {error}; restore it from a backup"
 
 
 def _check_manifest(db: sqlite3.Connection, row: Row, manifest: Manifest) -> Iterator[str]:

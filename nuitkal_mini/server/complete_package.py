@@ -51,6 +51,7 @@ class CompletePackage(NamedTuple):
     package: Path
     file_hash: str
     file_size: int
+    stored_sizes: Dict[str, int]  # path -> compressed size in the package
 
 
 class ContentSource(NamedTuple):
@@ -59,6 +60,7 @@ class ContentSource(NamedTuple):
     package: Path
     path: str
     first_seen: int
+    stored_size: Optional[int]  # None: from before this was recorded
 
 
 NEW = 2**63 - 1  # the `first_seen` of what no package holds yet
@@ -112,7 +114,7 @@ def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> Comp
         if not directory.members:
             raise ArchiveError("the ZIP file holds no files")
         manifest = read_tree(package, app, version)
-    return CompletePackage(manifest, dumps(manifest), path, file_hash, path.stat().st_size)
+    return complete_package(manifest, dumps(manifest), path, file_hash)
 
 
 def accept_with_manifest(
@@ -133,16 +135,27 @@ def accept_with_manifest(
     if not whole:
         sources = _find_sources(store, manifest.files, path, brought)
         path, file_hash = _compose(store, folder, manifest.files, sources)
-    return CompletePackage(manifest, manifest_bytes, path, file_hash, path.stat().st_size)
+    return complete_package(manifest, manifest_bytes, path, file_hash)
 
 
-def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) -> Dict[str, str]:
-    """SHA-256 -> path of each content in the package.
+def complete_package(
+    manifest: Manifest, manifest_bytes: bytes, path: Path, file_hash: str
+) -> CompletePackage:
+    """A package that holds its whole tree, with what its directory says about it."""
+    with open(path, "rb") as package:
+        sizes = {member.path: member.compressed_size for member in read_directory(package).members}
+    return CompletePackage(manifest, manifest_bytes, path, file_hash, path.stat().st_size, sizes)
+
+
+def _check_members(
+    package: BinaryIO, directory: Directory, manifest: Manifest
+) -> Dict[str, Member]:
+    """SHA-256 -> the smallest member with this content in the package.
 
     Every member must be what the manifest says; its mode is the manifest's.
     """
     entries = {entry.path: entry for entry in manifest.files}
-    brought: Dict[str, str] = {}
+    brought: Dict[str, Member] = {}
     for member in directory.members:
         entry = entries.get(member.path)
         if entry is None:
@@ -159,12 +172,14 @@ def _check_members(package: BinaryIO, directory: Directory, manifest: Manifest) 
                 path=member.path,
             )
         if entry.link is None:
-            brought.setdefault(entry.sha256, entry.path)
+            known = brought.setdefault(entry.sha256, member)
+            if member.compressed_size < known.compressed_size:
+                brought[entry.sha256] = member
     return brought
 
 
 def _find_sources(
-    store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, str]
+    store: Store, files: Iterable[FileEntry], upload: Path, brought: Dict[str, Member]
 ) -> Dict[str, ContentSource]:
     """SHA-256 -> the package to copy it from, for all contents of the tree."""
     sources: Dict[str, ContentSource] = {}
@@ -173,10 +188,11 @@ def _find_sources(
         for entry in files:
             if entry.link is not None or entry.sha256 in sources:
                 continue
-            held = _held(db, store, entry.sha256)
-            if entry.sha256 in brought:
+            held, member = _held(db, store, entry.sha256), brought.get(entry.sha256)
+            if member and (held is None or not _is_smaller(held, member)):
+                first_seen = held.first_seen if held else NEW
                 sources[entry.sha256] = ContentSource(
-                    upload, brought[entry.sha256], held.first_seen if held else NEW
+                    upload, member.path, first_seen, member.compressed_size
                 )
             elif held:
                 sources[entry.sha256] = held
@@ -195,11 +211,16 @@ def _find_sources(
 
 def _held(db: sqlite3.Connection, store: Store, sha256: str) -> Optional[ContentSource]:
     row = db.execute(
-        "SELECT package, path, first_seen FROM contents JOIN releases ON id = release WHERE "
-        "sha256 = ? ORDER BY release DESC LIMIT 1",
+        "SELECT package, path, first_seen, stored_size FROM contents "
+        "JOIN releases ON id = release WHERE sha256 = ? "
+        "ORDER BY stored_size IS NULL, stored_size, release DESC LIMIT 1",
         (bytes.fromhex(sha256),),
     ).fetchone()
-    return ContentSource(store.media / row[0], row[1], row[2]) if row else None
+    return ContentSource(store.media / row[0], *row[1:]) if row else None
+
+
+def _is_smaller(held: ContentSource, member: Member) -> bool:
+    return held.stored_size is not None and held.stored_size < member.compressed_size
 
 
 class OpenPackage(NamedTuple):

@@ -13,12 +13,14 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Tuple
 
 from ..problem import Problem
 
 # to wait for another process' write; the longest holds the lock for the placing of one release
 BUSY_SECONDS = 30.0
+FAILED_LOGIN_DAYS = 90
+MAX_FAILED_LOGINS = 10_000
 
 MIGRATIONS = (
     """
@@ -101,6 +103,26 @@ MIGRATIONS = (
         PRIMARY KEY (channel, day, version)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Of the log only failed logins end: anybody can make them.
+    DROP TRIGGER log_keeps_its_rows;
+    CREATE TRIGGER log_keeps_its_rows BEFORE DELETE ON log WHEN OLD.action != 'login_failed'
+        BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    CREATE INDEX failed_logins ON log (at) WHERE action = 'login_failed';
+
+    -- The compressed size of the content in this package, so that the smallest copy is taken.
+    ALTER TABLE contents ADD COLUMN stored_size INTEGER;
+
+    -- Signed manifests that change the keys; their files stay when the release is deleted.
+    CREATE TABLE rotations (
+        channel TEXT NOT NULL,
+        manifest TEXT NOT NULL,             -- below media/; its signature lies beside it
+        signature TEXT NOT NULL,
+        keys TEXT NOT NULL,                 -- JSON
+        uploaded_at INTEGER NOT NULL,       -- of the release: the order of rotations
+        PRIMARY KEY (channel, manifest)
+    ) WITHOUT ROWID;
+    """,
 )
 
 
@@ -144,6 +166,27 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def try_write(self, statement: str, values: Tuple[object, ...]) -> bool:
+        """Run one statement if nobody else is writing; whether it was run.
+
+        For what may be lost, such as the time of a token's last use: a request that only reads
+        never waits for somebody's upload.
+        """
+        if not self._write_lock.acquire(blocking=False):
+            return False
+        try:
+            with self.read() as connection:
+                connection.execute("PRAGMA busy_timeout = 0")
+                try:
+                    connection.execute(statement, values)
+                    return True
+                except sqlite3.OperationalError:  # locked by another process, or a full disk
+                    return False
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        finally:
+            self._write_lock.release()
 
     def generation(self) -> int:
         """A number that changes with every commit; what was rendered before is stale.
@@ -220,6 +263,18 @@ def precedence_key(canonical: str) -> str:
 def now() -> int:
     """Microseconds since 1970, the form of every time in the database."""
     return time.time_ns() // 1000
+
+
+def log_failed_login(db: sqlite3.Connection, name: str, address: str) -> None:
+    """Add a failed login to the log, and delete those that are too old or too many."""
+    write_log(db, f"user {''.join(filter(str.isprintable, name[:64]))}", "login_failed", address)
+    oldest = now() - FAILED_LOGIN_DAYS * 86400 * 10**6
+    db.execute("DELETE FROM log WHERE action = 'login_failed' AND at < ?", (oldest,))
+    db.execute(
+        "DELETE FROM log WHERE id IN (SELECT id FROM log WHERE action = 'login_failed' "
+        "ORDER BY at DESC LIMIT -1 OFFSET ?)",
+        (MAX_FAILED_LOGINS,),
+    )
 
 
 def write_log(db: sqlite3.Connection, who: str, action: str, detail: str) -> None:

@@ -39,14 +39,18 @@ def resolve(root: Path, url_path: str) -> Optional[Path]:
 
     Also None for a name outside the allowed characters, and for a symbolic link that leads out of `root`.
     """
-    for component in url_path.split("/"):
-        if not _COMPONENT.match(component) or _DEVICE.match(component):
-            return None
+    if not all(map(is_name, url_path.split("/"))):
+        return None
     try:
         path = root.joinpath(url_path).resolve(strict=True)
         return path if root.resolve() in path.parents and path.is_file() else None
     except (OSError, RuntimeError):  # missing, too long, or (up to Python 3.12) links in a circle
         return None
+
+
+def is_name(component: str) -> bool:
+    """Whether a file or folder below media/ may have this name."""
+    return bool(_COMPONENT.match(component)) and not _DEVICE.match(component)
 
 
 class _Entity(NamedTuple):

@@ -82,6 +82,9 @@ TEXTS = {
     "too many wrong attempts; try again in {seconds} seconds": (
         "错误尝试过多，请在 {seconds} 秒后重试"
     ),
+    "too many logins at the same time; try again in {seconds} seconds": (
+        "同时登录的请求过多，请在 {seconds} 秒后重试"
+    ),
     "the server failed; its log says why": "服务器出错，原因见服务器日志",
     "the server's database does not answer; try again later": "服务器的数据库没有响应，请稍后重试",
     "the server's disk is full; nothing was stored": "服务器磁盘已满，没有保存任何内容",
@@ -107,8 +110,11 @@ TEXTS = {
     "'hashes' must be a list of at most 200,000 SHA-256 in lower-case hex": (
         "'hashes' 必须是不超过 200,000 个小写十六进制 SHA-256 的列表"
     ),
-    "{channel!r} cannot be a channel: small letters, digits, dots, dashes, underscores, at most "
-    "64": ("{channel!r} 不能作为通道名：只能用小写字母、数字、点、连字符和下划线，最多 64 个字符"),
+    "{channel!r} cannot be a channel: at most 64 small letters, digits, dots, dashes, "
+    "underscores; no dot at the end, no name of a Windows device such as con": (
+        "{channel!r} 不能作为通道名：最多 64 个小写字母、数字、点、连字符和下划线；"
+        "不能以点结尾，也不能是 con 之类的 Windows 设备名"
+    ),
     "a form must be sent as multipart/form-data": "表单必须以 multipart/form-data 发送",
     "the form broke off after {received} of {length} bytes": (
         "表单在 {length} 字节中的第 {received} 字节处中断"
@@ -144,8 +150,14 @@ TEXTS = {
     "version {version} is active; activate another one first": (
         "版本 {version} 正处于激活状态，请先激活其他版本"
     ),
-    "version {version} was deleted and can only come back with the same files; publish them as a "
-    "new version": "版本 {version} 已被删除，只能以相同的文件恢复；请作为新版本发布",
+    "version {version} was deleted and can only come back with the same package, byte for byte; "
+    "publish the files as a new version": (
+        "版本 {version} 已被删除，只能以逐字节相同的更新包恢复；请把这些文件作为新版本发布"
+    ),
+    "the files of version {version} are gone or damaged on the server; restore them from a "
+    "backup, or delete this version and upload it again": (
+        "服务器上版本 {version} 的文件已丢失或损坏；请从备份恢复，或删除此版本后重新上传"
+    ),
     "channel {channel} belongs to the app {known!r}, the manifest is of {app!r}": (
         "通道 {channel} 属于应用 {known!r}，而清单属于 {app!r}"
     ),

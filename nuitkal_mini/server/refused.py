@@ -29,6 +29,7 @@ STATUS = {
     "version_exists": 409,
     "version_is_active": 409,
     "request_timeout": 408,
+    "files_gone": 409,
     "length_required": 411,
     "precondition_failed": 412,
     "too_large": 413,

@@ -13,23 +13,26 @@ import shutil
 import sqlite3
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Iterable, List, NamedTuple, Optional, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Set, Tuple
 
-from ..manifest import Manifest, loads
+from ..manifest import loads
 from ..semver import BadVersion, Version, parse
 from .complete_package import (
     CompletePackage,
     accept_whole_zip,
     accept_with_manifest,
     check_signature,
+    complete_package,
 )
 from .database import now, write_log
 from .refused import Refused
+from .rotations import Rotation, record
 from .store import PACKS, Store, manifest_name, signature_name, write_synced
 
 STABLE = "stable"  # the channel of URLs that name none
 # it is part of check/, of which clients read 1 MiB, and JSON makes up to six bytes of one
 MAX_CHANGELOG_BYTES = 150_000
+MAX_VARIABLES = 500  # in a statement; SQLite before 3.32 takes 999, and 500 rows of VALUES
 
 
 class StoredRelease(NamedTuple):
@@ -143,13 +146,9 @@ def promote(
     check_signature(store, release.signature, manifest_bytes, release.app, release.version)
     with store.scratch() as folder:
         package = folder / "package.zip"
-        try:
-            os.link(store.media / release.package, package)
-        except OSError:  # a file system without hard links
-            store.require_space(release.file_size)
-            shutil.copyfile(store.media / release.package, package)
-        complete = CompletePackage(
-            loads(manifest_bytes), manifest_bytes, package, release.file_hash, release.file_size
+        _link_or_copy(store, release, package)
+        complete = complete_package(
+            loads(manifest_bytes), manifest_bytes, package, release.file_hash
         )
         pending = PendingRelease(
             target, release.version, complete, release.signature, release.changelog, is_active
@@ -193,6 +192,9 @@ def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str)
                 "UPDATE releases SET signature = ? WHERE id = ?", (edits.signature, release.id)
             )
             write_log(db, who, "edit", f"{channel} {release.version}: signature")
+            name = manifest_name(release.package)
+            rotation = Rotation(name, edits.signature)
+            record(db, channel, rotation, loads(read_manifest(store, release)), release.uploaded_at)
             store.publish_files(
                 {
                     signature_name(release.package): write_synced(
@@ -221,6 +223,21 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
         write_log(db, who, "delete", f"{channel} {release.version}")
     store.remove_unowned(_file_names(release.package))
+
+
+def _link_or_copy(store: Store, release: StoredRelease, target: Path) -> None:
+    """The release's package under another name, as a hard link where the file system has them."""
+    source = store.media / release.package
+    try:
+        if source.stat().st_size != release.file_size:
+            raise files_gone(release)
+        try:
+            os.link(source, target)
+        except OSError:
+            store.require_space(release.file_size)
+            shutil.copyfile(source, target)
+    except FileNotFoundError as error:
+        raise files_gone(release) from error
 
 
 # --- queries ------------------------------------------------------------------------------------
@@ -297,17 +314,41 @@ def channels(db: sqlite3.Connection) -> List[str]:
 
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
     """The contents that no package of any channel holds, in the order asked, each once."""
-    held = "SELECT 1 FROM contents WHERE sha256 = ? LIMIT 1"
-    return [
-        sha256
-        for sha256 in dict.fromkeys(hashes)
-        if db.execute(held, (bytes.fromhex(sha256),)).fetchone() is None
-    ]
+    wanted = list(dict.fromkeys(hashes))
+    held: Set[bytes] = set()
+    for start in range(0, len(wanted), MAX_VARIABLES):
+        part = [bytes.fromhex(sha256) for sha256 in wanted[start : start + MAX_VARIABLES]]
+        marks = ", ".join("?" * len(part))
+        # EXISTS rather than DISTINCT: a content may be in thousands of packages
+        rows = db.execute(
+            f"WITH wanted (sha256) AS (VALUES {marks.replace('?', '(?)')}) SELECT sha256 FROM "
+            "wanted WHERE EXISTS (SELECT 1 FROM contents WHERE contents.sha256 = wanted.sha256)",
+            part,
+        )
+        held.update(sha256 for (sha256,) in rows)
+    return [sha256 for sha256 in wanted if bytes.fromhex(sha256) not in held]
 
 
 def read_manifest(store: Store, release: StoredRelease) -> bytes:
-    """The manifest's bytes as they came."""
-    return (store.media / manifest_name(release.package)).read_bytes()
+    """The manifest's bytes as they came.
+
+    Raises:
+        Refused: files_gone.
+    """
+    try:
+        return (store.media / manifest_name(release.package)).read_bytes()
+    except FileNotFoundError as error:
+        raise files_gone(release) from error
+
+
+def files_gone(release: StoredRelease) -> Refused:
+    """For a release whose package or manifest is not below media/ any more."""
+    return Refused(
+        "files_gone",
+        "the files of version {version} are gone or damaged on the server; restore them from a "
+        "backup, or delete this version and upload it again",
+        version=release.version,
+    )
 
 
 def rfc3339(moment: int) -> str:
@@ -332,7 +373,11 @@ def _publish(
         files.append(write_synced(folder / "signature", pending.signature.encode("utf-8")))
     with store.write() as db:
         release = _write_row(db, pending)
-        _write_contents(db, release, pending.complete.manifest)
+        _write_contents(db, release, pending.complete)
+        if pending.signature is not None:
+            rotation = Rotation(manifest_name(release.package), pending.signature)
+            manifest = pending.complete.manifest
+            record(db, pending.channel, rotation, manifest, release.uploaded_at)
         write_log(db, who, action, f"{pending.channel} {release.version}{origin}")
         if pending.is_active:
             _set_active(db, release, True, who)
@@ -346,11 +391,15 @@ def _write_row(db: sqlite3.Connection, pending: PendingRelease) -> StoredRelease
     complete, version = pending.complete, parse(pending.version)
     manifest_hash = hashlib.sha256(complete.manifest_bytes).hexdigest()
     earlier = _refuse_existing(db, pending.channel, version)
-    if earlier and earlier.manifest_hash != manifest_hash:
+    # also the package's bytes: they are cached for ever under their URL
+    if earlier and (earlier.manifest_hash, earlier.file_hash) != (
+        manifest_hash,
+        complete.file_hash,
+    ):
         raise Refused(
             "version_exists",
-            "version {version} was deleted and can only come back with the same files; publish "
-            "them as a new version",
+            "version {version} was deleted and can only come back with the same package, byte for "
+            "byte; publish the files as a new version",
             version=earlier.version,
         )
     _agree_on_app(db, pending.channel, complete.manifest.app)
@@ -384,16 +433,25 @@ def _write_row(db: sqlite3.Connection, pending: PendingRelease) -> StoredRelease
     return release
 
 
-def _write_contents(db: sqlite3.Connection, release: StoredRelease, manifest: Manifest) -> None:
-    for entry in manifest.files:
+def _write_contents(
+    db: sqlite3.Connection, release: StoredRelease, complete: CompletePackage
+) -> None:
+    for entry in complete.manifest.files:
         if entry.link is None:
             sha256 = bytes.fromhex(entry.sha256)
             known = db.execute(
                 "SELECT first_seen FROM contents WHERE sha256 = ? LIMIT 1", (sha256,)
             ).fetchone()
             db.execute(
-                "INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?)",
-                (sha256, release.id, entry.path, known[0] if known else release.uploaded_at),
+                "INSERT OR IGNORE INTO contents (sha256, release, path, first_seen, stored_size) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (
+                    sha256,
+                    release.id,
+                    entry.path,
+                    known[0] if known else release.uploaded_at,
+                    complete.stored_sizes[entry.path],
+                ),
             )
 
 

@@ -58,8 +58,7 @@ def find(database: Database, bits: str) -> Optional[Session]:
     if row is None:
         return None
     if moment - row[1] > USED_EVERY_SECONDS * 10**6:
-        with database.write() as db:
-            db.execute("UPDATE sessions SET used_at = ? WHERE sha256 = ?", (moment, digest))
+        database.try_write("UPDATE sessions SET used_at = ? WHERE sha256 = ?", (moment, digest))
     derived = hmac.new(bits.encode("utf-8"), b"csrf", hashlib.sha256).digest()[:15]
     return Session(row[0], base64.urlsafe_b64encode(derived).decode("ascii"))
 

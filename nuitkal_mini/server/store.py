@@ -21,8 +21,11 @@ from typing import IO, Iterable, Iterator, Mapping, Optional, Sequence, Set
 
 from ..minisign import PublicKey
 from ..problem import Problem
+from . import attempts
+from .attempts import RateLimiter
 from .database import Database
 from .refused import disk_full
+from .rotations import SIGNATURE_SUFFIX, all_rotations
 
 if sys.platform == "win32":
     import msvcrt
@@ -49,6 +52,7 @@ class Store:
 
     def __init__(self, root: Path, public_keys: Sequence[PublicKey] = ()) -> None:
         self.public_keys = public_keys
+        self.limiter = RateLimiter(root / attempts.FILE)
         self.media = root / "media"
         self.database = open_database(root)
         incoming = root / "incoming"
@@ -68,6 +72,7 @@ class Store:
     def close(self) -> None:
         """Delete this process's folder of unfinished files and close the connections."""
         self.database.close()
+        self.limiter.close()
         shutil.rmtree(self.incoming, ignore_errors=True)
         self._lock.close()
         _unlink(_lock_path(self.incoming))
@@ -140,24 +145,24 @@ class Store:
         for name in found - owned:
             logger.warning("deleting %s, which an interrupted upload or deletion left", name)
             _unlink(self.media / name)
+        signatures = {item.manifest: item.signature for item in all_rotations(db)}
         for release, package, signature in db.execute(
             "SELECT id, package, signature FROM releases WHERE deleted_at IS NULL"
         ).fetchall():
             if not {package, manifest_name(package)} <= found:
                 logger.error(
-                    "the files of %s are gone: delete this version and upload it again", package
+                    "the files of %s are gone: restore them from a backup, or delete this version "
+                    "and upload it again",
+                    package,
                 )
                 db.execute("DELETE FROM contents WHERE release = ?", (release,))
-            elif signature is not None and not _has_content(
-                self.media / signature_name(package), signature.encode("utf-8")
-            ):
-                self.publish_files(
-                    {
-                        signature_name(package): write_synced(
-                            self.incoming / "signature", signature.encode("utf-8")
-                        )
-                    }
-                )
+            elif signature is not None:
+                signatures[manifest_name(package)] = signature
+        for manifest, signature in signatures.items():
+            content = signature.encode("utf-8")
+            if not _has_content(self.media / (manifest + SIGNATURE_SUFFIX), content):
+                file = write_synced(self.incoming / "signature", content)
+                self.publish_files({manifest + SIGNATURE_SUFFIX: file})
 
 
 def write_synced(path: Path, content: Optional[bytes] = None) -> Path:
@@ -202,7 +207,7 @@ def manifest_name(package: str) -> str:
 
 def signature_name(package: str) -> str:
     """The name of the manifest's signature beside a package."""
-    return manifest_name(package) + ".minisig"
+    return manifest_name(package) + SIGNATURE_SUFFIX
 
 
 def owned_names(db: sqlite3.Connection) -> Set[str]:
@@ -211,6 +216,8 @@ def owned_names(db: sqlite3.Connection) -> Set[str]:
         "SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"
     ):
         names.update([package, manifest_name(package)] + [signature_name(package)] * signed)
+    for rotation in all_rotations(db):
+        names.update([rotation.manifest, rotation.manifest + SIGNATURE_SUFFIX])
     return names
 
 

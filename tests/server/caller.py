@@ -156,7 +156,9 @@ def make_zip(files: Dict[str, bytes], comment: bytes = b"") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as package:
         for path, content in files.items():
-            package.writestr(path, content)
+            member = zipfile.ZipInfo(path, (2025, 1, 1, 0, 0, 0))  # the same bytes every time
+            member.external_attr = 0o600 << 16
+            package.writestr(member, content, zipfile.ZIP_DEFLATED)
         package.comment = comment
     return out.getvalue()
 

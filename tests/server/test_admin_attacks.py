@@ -221,28 +221,6 @@ def test_the_cookie_is_for_this_site_and_no_script_and_for_tls_alone_where_there
 # --- guessing -------------------------------------------------------------------------------------
 
 
-def test_ten_wrong_logins_a_minute_and_the_right_one_at_any_time(app: Application) -> None:
-    visitor = make_visitor(app, logged_in=False)
-    for _ in range(10):
-        reply = visitor.log_in(password="a guess")
-        assert reply.status == 401 and said(reply) == "The user or the password is wrong."
-    reply = visitor.log_in(password="a guess")
-    assert (
-        reply.status == 429 and int(reply.headers["retry-after"]) > 0 and "try again" in said(reply)
-    )
-    assert log_of(app, "login_failed") == 10
-    assert visitor.log_in().status == 303
-
-
-@pytest.mark.slow
-def test_guessing_a_users_password_from_many_addresses_is_slowed_too(app: Application) -> None:
-    visitor = make_visitor(app, logged_in=False)
-    assert [
-        visitor.log_in(password="a guess", REMOTE_ADDR=f"192.0.2.{number}").status
-        for number in range(11)
-    ] == [401] * 10 + [429]
-
-
 def test_an_unknown_user_takes_as_long_as_a_known_one(
     app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ import re
 import shutil
 import sqlite3
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 
 from nuitkal_mini.client.release import MAX_CHECK_BYTES
-from nuitkal_mini.server import create_app
+from nuitkal_mini.server import create_app, releases
 from nuitkal_mini.server.releases import MAX_CHANGELOG_BYTES
 
 from .caller import BASE, BOUNDARY, Caller, make_manifest, make_signature, make_zip, sha256
@@ -59,7 +59,7 @@ def test_an_upload_is_what_check_offers(call: Caller) -> None:
         "signature": None,
         "signature_url": None,
     }
-    assert call.get("check/").json == {**release, "deltas": []}
+    assert call.get("check/").json == {**release, "deltas": [], "rotations": []}
     assert call.media(release["download_url"]) == package
 
 
@@ -621,7 +621,7 @@ def test_a_name_that_is_no_channel_is_404(call: Caller, channel: str) -> None:
     [
         ("check/", "GET, HEAD"),
         ("upload/", "POST"),
-        ("versions/1.0/", "PATCH, DELETE"),
+        ("versions/1.0/", "GET, HEAD, PATCH, DELETE"),
         ("missing", "POST"),
         ("health/", "GET, HEAD"),
     ],
@@ -699,6 +699,64 @@ def test_what_changes_something_needs_a_token(
         "unauthorized",
         "Bearer",
     )
+
+
+@pytest.mark.parametrize("channel", ["con", "nul", "aux.1", "com1", "beta.", "lpt9.x.y"])
+def test_a_channel_that_could_not_be_downloaded_is_refused_everywhere(
+    call: Caller, channel: str
+) -> None:
+    assert call.upload("1.0", {"a": b"a"}, channel=channel).code == "no_such_channel"
+    call.upload("1.0", {"a": b"a"})
+    reply = call.send("POST", f"channels/{channel}/promote/1.0/", {"from": "stable"})
+    assert (reply.status, reply.code) == (404, "no_such_channel")
+    assert channels_of(call) == ["stable"]
+
+
+@pytest.mark.parametrize("channel", ["b", "console", "2025", "a.b-c_d", "0", "x-", "x" * 64])
+def test_what_a_channel_takes_can_be_downloaded(call: Caller, channel: str) -> None:
+    release = call.upload("1.0+b.1", {"a": b"a"}, channel=channel).json
+    assert sha256(call.media(release["download_url"])) == release["file_hash"]
+    assert call.media(release["manifest_url"])
+
+
+def channels_of(call: Caller) -> List[str]:
+    with call.app.store.database.read() as db:
+        return releases.channels(db)
+
+
+def test_one_release_is_had_by_any_spelling_of_its_version(call: Caller) -> None:
+    release = call.upload("1.0", {"a": b"a"}, changelog="x").json
+    del release["message"]
+    call.upload("2.0", {"a": b"b"})
+    reply = call.get("versions/v1.0.0/")
+    assert (reply.status, reply.json) == (200, {**release, "is_active": False})
+    assert call("HEAD", "versions/1/").status == 200
+    assert call.get("versions/2.1/").code == "no_such_version"
+    assert call.get("channels/beta/versions/1.0/").code == "no_such_version"
+    assert (call.get("versions/one/").status, call.get("versions/one/").code) == (
+        400,
+        "bad_version",
+    )
+
+
+@pytest.mark.parametrize("gone", ["update_1.0.zip", "update_1.0.json", "cut"])
+def test_a_release_whose_files_are_gone_is_neither_promoted_nor_signed_again(
+    call: Caller, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    call.upload("1.0", {"a": b"a"})
+    for path in call.app.store.media.rglob(gone):
+        path.unlink()
+    if gone == "cut":
+        package = next(call.app.store.media.rglob("update_1.0.zip"))
+        package.write_bytes(package.read_bytes()[:-1])
+    replies = [call.send("POST", "channels/beta/promote/1.0/", {"from": "stable"})]
+    if gone == "update_1.0.json":
+        signature = make_signature(b"", "1.0").decode()
+        replies.append(call.send("PATCH", "versions/1.0/", {"signature": signature}))
+    for reply in replies:
+        assert (reply.status, reply.code) == (409, "files_gone")
+    assert not caplog.records and channels_of(call) == ["stable"]
+    assert call.get("versions/1.0/").json["signature"] is None
 
 
 def test_ten_wrong_tokens_a_minute_and_the_right_one_always(call: Caller) -> None:

@@ -1,16 +1,16 @@
-"""Tokens, passwords and the limiter."""
+"""Tokens and passwords."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 
-from nuitkal_mini.server import auth
+from nuitkal_mini.server import auth, sessions
 from nuitkal_mini.server.database import Database
-from nuitkal_mini.server.refused import Refused
 
 
 @pytest.fixture
@@ -60,6 +60,29 @@ def test_the_last_use_of_a_token_is_noted_at_most_once_a_minute(
         auth.token_name(database, secret)
         noted.append((auth.list_tokens(database)[0].last_used_at or 0) - 10**15)
     assert noted == [10**6, 10**6, 10**6, 62 * 10**6, 62 * 10**6]
+
+
+def test_a_token_and_a_session_are_found_while_another_process_writes(
+    database: Database, tmp_path: Path
+) -> None:
+    """The time of last use is not noted then; nobody waits for it."""
+    secret = auth.create_token(database, "ci", "tests")
+    auth.create_user(database, "root", "x", "tests")
+    bits = sessions.begin(database, "root", "192.0.2.1")
+    with database.write() as db:
+        db.execute("UPDATE sessions SET used_at = used_at - 3600000000")
+    other = Database(tmp_path / "test.db")
+    began = time.monotonic()
+    with other.write():
+        assert auth.token_name(database, secret) == "ci"
+        assert sessions.find(database, bits)
+    with database.write():  # another thread of this process
+        assert auth.token_name(database, secret) == "ci"
+    assert time.monotonic() - began < auth.USED_EVERY / 10**6 / 10
+    assert auth.list_tokens(database)[0].last_used_at is None
+    assert auth.token_name(database, secret) == "ci"
+    assert auth.list_tokens(database)[0].last_used_at is not None
+    other.close()
 
 
 def test_names_of_tokens_are_unique_and_printable(database: Database) -> None:
@@ -145,61 +168,3 @@ def test_who_made_a_token_first_still_gets_a_user_and_who_made_a_user_nothing(
     assert auth.first_credentials(database, "tests") is None, (
         "a folder without tokens is not a new one"
     )
-
-
-# --- the limiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-def refused_after(limiter: auth.RateLimiter, address: str) -> int:
-    """How many failures the address has before it is refused."""
-    for count in range(100):
-        try:
-            limiter.failed(address)
-        except Refused:
-            return count
-    return 100
-
-
-def test_an_address_has_ten_tries_a_minute() -> None:
-    clock = Clock()
-    limiter = auth.RateLimiter(clock)
-    assert refused_after(limiter, "192.0.2.1") == 10
-    assert refused_after(limiter, "192.0.2.2") == 10
-    clock.seconds += 59
-    with pytest.raises(Refused) as caught:
-        limiter.failed("192.0.2.1")
-    assert caught.value.headers == (("Retry-After", "2"),)
-    clock.seconds += 1.1
-    assert refused_after(limiter, "192.0.2.1") == 10
-
-
-@pytest.mark.parametrize(
-    "address, tries",
-    [
-        ("2001:db8::2", 0),
-        ("2001:db8:0:1::1", 10),
-        ("::ffff:192.0.2.9", 10),
-        ("unix:", 10),
-        ("fe80::1%eth0", 10),
-    ],
-)
-def test_an_ipv6_network_counts_as_one_address(address: str, tries: int) -> None:
-    limiter = auth.RateLimiter(Clock())
-    assert refused_after(limiter, "2001:db8::1") == 10
-    assert refused_after(limiter, address) == tries
-
-
-def test_many_addresses_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "MAX_ADDRESSES", 5)
-    limiter = auth.RateLimiter(Clock())
-    for number in range(20):
-        limiter.failed(f"192.0.2.{number}")
-    assert len(limiter._failures) == 5

@@ -190,6 +190,54 @@ def test_a_deleted_version_comes_back_only_with_the_same_files(call: Caller) -> 
     }
 
 
+def test_a_package_under_one_url_never_changes_its_bytes(call: Caller) -> None:
+    """Clients, proxies and browsers keep it for ever."""
+    first = call.upload("1.0", OLD).json
+    call.upload("1.1", NEW)
+    call("DELETE", "versions/1.0/")
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as package:
+        for path, content in OLD.items():
+            package.writestr(path, content)
+    refused = call.upload("1.0", file=stored.getvalue())
+    assert (refused.status, refused.code) == (409, "version_exists")
+    back = call.upload("1.0", OLD).json
+    assert (back["download_url"], back["file_hash"]) == (
+        first["download_url"],
+        first["file_hash"],
+    )
+
+
+def test_the_smallest_copy_of_a_content_goes_into_a_composed_package(call: Caller) -> None:
+    big, small = b"a" * 300_000, {"small": b"1"}
+    call.upload("1.0", {"big": big})
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as package:
+        package.writestr("big", big)
+    assert call.upload("1.1", file=stored.getvalue()).json["file_size"] > len(big)
+    composed = upload_partial(call, "1.2", {"big": big, **small}, small).json
+    assert composed["file_size"] < 2000
+    both = io.BytesIO()
+    with zipfile.ZipFile(both, "w") as package:
+        package.writestr("big", big)
+        package.comment = b"nuitkal-partial"
+    tree = {"big": big, **small, "more": b"2"}
+    refused = call.upload("1.3", file=both.getvalue(), manifest=make_manifest("1.3", tree))
+    assert refused.code == "incomplete"
+    call.upload("1.4", {"more": b"2"})
+    composed = call.upload("1.3", file=both.getvalue(), manifest=make_manifest("1.3", tree)).json
+    assert composed["file_size"] < 2000
+    assert contents_of(call.media(composed["download_url"])) == tree
+
+
+def test_contents_from_before_their_size_was_recorded_are_still_a_source(call: Caller) -> None:
+    call.upload("1.0", OLD)
+    with call.app.store.database.write() as db:
+        db.execute("UPDATE contents SET stored_size = NULL")
+    composed = upload_partial(call, "1.1", {**OLD, "new": b"1"}, {"new": b"1"}).json
+    assert contents_of(call.media(composed["download_url"])) == {**OLD, "new": b"1"}
+
+
 def test_a_promoted_release_outlives_its_origin(call: Caller) -> None:
     call.upload("1.0", OLD, channel="beta")
     promoted = call.send("POST", "promote/1.0/", {"from": "beta"}).json

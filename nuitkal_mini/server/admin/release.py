@@ -13,6 +13,8 @@ from ...minisign import SignatureError, parse_release_comment
 from ...tree_diff import Diff, diff
 from .. import fleet, releases
 from ..api import parse_channel, parse_flag, signature_text
+from ..messages import say_problem
+from ..refused import Refused
 from ..releases import ReleaseEdit, StoredRelease
 from ..responses import Answer
 from ..store import manifest_name, signature_name
@@ -101,7 +103,7 @@ def show(request: PageRequest) -> Answer:
             changelog=request.field("changelog") if request.action == "save" else release.changelog,
             to=request.field("to"),
             channels=request.options(name for name in request.channels if name != request.channel),
-            **_files(request, release, before),
+            **_shown_files(request, release, before),
         ),
     )
 
@@ -201,11 +203,24 @@ def _downloads(request: PageRequest, release: StoredRelease) -> Html:
 # --- the tree -----------------------------------------------------------------------------------
 
 
+def _shown_files(
+    request: PageRequest, release: StoredRelease, before: Optional[StoredRelease]
+) -> Dict[str, object]:
+    try:
+        return _files(request, release, before)
+    except Refused as refused:
+        sentence = request.html(
+            '<span class="warning">{sentence}</span>',
+            sentence=say_problem(refused, request.language),
+        )
+        return {"summary": sentence, "path": "", "more": "", "items": ""}
+
+
 def _files(
     request: PageRequest, release: StoredRelease, before: Optional[StoredRelease]
 ) -> Dict[str, object]:
-    files = _files_of(request.store.media / manifest_name(release.package))
-    older = _files_of(request.store.media / manifest_name(before.package)) if before else files
+    files = _files_of(request, release)
+    older = _files_of(request, before) if before else files
     changes = diff(older, files)
     folder = request.query.get("folder", "").strip("/")
     items = listing(files, changes, folder)
@@ -304,7 +319,14 @@ def _path(request: PageRequest, release: StoredRelease, folder: str) -> Html:
     )
 
 
-# Two a page; one of 5,000 files takes 60 ms to check, and what is under a name never changes
+def _files_of(request: PageRequest, release: StoredRelease) -> Tuple[FileEntry, ...]:
+    try:
+        return _read_files(request.store.media / manifest_name(release.package))
+    except FileNotFoundError as error:
+        raise releases.files_gone(release) from error
+
+
+# Two a page; one of 5,000 files takes 60 ms to check, and no manifest's file ever changes.
 @lru_cache(maxsize=4)
-def _files_of(manifest: Path) -> Tuple[FileEntry, ...]:
+def _read_files(manifest: Path) -> Tuple[FileEntry, ...]:
     return loads(manifest.read_bytes()).files

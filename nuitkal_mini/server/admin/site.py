@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from .. import sessions
 from ..api import Settings, parse_channel
-from ..auth import RateLimiter, check_password
-from ..database import write_log
+from ..auth import check_login
+from ..database import log_failed_login
 from ..fleet import Fleet
 from ..multipart import content_length, parse_form
 from ..refused import Headers, Refused, method_not_allowed, not_found, to_refusal
@@ -80,7 +80,6 @@ class Site:
         self._database = store.database
         self._settings = settings
         self._fleet = fleet
-        self._limiter = RateLimiter()
 
     def answer(self, environ: Environ, path: str) -> Answer:
         """The answer to a request at or below /admin/, or for / by a browser.
@@ -172,22 +171,20 @@ class Site:
         with self._store.scratch() as folder:
             request.form = parse_form(request.environ, folder, MAX_FORM)
         name, address = request.field("username"), request.environ.get("REMOTE_ADDR", "")
-        if check_password(self._database, name, request.form.fields.get("password", "")):
+        password = request.form.fields.get("password", "")
+        try:
+            is_right = check_login(self._database, self._store.limiter, name, password, address)
+        except Refused as refused:
+            request.problem = refused
+            return _show_login(request, 429, refused.headers)
+        if is_right:
             bits = sessions.begin(self._database, name, address)
             return request.redirect(
                 _safe_next(request) or request.root,
                 cookies=(request.cookie(SESSION_COOKIE, bits, sessions.LIFE_SECONDS),),
             )
-        try:
-            self._limiter.failed(address)
-            self._limiter.failed(f"user {name}")
-        except Refused as refused:
-            request.problem = refused
-            return _show_login(request, 429, refused.headers)
         with self._database.write() as db:
-            write_log(
-                db, f"user {''.join(filter(str.isprintable, name))[:64]}", "login_failed", address
-            )
+            log_failed_login(db, name, address)
         return _show_login(request, 401)
 
     def _log_out(self, request: PageRequest) -> Answer:
