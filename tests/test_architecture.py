@@ -15,7 +15,7 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 
-from tools import vendor
+from nuitkal_mini.publish import vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
@@ -308,7 +308,7 @@ def merged_modules() -> List[str]:
 
 
 def defined_names(module: str) -> Set[str]:
-    return vendor.Source(module.partition(".")[2]).defined()
+    return vendor.ModuleSource(module.partition(".")[2]).defined()
 
 
 def test_the_clients_names_are_unique_over_all_that_is_merged() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Iterator, List
 import pytest
 
 import nuitkal_mini
-from tools import vendor
+from nuitkal_mini.publish import vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,9 +61,14 @@ def test_two_runs_write_the_same_and_check_knows_whether_they_did(
 
 
 def without_own_imports(node: ast.AST) -> str:
+    """The definition's syntax, without imports from the package and without docstrings."""
+
     class Drop(ast.NodeTransformer):
         def visit_ImportFrom(self, found: ast.ImportFrom) -> Any:
             return None if found.level else found
+
+        def visit_Expr(self, found: ast.Expr) -> Any:
+            return None if isinstance(found.value, ast.Constant) else found
 
     return ast.dump(Drop().visit(node))
 
@@ -77,7 +82,8 @@ def definitions(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path) -> None:
-    written = [ast.dump(node) for node in definitions(ast.parse(one_file.read_bytes()))]
+    tree = ast.parse(one_file.read_bytes())
+    written = [without_own_imports(node) for node in definitions(tree)]
     sources = vendor._in_order(vendor._reachable([vendor.LAST, vendor.WINDOW]))
     wanted = [
         without_own_imports(node)
@@ -86,6 +92,34 @@ def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path)
         if not vendor._is_logger(node)
     ]
     assert written[2:] == wanted and len(wanted) > 300  # before them: __all__ and the logger
+
+
+def test_it_is_at_most_200_kb(tmp_path: Path) -> None:
+    assert vendor.main([str(tmp_path / "one.py")]) == 0
+    assert (tmp_path / "one.py").stat().st_size <= 200_000
+
+
+def test_what_a_program_calls_keeps_its_docstring(one_file: Path) -> None:
+    tree = ast.parse(one_file.read_bytes())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    updater = classes["ClientUpdater"]
+    methods = [node for node in updater.body if isinstance(node, ast.FunctionDef)]
+    for node in [updater, classes["UpdaterConfig"], *methods]:
+        assert node.name.startswith("_") or ast.get_docstring(node), node.name
+
+
+def test_strings_of_several_lines_are_left_as_they_are() -> None:
+    code = 'def f():\n    x = """\n    a\n        b"""\n    return [\n        x,  # why\n    ]'
+    assert vendor._compact(code) == (
+        'def f():\n\tx = """\n    a\n        b"""\n\treturn [\n\t\tx,\n\t]'
+    )
+
+
+def test_the_publisher_writes_the_same_file(tmp_path: Path, one_file: Path) -> None:
+    made = tmp_path / "made.py"
+    done = python("-m", "nuitkal_mini.publish", "vendor", made, "--window", cwd=ROOT)
+    assert (done.returncode, done.stdout.split(" (")[0]) == (0, f"wrote {made}"), done.stderr
+    assert made.read_bytes() == one_file.read_bytes()
 
 
 def test_it_says_what_it_is_and_under_which_licence(one_file: Path) -> None:
@@ -202,7 +236,7 @@ def test_what_cannot_be_merged_is_refused_with_its_place(
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with open(tmp_path / "nuitkal_mini" / module, "a", encoding="utf-8") as file:
         file.write(f"\n{more}\n")
-    monkeypatch.setattr(vendor, "ROOT", tmp_path)
+    monkeypatch.setattr(vendor, "PACKAGE_FOLDER", tmp_path / "nuitkal_mini")
     assert vendor.main([str(tmp_path / "out.py")]) == 1
     assert sentence in capsys.readouterr().err and not (tmp_path / "out.py").exists()
 

@@ -20,7 +20,7 @@ from ..problem import Problem
 from ..progress import megabytes
 from ..semver import parse
 from ..signing import SecretKey, public_key, sign
-from . import static_site
+from . import static_site, vendor
 from .api import Server
 from .keys import (
     keygen,
@@ -139,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     new_key.add_argument("file", type=Path, metavar="FILE")
     new_key.add_argument("--password-stdin", action="store_true")
     new_key.set_defaults(run=_keygen)
+
+    one_file = commands.add_parser(
+        "vendor", help="write the client as one file, for a launcher to carry along"
+    )
+    vendor.add_arguments(one_file)
+    one_file.set_defaults(run=_vendor)
 
     detached = commands.add_parser("sign", help="write FILE.minisig")
     detached.add_argument("file", type=Path, metavar="FILE")
@@ -413,6 +419,12 @@ def _sign(arguments: argparse.Namespace) -> None:
     with _replacing(beside) as out:
         out.write(signature.encode("utf-8"))
     print(f"wrote {beside}")
+
+
+def _vendor(arguments: argparse.Namespace) -> None:
+    vendor.write(arguments.destination, arguments.window)
+    size = arguments.destination.stat().st_size
+    print(f"wrote {arguments.destination} ({megabytes(size)})")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def binary(script: str, mode: str, modules: Dict[str, str]) -> Path:
 
 def package() -> Dict[str, str]:
     """The modules of the client and its formats, as a launcher that uses the package has them."""
-    from tools import vendor
+    from nuitkal_mini.publish import vendor
 
     names = [*vendor._reachable([vendor.LAST]), vendor.FRONT]
     paths = [f"nuitkal_mini/{name.replace('.', '/')}.py" for name in names] + [
@@ -86,7 +86,7 @@ def package() -> Dict[str, str]:
 
 
 def one_file() -> Dict[str, str]:
-    from tools import vendor
+    from nuitkal_mini.publish import vendor
 
     return {ONE_FILE: vendor.merged()}
 
