@@ -1,18 +1,20 @@
-"""A client folder with an updater at work in it: nobody else is, nothing is half done, and the program stands still while its files change."""
+"""The client folder that a configuration names: who may read it, change it, or run its program."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import time
 from typing import Iterator, Optional, Type
 
 from ..paths import UPDATE_FOLDER
 from .config import UpdaterConfig
-from .disk import Disk, Held, Lock, check_owned
+from .disk import Disk, check_owned
 from .errors import InstallError, LaunchError, UpdaterError
 from .install import Installation
 from .launch import own_program
+from .locks import FolderLocks, HeldLock
 from .swap import disk_error
 
 logger = logging.getLogger(__name__)
@@ -29,76 +31,98 @@ class ClientFolder:
         self._log_handler: Optional[logging.Handler] = None
 
     def open_unlocked(self) -> Installation:
-        """What is installed, to be read and not changed: somebody else may be at work."""
+        """The installation, to be read and not changed: another updater may be at work."""
         self._open_log()
         config = self._config
-        folder = os.path.abspath(config.client_dir)
         if "/" in config.version_file or "\\" in config.version_file:
             raise InstallError(f"version_file must be a plain name, not {config.version_file}")
+        # POSIX: a link may lead to another file system, where `.update/` must then lie as well.
+        # Windows: the real path of a network drive is a UNC path, in which cmd cannot work.
+        absolute = os.path.realpath if os.name == "posix" else os.path.abspath
+        folder = absolute(os.fspath(config.client_dir))
         return Installation(
             folder,
             config.version_file,
             disk=self._disk,
             preserve=tuple(config.preserve),
             launcher=_launcher_in(folder),
+            is_running=self._locks(folder).is_running,
+            trust_owner=config.trust_owner,
         )
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Installation]:
-        """The client folder to ourselves, with nothing half done in it; disk errors become sentences."""
+        """The installation, with the update lock held and no install half done.
+
+        Makes the folder if need be. A disk error becomes an InstallError.
+        """
         installation = self.open_unlocked()
-        try:
-            folder = installation.at(UPDATE_FOLDER)
-            for made in (
-                installation.folder,
-                folder,
-            ):  # one by one, as makedirs leaves the mode of those above to the umask
+        folder = installation.at(UPDATE_FOLDER)
+        with _disk_errors(installation):
+            # one by one: makedirs leaves the mode of the folders above to the umask
+            for made in (installation.folder, folder):
                 os.makedirs(made, 0o755, exist_ok=True)
-            check_owned(folder)
-            held = _lock(installation).update(self._config.lock_seconds)
+            check_owned(folder, self._config.trust_owner)
+            locks = self._locks(installation.folder)
+            held = locks.lock_update(self._config.lock_seconds)
             if held is None:
                 raise InstallError(
-                    f"another updater is at work in {installation.folder}; try again when it is done"
+                    f"another updater is at work in {installation.folder}; "
+                    "try again when it is done"
                 )
             with held:
-                self._recover(installation)
+                locks.admit_other_users()
+                installation.recover()
                 yield installation
-        except UnicodeEncodeError as error:
-            raise InstallError(
-                f"{installation.folder}: this locale has no name for {error.object}; start in a UTF-8 locale"
-            ) from error
-        except OSError as error:
-            raise InstallError(disk_error(error, installation.folder)) from error
-
-    def try_swap_lock(self, installation: Installation) -> Optional[Held]:
-        """The right to change files; None while the program runs."""
-        return _lock(installation).swap(0)
 
     @contextlib.contextmanager
-    def swap_lock(self, installation: Installation, error: Type[UpdaterError]) -> Iterator[None]:
-        """The right to change files, or an `error` while the program runs."""
-        held = self.try_swap_lock(installation)
-        if held is None:
-            raise error(f"the program in {installation.folder} is running; close it and try again")
-        with held:
-            yield
+    def reading(self) -> Iterator[Installation]:
+        """The installation, to be read; needs no right to write, and creates nothing.
 
-    def lock_for_run(self, installation: Installation) -> Held:
-        """The right to run the program: no file of it changes while this is held."""
-        try:
-            held = _lock(installation).lock_for_run(self._config.lock_seconds)
-        except OSError as error:
-            logger.debug(
-                "no lock on %s (%s): nobody can update it from here either",
-                installation.folder,
-                error,
-            )
-            return Held()
-        if held is None or installation.pending():
-            raise LaunchError(
-                f"an update of {installation.folder} is being installed; start again when it is done"
-            )
-        return held
+        An interrupted install is finished or undone first, where this user may do so.
+
+        Raises:
+            InstallError: it is between two versions.
+        """
+        installation = self.open_unlocked()
+        with _disk_errors(installation):
+            if installation.has_journal():
+                try:
+                    with self.working():
+                        pass
+                except InstallError:
+                    if installation.pending():
+                        raise
+            yield installation
+
+    def is_running(self, installation: Installation) -> bool:
+        """Whether the program runs, so that its files must not change."""
+        return self._locks(installation.folder).is_running()
+
+    def refuse_while_running(self, installation: Installation, error: Type[UpdaterError]) -> None:
+        """Raise an `error` while the program runs."""
+        if self.is_running(installation):
+            raise error(f"the program in {installation.folder} is running; close it and try again")
+
+    def lock_run(self, installation: Installation) -> HeldLock:
+        """A lock under which the program runs and no file of it changes.
+
+        Raises:
+            LaunchError: an update is being installed, or waits to be undone.
+        """
+        end = time.monotonic() + self._config.lock_seconds
+        while True:
+            if not installation.pending():
+                held = self._try_lock_run(installation)
+                if not installation.pending():
+                    return held
+                held.release()
+            if time.monotonic() >= end:
+                raise LaunchError(
+                    f"an update of {installation.folder} is being installed; "
+                    "start again when it is done"
+                )
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Close the log file."""
@@ -107,19 +131,23 @@ class ClientFolder:
             self._log_handler.close()
             self._log_handler = None
 
-    def _recover(self, installation: Installation) -> None:
-        if installation.pending():
-            with self.swap_lock(installation, InstallError):
-                installation.recover()
-        else:
-            installation.recover()
+    def _try_lock_run(self, installation: Installation) -> HeldLock:
+        try:
+            return self._locks(installation.folder).lock_run()
+        except OSError as error:
+            logger.debug("no lock in %s (%s); starting without", installation.folder, error)
+            return HeldLock()
+
+    def _locks(self, folder: str) -> FolderLocks:
+        return FolderLocks(
+            os.path.join(folder, UPDATE_FOLDER), trust_owner=self._config.trust_owner
+        )
 
     def _open_log(self) -> None:
         if self._config.log_file is None or self._log_handler is not None:
             return
-        from logging.handlers import (
-            RotatingFileHandler,
-        )  # not at the top: most apps have no log file, and it loads sockets and queues
+        # not at the top: most apps have no log file, and it loads sockets and queues
+        from logging.handlers import RotatingFileHandler
 
         try:
             self._log_handler = RotatingFileHandler(
@@ -135,15 +163,23 @@ class ClientFolder:
         log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
 
 
-def _lock(installation: Installation) -> Lock:
-    return Lock(installation.at(UPDATE_FOLDER))
+@contextlib.contextmanager
+def _disk_errors(installation: Installation) -> Iterator[None]:
+    """Turns an OSError into an InstallError that names the file."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InstallError(
+            f"{installation.folder}: this locale has no name for {error.object}; "
+            "start in a UTF-8 locale"
+        ) from error
+    except OSError as error:
+        raise InstallError(disk_error(error, installation.folder)) from error
 
 
 def _launcher_in(folder: str) -> str:
     """The path of the running launcher in the app's tree; empty when it lies elsewhere."""
     launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
-    return (
-        os.path.relpath(launcher, root).replace(os.sep, "/")
-        if launcher.startswith(root + os.sep)
-        else ""
-    )
+    if not launcher.startswith(root + os.sep):
+        return ""
+    return os.path.relpath(launcher, root).replace(os.sep, "/")

@@ -37,6 +37,7 @@ class UpdaterConfig:
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
         check_seconds: how long a start may wait for the check.
         lock_seconds: how long to wait for another updater on the same folder.
+        trust_owner: True accepts a folder of another user, as on a share without owners.
         max_age_days: how old the newest signature may be before a check fails; None: any age.
         minimum_version: versions below it are refused.
     """
@@ -65,6 +66,7 @@ class UpdaterConfig:
         check_seconds: float = 5.0,
         lock_seconds: float = 10.0,
         max_age_days: Optional[float] = None,
+        trust_owner: bool = False,
         minimum_version: Optional[str] = None,
     ) -> None:
         self.check_api_url = check_api_url
@@ -88,4 +90,5 @@ class UpdaterConfig:
         self.check_seconds = check_seconds
         self.lock_seconds = lock_seconds
         self.max_age_days = max_age_days
+        self.trust_owner = trust_owner
         self.minimum_version = minimum_version

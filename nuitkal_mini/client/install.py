@@ -26,6 +26,7 @@ from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
+from .locks import OTHER_RUNS, RUNS
 from .state import (
     MAX_STATE_BYTES,
     RolledBack,
@@ -47,7 +48,7 @@ _JOURNAL = UPDATE_FOLDER + "/journal.json"
 _NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
-_KEPT = frozenset(["lock", "state.json", "staging", "download", "journal.json"])
+_KEPT = frozenset(["lock", RUNS, OTHER_RUNS, "state.json", "staging", "download", "journal.json"])
 # FAT rounds times to that: a file touched so lately may change once more and show the same time
 SETTLED_SECONDS = 2
 # Characters, without the switch for long paths that no locked-down machine has set
@@ -65,8 +66,12 @@ class Installation(Swap):
         disk: Optional[Disk] = None,
         preserve: Sequence[str] = (),
         launcher: str = "",
+        is_running: Callable[[], bool] = lambda: False,
+        trust_owner: bool = False,
     ) -> None:
         super().__init__(folder, disk or Disk())
+        self._is_running = is_running
+        self._trust_owner = trust_owner
         self._version_file = version_file
         self._preserve = preserve
         self._launcher = launcher
@@ -157,6 +162,11 @@ class Installation(Swap):
             parse_journal(text)  # recovery must be able to read it
             self._check_targets(journal)
             self._prepare(journal, text)
+            if self._is_running():  # it was started before it could see the journal
+                raise InstallError(
+                    f"the program in {self.folder} was started; close it and try again"
+                    f"{self._withdraw()}"
+                )
         except ValueError as error:
             raise InstallError(f"{error}; nothing was installed") from error
         except OSError as error:
@@ -238,7 +248,7 @@ class Installation(Swap):
         try:
             if state is None or not state.backup or not os.path.lexists(self.at(BACKUP_FOLDER)):
                 return None
-            check_owned(self.at(BACKUP_FOLDER))
+            check_owned(self.at(BACKUP_FOLDER), self._trust_owner)
             return self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json")
         except InstallError as error:
             raise RollbackError(str(error)) from error
@@ -290,6 +300,10 @@ class Installation(Swap):
     def staged(self) -> Optional[State]:
         """What `stage` kept; None when nothing is."""
         return read_state(self.at(_STAGED))
+
+    def has_journal(self) -> bool:
+        """Whether an install was interrupted, or is going on."""
+        return os.path.lexists(self.at(_JOURNAL))
 
     def pending(self) -> bool:
         """Whether the app is between two versions; behind a commit only the cleaning up is left."""
@@ -347,7 +361,7 @@ class Installation(Swap):
         for folder in (BACKUP_FOLDER, journal.backup_folder, STAGING):
             if not os.path.lexists(self.at(folder)):
                 self.disk.mkdir(self.at(folder))
-            check_owned(self.at(folder))
+            check_owned(self.at(folder), self._trust_owner)
         for _, prepared in journal.new_folders():
             self.disk.mkdir(self.at(prepared))
         self._write_state(_NEXT, journal.state)

@@ -276,6 +276,7 @@ class Child:
             raise LaunchError(
                 f"{main} cannot be started: {getattr(error, 'strerror', None) or error}"
             ) from error
+        self.process_id = self._process.pid
         for number in self._early:
             self._process.send_signal(number)
 

@@ -12,10 +12,10 @@ from typing import Tuple
 
 from ..semver import parse
 from .client_folder import ClientFolder
-from .disk import Held
 from .errors import InstallError, LaunchError, RollbackError
 from .install import Installation
 from .journal import new_identifier
+from .locks import HeldLock
 from .state import State
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Trial:
     def __init__(self, client_folder: ClientFolder) -> None:
         self._client_folder = client_folder
 
-    def right_to_run(self, installation: Installation) -> Tuple[Held, bool]:
+    def right_to_run(self, installation: Installation) -> Tuple[HeldLock, bool]:
         """A lock under which no file of the program changes, and whether this start judges a trial.
 
         An interrupted install is finished or undone first.
@@ -42,21 +42,18 @@ class Trial:
         state = installation.state()
         try:
             if not installation.pending() and (state is None or state.trial_starts is None):
-                return self._client_folder.lock_for_run(installation), False
+                return self._client_folder.lock_run(installation), False
             with self._client_folder.working():
-                alone = self._client_folder.try_swap_lock(installation)
-                if alone is None:
-                    return self._client_folder.lock_for_run(installation), False
-                with alone:
-                    judges = self._count_start(installation)
-                return self._client_folder.lock_for_run(installation), judges
+                is_alone = not self._client_folder.is_running(installation)
+                judges = is_alone and self._count_start(installation)
+                return self._client_folder.lock_run(installation), judges
         except InstallError as error:
             if installation.pending():
                 raise LaunchError(
                     f"the program is between two versions and cannot start: {error}"
                 ) from error
             logger.warning("%s; this start is not judged", error)
-            return self._client_folder.lock_for_run(installation), False
+            return self._client_folder.lock_run(installation), False
 
     def end(self, confirmed: bool) -> None:
         """End the trial, or uncount the start that was counted for it."""
@@ -85,9 +82,8 @@ class Trial:
             self.end(confirmed=code == 0)
             return False
         try:
-            with self._client_folder.working() as installation, self._client_folder.swap_lock(
-                installation, InstallError
-            ):
+            with self._client_folder.working() as installation:
+                self._client_folder.refuse_while_running(installation, InstallError)
                 state = installation.state()
                 return (
                     state is not None

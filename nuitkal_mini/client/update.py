@@ -278,16 +278,14 @@ def swap_staged(
     client_folder: ClientFolder, installation: Installation, manifest: Manifest, state: State
 ) -> bool:
     """Swap in what is staged, complete; False when the program runs and the update waits."""
-    held = client_folder.try_swap_lock(installation)
-    if held is None:
+    if client_folder.is_running(installation):
         installation.stage(state)
         logger.info("the program is running; %s will be installed at the next start", state.version)
         return False
-    with held:
-        load_ahead()
-        # Planned again: the program may have changed files since the plan for staging.
-        plan = plan_staged(installation, manifest, state.id)
-        installation.install(plan, state)
+    load_ahead()
+    # Planned again: the program may have changed files since the plan for staging.
+    plan = plan_staged(installation, manifest, state.id)
+    installation.install(plan, state)
     logger.info(
         "%s is installed: %d files came, %d left",
         state.version,

@@ -174,6 +174,7 @@ class ClientUpdater:
                 if self._failure is None or installation.state() is not None:
                     raise
                 raise LaunchError(f"nothing is installed yet: {self._failure}") from error
+            held.record(child.process_id)
             code = child.wait(self.config.confirm_seconds) if judges else child.wait()
             if code is None:
                 self._trial.end(confirmed=True)
@@ -216,9 +217,8 @@ class ClientUpdater:
         Raises:
             RollbackError: there is none; nothing was changed.
         """
-        with self._client_folder.working() as installation, self._client_folder.swap_lock(
-            installation, RollbackError
-        ):
+        with self._client_folder.working() as installation:
+            self._client_folder.refuse_while_running(installation, RollbackError)
             return installation.rollback(new_identifier(), "asked for").version
 
     def adopt(self) -> str:
@@ -248,7 +248,7 @@ class ClientUpdater:
         Raises:
             VerificationError: no release is installed, or its manifest is not known.
         """
-        with self._client_folder.working() as installation:
+        with self._client_folder.reading() as installation:
             files = installation.installed()
             if not files:
                 raise VerificationError(
@@ -259,7 +259,7 @@ class ClientUpdater:
 
     def status(self) -> List[Tuple[str, str]]:
         """The installed release and what is remembered of it, as (name, value) pairs for people."""
-        with self._client_folder.working() as installation:
+        with self._client_folder.reading() as installation:
             state = installation.state()
             if state is None:
                 return [("installed", "nothing")]

@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
 
-from nuitkal_mini.client.disk import Disk, Lock, check_owned
+from nuitkal_mini.client.disk import Disk, check_owned
 from nuitkal_mini.client.errors import InstallError
 
 
@@ -131,92 +128,6 @@ def test_removing_a_folder_does_not_follow_links(tmp_path: Path) -> None:
     Disk().remove(str(tmp_path / "d"))
     Disk().remove(str(tmp_path / "d"))  # nothing there is fine
     assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == ["file"]
-
-
-# --- locks ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts another process that takes a lock and keeps it until it is killed."""
-    children: List[subprocess.Popen[bytes]] = []
-    code = "import sys, time; from nuitkal_mini.client.disk import Lock; held = getattr(Lock(sys.argv[1]), sys.argv[2])(0); print(bool(held), flush=True); time.sleep(60)"
-
-    def hold(kind: str) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), kind],
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-        )
-        children.append(child)
-        assert child.stdout is not None and child.stdout.readline().strip() == b"True"
-        return child
-
-    yield hold
-    for child in children:
-        child.kill()
-        child.communicate()
-
-
-@pytest.mark.parametrize(
-    "mine, others, is_free",
-    [
-        ("update", "update", False),
-        ("lock_for_run", "lock_for_run", True),
-        ("swap", "lock_for_run", False),
-        ("lock_for_run", "swap", False),
-        ("swap", "swap", False),
-        ("update", "lock_for_run", True),
-        ("update", "swap", True),
-        ("lock_for_run", "update", True),
-    ],
-)
-def test_who_may_work_beside_whom(
-    tmp_path: Path, holder: Callable[[str], Any], mine: str, others: str, is_free: bool
-) -> None:
-    child = holder(others)
-    held = getattr(Lock(str(tmp_path)), mine)(0)
-    assert (held is not None) == is_free
-    if held is None:  # a lock dies with its holder, and its file stays
-        child.kill()
-        child.wait()
-        held = getattr(Lock(str(tmp_path)), mine)(5)
-    assert held is not None
-    with held:
-        pass
-    assert set(os.listdir(tmp_path)) <= {"lock"}
-
-
-def test_a_lock_is_waited_for_as_long_as_asked(
-    tmp_path: Path, holder: Callable[[str], Any]
-) -> None:
-    holder("update")
-    started = time.monotonic()
-    assert Lock(str(tmp_path)).update(0.3) is None
-    assert 0.3 <= time.monotonic() - started < 5
-
-
-@pytest.mark.skipif(os.name != "posix", reason="the job of a Windows launcher ends with it")
-def test_a_program_keeps_its_lock_when_the_launcher_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import subprocess, sys; from nuitkal_mini.client.disk import Lock; held = Lock(sys.argv[1]).lock_for_run(0)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=held.descriptors, stdout=subprocess.DEVNULL)\n"
-        "print(child.pid, flush=True); child.wait()"
-    )
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )
-    assert launcher.stdout is not None
-    program = int(launcher.stdout.readline())
-    launcher.kill()
-    launcher.communicate()
-    assert Lock(str(tmp_path)).swap(0) is None
-    os.kill(program, signal.SIGKILL)
-    held = Lock(str(tmp_path)).swap(5)
-    assert held is not None
-    held.close()
 
 
 # --- whose folder ---------------------------------------------------------------------------------

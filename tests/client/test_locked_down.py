@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -157,7 +158,9 @@ def test_with_umask_0_nobody_else_may_write_what_runs(site: Site, tmp_path: Path
         for path in (tmp_path / "app").rglob("*")
         if not path.is_symlink() and path.stat().st_mode & 0o022
     ]
-    assert loose == []
+    # in which nothing of the program lies, and where, as in /tmp, nobody may touch others' files
+    assert loose == [tmp_path / "app" / ".update" / "other_runs"]
+    assert stat.S_IMODE(loose[0].stat().st_mode) == 0o1777
 
 
 def test_with_a_home_and_a_temporary_folder_that_may_not_even_be_listed(
@@ -194,7 +197,8 @@ def test_what_the_program_prints_into_a_closed_output_goes_nowhere(
             ).returncode
             == 7
         )
-    assert (tmp_path / "app" / ".update" / "lock").read_bytes() == b""
+    for lock in ("lock", "runs/0"):
+        assert (tmp_path / "app" / ".update" / lock).read_bytes() == b"released"
     assert "into the lock" not in (tmp_path / "log").read_text()
 
 

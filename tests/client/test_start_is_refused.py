@@ -8,7 +8,6 @@ from typing import Iterator
 import pytest
 
 from nuitkal_mini import ClientUpdater, InstallError, LaunchError, UpdaterConfig
-from nuitkal_mini.client import client_folder
 from nuitkal_mini.client.install import Installation
 
 from .conftest import Serve
@@ -36,12 +35,14 @@ def test_a_journal_that_appears_after_the_lock_was_taken(
         updater.run([])
 
 
-def test_another_process_holds_the_swap_lock(updater: ClientUpdater) -> None:
-    installation = updater._client_folder.open_unlocked()
-    held = client_folder._lock(installation).swap(0)
-    assert held is not None
-    with held, pytest.raises(LaunchError, match="is being installed"):
+def test_a_start_that_was_refused_keeps_no_lock(
+    updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, False, True, True])
+    monkeypatch.setattr(Installation, "pending", lambda self: next(answers))
+    with pytest.raises(LaunchError, match="is being installed"):
         updater.run([])
+    assert not updater._client_folder.is_running(updater._client_folder.open_unlocked())
 
 
 def test_a_recovery_that_fails(updater: ClientUpdater, monkeypatch: pytest.MonkeyPatch) -> None:

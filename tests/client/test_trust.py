@@ -24,8 +24,12 @@ from nuitkal_mini import (
     UpdaterError,
     VerificationError,
 )
+<<<<<<< HEAD
 from nuitkal_mini.client.disk import Lock
 from nuitkal_mini.client.policy import platform_name
+=======
+from nuitkal_mini.client.locks import FolderLocks
+>>>>>>> 88306dd (Lock files and no folder, and see programs of other users: a file for each running program)
 from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS
 from nuitkal_mini.client.update import processor
@@ -482,8 +486,7 @@ def test_what_was_staged_unsigned_is_not_installed_once_there_are_keys(
     updater = ClientUpdater(config)
     assert updater.update()
     site.publish("1.0.1", TWO)
-    running = Lock(str(config.client_dir / ".update")).lock_for_run(0)
-    assert running is not None
+    running = FolderLocks(str(config.client_dir / ".update")).lock_run()
     with running:
         assert not updater.update()
     config.public_keys = keys

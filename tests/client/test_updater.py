@@ -24,9 +24,10 @@ from nuitkal_mini import (
     UpdaterError,
     VerificationError,
 )
-from nuitkal_mini.client.disk import Disk, Lock
+from nuitkal_mini.client.disk import Disk
 from nuitkal_mini.client.http_client import HttpClient
 from nuitkal_mini.client.install import SETTLED_SECONDS
+from nuitkal_mini.client.locks import FolderLocks
 from nuitkal_mini.client.tree import Tree as Folder
 from nuitkal_mini.client.trial import Trial
 from nuitkal_mini.progress import readable_size
@@ -101,7 +102,8 @@ def ran(config: UpdaterConfig) -> List[str]:
 
 
 def left_over(config: UpdaterConfig) -> List[str]:
-    return sorted(path.name for path in (config.client_dir / ".update").iterdir())
+    names = {path.name for path in (config.client_dir / ".update").iterdir()}
+    return sorted(names - {"runs", "other_runs"})
 
 
 def test_a_first_install_takes_three_requests_and_starts(
@@ -590,7 +592,7 @@ def test_a_second_updater_waits_and_then_starts_what_is_installed(
     site.publish("1.0.0", ONE)
     updater.update()
     site.publish("1.0.1", TWO)
-    held = Lock(str(config.client_dir / ".update")).update(0)
+    held = FolderLocks(str(config.client_dir / ".update")).lock_update(0)
     assert held is not None
     with held:
         with pytest.raises(InstallError, match="another updater"):
@@ -632,10 +634,10 @@ def test_an_update_waits_staged_while_the_program_runs(
         assert running.stdin is not None
         running.stdin.close()
         running.wait()
-    lock = Lock(str(config.client_dir / ".update"))
-    held = lock.swap(10)
-    assert held is not None
-    held.close()
+    locks = FolderLocks(str(config.client_dir / ".update"))
+    end = time.monotonic() + 10
+    while locks.is_running() and time.monotonic() < end:
+        time.sleep(0.01)
     site.requests()
     if not online:
         config.check_api_url = "http://127.0.0.1:9/check"
@@ -803,8 +805,7 @@ class TestTrial:
     ) -> None:
         site.publish("1.0.1", {**TWO, "main.py": program("bad", "3")})
         updater.update()
-        first = Lock(str(config.client_dir / ".update")).lock_for_run(0)
-        assert first is not None
+        first = FolderLocks(str(config.client_dir / ".update")).lock_run()
         with first:
             assert updater.run([]) == 3 and updater.installed_version == "1.0.1"
         assert updater.run([]) == 0 and updater.installed_version == "1.0.0"
@@ -879,7 +880,7 @@ def test_a_folder_that_cannot_be_written_still_starts(
     def read_only(*args: Any, **kwargs: Any) -> int:
         raise OSError(30, "Read-only file system", args[0])
 
-    monkeypatch.setattr("nuitkal_mini.client.disk.os.open", read_only)
+    monkeypatch.setattr("nuitkal_mini.client.locks.os.open", read_only)
     with pytest.raises(UpdaterError, match="Read-only file system"):
         updater.update()
     assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
