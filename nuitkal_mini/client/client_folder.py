@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from typing import Iterator, Optional, Type
+from typing import ContextManager, Iterator, Optional, Type
 
 from ..paths import UPDATE_FOLDER
 from .config import UpdaterConfig
@@ -94,6 +94,15 @@ class ClientFolder:
                     if installation.pending():
                         raise
             yield installation
+
+    def working_if_allowed(self) -> ContextManager[Installation]:
+        """As `working` where this user may change an installation, else as `reading`."""
+        installation = self.open_unlocked()
+        is_ours = (
+            os.access(installation.at(UPDATE_FOLDER), os.W_OK)
+            and not self._locks(installation.folder).is_foreign()
+        )
+        return self.working() if is_ours else self.reading()
 
     def is_running(self, installation: Installation) -> bool:
         """Whether the program runs, so that its files must not change."""

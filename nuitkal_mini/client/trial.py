@@ -58,6 +58,9 @@ class Trial:
     def end(self, confirmed: bool) -> None:
         """End the trial, or uncount the start that was counted for it."""
         try:
+            state = self._client_folder.open_unlocked().state()
+            if state is None or state.trial_starts is None:
+                return
             with self._client_folder.working() as installation:
                 state = installation.state()
                 if state is not None and state.trial_starts is not None:

@@ -67,10 +67,13 @@ class ClientUpdater:
         """
         from .update import Update
 
-        with self._client_folder.working() as installation:
+        with self._client_folder.working_if_allowed() as installation:
             update = Update(self.config, self._client_folder, installation)
             release = update.ask()
-            update.verify_installed_is_active(release)
+            try:
+                update.verify_installed_is_active(release)
+            except InstallError as error:  # this user may not write
+                logger.debug("%s; the proof is not remembered", error)
             age_days = update.excessive_age_days(release)
             if age_days is not None:
                 raise CheckError(
@@ -196,7 +199,7 @@ class ClientUpdater:
             LaunchError: it cannot be started.
         """
         try:
-            with self._client_folder.working():
+            with self._client_folder.reading():
                 pass
         except InstallError as error:
             logger.warning("%s; that is left to the launcher", error)
@@ -217,6 +220,8 @@ class ClientUpdater:
         Raises:
             RollbackError: there is none; nothing was changed.
         """
+        if self.installed_version is None:
+            raise RollbackError("there is no earlier version to go back to")
         with self._client_folder.working() as installation:
             self._client_folder.refuse_while_running(installation, RollbackError)
             return installation.rollback(new_identifier(), "asked for").version

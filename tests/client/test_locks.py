@@ -396,3 +396,35 @@ def test_whatever_else_lies_in_that_folder_is_no_lock(tmp_path: Path, what: str)
 def test_a_lock_without_descriptors_does_nothing() -> None:
     with HeldLock() as held:
         held.record(1)
+
+
+# --- verbs that only look -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["check", "status", "verify", "rollback", "confirm"])
+def test_a_verb_that_installs_nothing_creates_nothing(
+    tmp_path: Path, serve: Serve, verb: str
+) -> None:
+    site = Site(serve)
+    site.publish("1.0.1", {"main.py": (b"1", "644")})
+    with ClientUpdater(UpdaterConfig(site.url, tmp_path / "typo")) as updater:
+        try:
+            getattr(updater, verb)()
+        except UpdaterError:
+            assert verb in ("verify", "rollback")
+    assert os.listdir(tmp_path) == []
+
+
+@as_root
+def test_who_may_not_write_may_check_verify_and_look(shared: Path, serve: Serve) -> None:
+    site, app = Site(serve), shared / "app"
+    site.publish("1.0.1", {"main.py": (b"1", "644")})
+    ClientUpdater(UpdaterConfig(site.url, app)).update()
+    site.publish("1.0.2", {"main.py": (b"2", "644")})
+    before = sorted(path.relative_to(app) for path in app.rglob("*"))
+    for verb, code in (("check", 10), ("verify", 0), ("status", 0), ("update", 1)):
+        client = [sys.executable, "-m", "nuitkal_mini.client", verb, "--url", site.url]
+        reader = as_nobody(*client, "--dir", str(app), cwd=shared)
+        out, err = reader.communicate()
+        assert reader.returncode == code and "Traceback" not in err, (verb, out, err)
+    assert sorted(path.relative_to(app) for path in app.rglob("*")) == before

@@ -24,12 +24,8 @@ from nuitkal_mini import (
     UpdaterError,
     VerificationError,
 )
-<<<<<<< HEAD
-from nuitkal_mini.client.disk import Lock
-from nuitkal_mini.client.policy import platform_name
-=======
 from nuitkal_mini.client.locks import FolderLocks
->>>>>>> 88306dd (Lock files and no folder, and see programs of other users: a file for each running program)
+from nuitkal_mini.client.policy import platform_name
 from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS
 from nuitkal_mini.client.update import processor
