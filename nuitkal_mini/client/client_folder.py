@@ -93,6 +93,7 @@ class ClientFolder:
                 except InstallError:
                     if installation.pending():
                         raise
+                installation = self.open_unlocked()  # what was read is older than the recovery
             yield installation
 
     def working_if_allowed(self) -> ContextManager[Installation]:

@@ -43,7 +43,7 @@ class Trial:
         try:
             if not installation.pending() and (state is None or state.trial_starts is None):
                 return self._client_folder.lock_run(installation), False
-            with self._client_folder.working():
+            with self._client_folder.working() as installation:
                 is_alone = not self._client_folder.is_running(installation)
                 judges = is_alone and self._count_start(installation)
                 return self._client_folder.lock_run(installation), judges
