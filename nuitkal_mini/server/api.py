@@ -26,7 +26,7 @@ from .messages import ACTIVATED, UPLOADED, language_of, say
 from .multipart import Form, FormFile, content_length, parse_form, read_body
 from .refused import Refused, method_not_allowed, not_found
 from .releases import STABLE, StoredRelease, rfc3339
-from .responses import JSON, NOT_STORED, Answer, Environ, base_url, json_bytes
+from .responses import JSON, NOT_STORED, Answer, Environ, allow_long_body, base_url, json_bytes
 from .rotations import rotations
 from .store import Store, manifest_name, signature_name
 
@@ -249,6 +249,7 @@ class Api:
         if scheme.lower() == "bearer" and secret.strip():
             name = auth.token_name(self._database, secret.strip())
             if name is not None:
+                allow_long_body(request.environ)
                 return f"token {name}"
             key = "tokens of " + address_key(request.environ.get("REMOTE_ADDR", ""))
             self._store.limiter.check(key)

@@ -76,6 +76,16 @@ def base_url(environ: Environ) -> str:
     return f"{environ['wsgi.url_scheme']}://{host.rstrip(':')}{script}"  # RFC 3986: an empty port
 
 
+def allow_long_body(environ: Environ) -> None:
+    """Tell our HTTP server that the sender of this request's body is known.
+
+    The body may then take as long as it needs at a minimum rate; others have ten seconds in all.
+    """
+    allow = environ.get("nuitkal.allow_long_body")
+    if allow:
+        allow()
+
+
 def parse_address(text: str) -> Optional[Address]:
     """The IP address that the text is, if it is one; without its zone (`fe80::1%eth0`)."""
     try:

@@ -21,7 +21,7 @@ from ..fleet import Fleet
 from ..multipart import content_length, parse_form
 from ..refused import Headers, Refused, method_not_allowed, not_found, to_refusal
 from ..releases import STABLE, channels
-from ..responses import Answer, Environ, parse_address
+from ..responses import Answer, Environ, allow_long_body, parse_address
 from ..store import Store
 from . import access, history, overview, release, release_list, script, style, usage
 from . import upload as uploading
@@ -124,6 +124,7 @@ class Site:
             return request.redirect(
                 request.root + "login/?next=" + quote(_target(request), safe=""), status=302
             )
+        allow_long_body(request.environ)
         return self._post(request, parts) if is_post else self._page(request, PAGES, parts)
 
     # --- pages

@@ -9,6 +9,7 @@ import heapq
 import ipaddress
 import time
 from collections import Counter
+from functools import lru_cache, partial
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..responses import parse_address
@@ -51,7 +52,8 @@ class Connections:
 
     def __init__(self, limit: int, trusted: Sequence[Network]) -> None:
         self.limit = limit
-        self._trusted = trusted
+        # Remembered, because a proxy forwards another client with each request.
+        self._key_of = lru_cache(maxsize=1024)(partial(_counted_as, trusted=trusted))
         self._open: Dict[Connection, None] = {}
         self._of_address: Counter[str] = Counter()
 
@@ -80,7 +82,7 @@ class Connections:
 
     def count(self, connection: Connection) -> None:
         """Count the connection among those of its present client, when that is no trusted proxy."""
-        key = _counted_as(connection.client, self._trusted)
+        key = self._key_of(connection.client)
         if key != connection.counted_as:
             self._uncount(connection)
             connection.counted_as = key

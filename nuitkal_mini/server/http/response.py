@@ -161,7 +161,7 @@ class HttpResponse:
         Two writes would wait for each other (Nagle's algorithm, 44 ms).
         """
         head = b"" if self.has_begun else self._make_head()
-        if self._is_bodiless():
+        if content and self._is_bodiless():
             content = b""
         elif self._length is not None and self._content_bytes + len(content) > self._length:
             raise ValueError(f"the app gives more than the {self._length} bytes that it announced")
@@ -174,9 +174,10 @@ class HttpResponse:
             raise AssertionError("start_response was not called")
         if self.status.startswith("204"):
             self._headers = [item for item in self._headers if item[0].lower() != "content-length"]
-        self._length = None if self._is_bodiless() else self._announced()
-        if self._length is None and not self._is_bodiless():
-            self.keep_alive = False  # only the end of the connection ends this content
+        if not self._is_bodiless():
+            self._length = self._announced()
+            if self._length is None:
+                self.keep_alive = False  # only the end of the connection ends this content
         decoder = self._connection.decoder
         if decoder is not None and not decoder.is_complete:
             self.keep_alive = False  # the rest of the body would be read as the next request

@@ -24,6 +24,7 @@ from .response import HttpResponse
 
 MAX_PARSED = 512  # heads whose parsing is remembered: the clients of one program all send the same
 MAX_PARSED_BYTES = 1024  # of such a head
+ACCESS_LINE = "%s %s %s %s %d bytes %.1f ms"
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("nuitkal_mini.server.access")
@@ -162,13 +163,18 @@ def _language(head: bytes) -> str:
 def _log_access(client: str, head: Optional[RequestHead], response: HttpResponse) -> None:
     """One line a request. Of the query only the version is logged: the rest may hold secrets."""
     method, path, query = (head.method, *head.split_target) if head else ("-", "-", "")
-    version = re.search(r"(?:^|&)(version=[^&]*)", query)
-    access_logger.info(
-        "%s %s %s %s %d bytes %.1f ms",
+    version = re.search(r"(?:^|&)(version=[^&]*)", query) if query else None
+    arguments = (
         client,
         method,
         path + ("?" + version.group(1) if version else ""),
         response.status[:3] or "-",
         response.sent_bytes,
         (time.monotonic() - response.began_at) * 1000,
+    )
+    # Not `access_logger.info`: it looks for its caller in the stack, a tenth of a request's time.
+    access_logger.handle(
+        access_logger.makeRecord(
+            access_logger.name, logging.INFO, __file__, 0, ACCESS_LINE, arguments, None
+        )
     )
