@@ -175,6 +175,6 @@ def _log_access(client: str, head: Optional[RequestHead], response: HttpResponse
     # Not `access_logger.info`: it looks for its caller in the stack, a tenth of a request's time.
     access_logger.handle(
         access_logger.makeRecord(
-            access_logger.name, logging.INFO, __file__, 0, ACCESS_LINE, arguments, None
+            access_logger.name, logging.INFO, "", 0, ACCESS_LINE, arguments, None
         )
     )
