@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from contextlib import closing
@@ -30,6 +31,7 @@ from .http.server import HttpServer, listen
 from .http.wsgi import access_logger
 from .releases import rfc3339
 from .store import open_database
+from .workers import Stop, run_workers
 
 GRACE_SECONDS = 10.0  # for running requests after SIGTERM
 SHELL = "command line"  # as whom the log names whoever may write the data folder anyway
@@ -41,6 +43,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     if args.keyfile and not args.certfile:
         parser.error("--keyfile needs --certfile")
+    if args.workers > 1 and not hasattr(os, "fork"):
+        parser.error("--workers above 1 needs fork, which this system does not have")
     try:
         code: Optional[int] = args.run(args)
     except Problem as problem:
@@ -72,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         default=MAX_UPLOAD,
         metavar="BYTES",
         help="default: 4 GiB",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_between(1, 64),
+        default=1,
+        metavar="N",
+        help="processes that serve the same port, one for each core in use (default: 1)",
     )
     parser.add_argument("--certfile", help="serve HTTPS with this certificate chain (PEM)")
     parser.add_argument("--keyfile", help="its private key, when it is not in the same file")
@@ -211,34 +222,21 @@ def _network(text: str) -> str:
 # --- the commands -------------------------------------------------------------------------------
 
 
-def serve(args: argparse.Namespace) -> None:
+def serve(args: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or Ctrl-Break; then finish what is running."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if _is_discarded(sys.stderr):  # a line costs a fifth of a request
         access_logger.setLevel(logging.WARNING)
-    application = Application(
-        args.data,
-        Settings(
-            args.public_url,
-            args.max_upload,
-            tuple(args.public_key),
-            not args.no_admin,
-            args.admin_host,
-        ),
-    )
-    try:
-        server = _listen(application, args)
-        show_first_credentials(application.store.database)
-        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), lambda *_: server.shutdown(GRACE_SECONDS))
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        print(
-            f"Serving on {'https' if args.certfile else 'http'}://{host}:{server.port}/", flush=True
+    with _listen(args) as listener:
+        if args.workers == 1:
+            return _serve(args, listener, _stop_on_signals, show_address=True)
+        with closing(open_database(args.data)) as database:
+            show_first_credentials(database)
+        return run_workers(
+            args.workers,
+            lambda watch: _serve(args, listener, watch),
+            lambda: _show_address(args, listener),
         )
-        server.serve_forever()
-    finally:
-        application.close()
 
 
 def _is_discarded(stream: TextIO) -> bool:
@@ -249,27 +247,90 @@ def _is_discarded(stream: TextIO) -> bool:
         return False
 
 
-def _listen(application: Application, args: argparse.Namespace) -> HttpServer:
+def _serve(
+    args: argparse.Namespace,
+    listener: socket.socket,
+    watch: Callable[[Stop], None],
+    show_address: bool = False,
+) -> int:
+    """Serve in this process; `watch` gets what ends it."""
     try:
-        listener = listen(args.host, args.port)
-        return HttpServer(application, listener, args.certfile, args.keyfile, args.trusted_proxy)
-    except ssl.SSLError as error:
-        raise Problem(
-            "{file} and its key cannot be used for HTTPS: {reason}",
-            file=args.certfile,
-            reason=error.reason,
-        ) from error
+        application = Application(
+            args.data,
+            Settings(
+                args.public_url,
+                args.max_upload,
+                tuple(args.public_key),
+                not args.no_admin,
+                args.admin_host,
+            ),
+        )
+        try:
+            server = _server(application, listener, args)
+            if show_address:
+                show_first_credentials(application.store.database)
+            watch(lambda: server.shutdown(GRACE_SECONDS))
+            if show_address:
+                _show_address(args, listener)
+            server.serve_forever()
+            return 0
+        finally:
+            application.close()
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+
+
+def _stop_on_signals(stop: Stop) -> None:
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stop())
+
+
+def _show_address(args: argparse.Namespace, listener: socket.socket) -> None:
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    scheme = "https" if args.certfile else "http"
+    print(f"Serving on {scheme}://{host}:{listener.getsockname()[1]}/", flush=True)
+
+
+def _listen(args: argparse.Namespace) -> socket.socket:
+    try:
+        return listen(args.host, args.port)
     except (OSError, OverflowError) as error:
-        if args.certfile and isinstance(error, FileNotFoundError):
-            raise Problem(
-                "the certificate {file} or its key is missing", file=args.certfile
-            ) from error
         raise Problem(
             "cannot listen on {host}, port {port}: {reason}; --host and --port choose another "
             "place",
             host=args.host,
             port=args.port,
             reason=getattr(error, "strerror", None) or error,
+        ) from error
+
+
+def _server(
+    application: Application, listener: socket.socket, args: argparse.Namespace
+) -> HttpServer:
+    try:
+        return HttpServer(
+            application,
+            listener,
+            args.certfile,
+            args.keyfile,
+            args.trusted_proxy,
+            is_multiprocess=args.workers > 1,
+        )
+    except ssl.SSLError as error:
+        raise Problem(
+            "{file} and its key cannot be used for HTTPS: {reason}",
+            file=args.certfile,
+            reason=error.reason,
+        ) from error
+    except FileNotFoundError as error:
+        raise Problem("the certificate {file} or its key is missing", file=args.certfile) from error
+    except OSError as error:
+        raise Problem(
+            "the certificate {file} or its key cannot be read: {reason}",
+            file=args.certfile,
+            reason=error.strerror or error,
         ) from error
 
 

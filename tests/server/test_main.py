@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import ssl
@@ -15,12 +16,13 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 import pytest
 
-from nuitkal_mini.server import auth
+from nuitkal_mini.server import auth, workers
 from nuitkal_mini.server.store import open_database
 from tests.support import ROOT, RunningServer, need_tool, start_server
 
@@ -150,6 +152,65 @@ def test_two_servers_over_one_data_folder_agree(data: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(statuses) == [201, 409, 409, 409]
+
+
+def worker_ids(server: RunningServer) -> List[int]:
+    found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return [int(pid) for pid in found.split()]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie that nobody has waited for has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+
+
+@needs_proc
+def test_workers_share_the_port_the_limit_and_the_figures(data: Path) -> None:
+    with start_server(data, "--workers", "3") as server:
+        assert len(worker_ids(server)) == 3
+        upload(server, "1.0", make_zip({"a": b"1"}))
+        for number in range(2, 30):  # whichever worker answers, it knows the last upload
+            upload(server, f"1.{number}", make_zip({"a": b"%d" % number}))
+            assert request(server, "check/?version=1.0")["version"] == f"1.{number}"
+        statuses = []
+        for _ in range(20):
+            try:
+                request(server, "missing/", b"{}", Authorization="Bearer wrong")
+            except urllib.error.HTTPError as error:
+                with error:
+                    statuses.append(error.code)
+        assert statuses == [401] * 10 + [429] * 10
+        assert server.stop() == 0
+    with closing(open_database(data)) as database, database.read() as db:
+        assert db.execute("SELECT sum(count) FROM fleet").fetchone() == (28,)
+
+
+@needs_proc
+def test_a_worker_that_died_is_replaced_and_workers_end_with_their_parent(data: Path) -> None:
+    with start_server(data, "--workers", "2") as server:
+        request(server, "health/")
+        old = worker_ids(server)
+        time.sleep(workers.START_SECONDS)  # or the parent takes it for a wrong command line
+        os.kill(old[0], signal.SIGKILL)
+        wait_until(lambda: len(worker_ids(server)) == 2 and old[0] not in worker_ids(server))
+        assert request(server, "health/") == {"status": "ok"}
+        last = worker_ids(server)
+        server.kill()
+        wait_until(lambda: all(is_gone(pid) for pid in last))
+
+
+@needs_proc
+def test_workers_that_cannot_begin_end_the_command(data: Path) -> None:
+    done = run("--data", data, "--port", 0, "--workers", 2, "--certfile", "missing.pem")
+    assert done.returncode == 1
+    assert "the certificate missing.pem or its key is missing" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_several_servers_can_start_on_a_new_folder_at_once(data: Path) -> None:
