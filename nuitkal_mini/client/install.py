@@ -437,10 +437,15 @@ class Installation(Swap):
         except OSError as error:
             logger.warning("%s; the next start will clean up", disk_error(error))
 
-    def clear_staging(self) -> None:
-        """Forget what was downloaded and not installed."""
-        for folder in (STAGING, DOWNLOAD):
-            self.disk.remove(self.at(folder))
+    def clear_staging(self, kept: str = "") -> None:
+        """Forget what was downloaded and not installed, but for the download of the name `kept`."""
+        self.disk.remove(self.at(STAGING))
+        if not kept:
+            self.disk.remove(self.at(DOWNLOAD))
+            return
+        for name in os.listdir(self.at(DOWNLOAD)):
+            if name != kept:
+                self.disk.remove(self.at(f"{DOWNLOAD}/{name}"))
 
     def _forget(self, path: str) -> None:
         if os.path.lexists(self.at(path)):

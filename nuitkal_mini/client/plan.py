@@ -17,6 +17,7 @@ SPECULATION = 64 * 1024
 GAP = 16 * 1024  # bytes between two ranges that cost less than one more request
 MAX_RANGES = 32
 WHOLE_SHARE = 0.8  # of the tree: from there on ranges save nothing, as contents compress alike
+REQUEST_BYTES = 500  # of a request and the head of its response
 _DIRECTORY_ENTRY = 46  # bytes, and the name; other packers add up to some 40
 _LOCAL_HEADER = 30
 _END_RECORD = 22
@@ -27,6 +28,14 @@ class Range(NamedTuple):
 
     start: int
     end: int
+
+
+def delta_is_fewer(delta_size: int, package_size: int) -> bool:
+    """Whether a delta, which brings the manifest too, takes fewer bytes than manifest and package.
+
+    Ranges may take fewer than the package; a server offers only deltas that are fewer than those.
+    """
+    return delta_size + REQUEST_BYTES < package_size + 2 * REQUEST_BYTES
 
 
 def whole_is_fewer(needed: Iterable[FileEntry], files: Iterable[FileEntry]) -> bool:

@@ -5,7 +5,7 @@ It is trusted for no more than that.
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from ..manifest import ManifestError
 from ..problem import Problem
@@ -14,6 +14,16 @@ from ..strict_json import json_object
 from .errors import CheckError, DownloadError
 
 MAX_CHECK_BYTES = 2**20
+MAX_DELTAS = 100  # a server offers those from its last few releases
+
+
+class DeltaOffer(NamedTuple):
+    """A delta to the offered release: from which version, where, how long, and its SHA-256."""
+
+    base: str
+    url: str
+    size: int
+    sha256: str
 
 
 class Release(NamedTuple):
@@ -29,6 +39,7 @@ class Release(NamedTuple):
     manifest_url: str
     signature: Optional[str]
     changelog: str
+    deltas: Tuple[DeltaOffer, ...] = ()
 
     @property
     def precedence(self) -> Version:
@@ -57,7 +68,13 @@ def parse_release(body: bytes, url: str) -> Release:
             _text(values, "changelog", 2**20),
         )
         if release.manifest_url:
-            release = release._replace(manifest_url=resolve(url, release.manifest_url))
+            release = release._replace(
+                manifest_url=resolve(url, release.manifest_url),
+                deltas=tuple(
+                    offer._replace(url=resolve(url, offer.url))
+                    for offer in _deltas(values.get("deltas"))
+                ),
+            )
     except (Problem, DownloadError) as error:
         raise CheckError(f"{url} did not describe a release: {error}") from error
     if not values.get("download_url") or (not release.file_hash and not release.manifest_url):
@@ -65,6 +82,20 @@ def parse_release(body: bytes, url: str) -> Release:
     if release.signature is not None and not isinstance(release.signature, str):
         raise CheckError(f"{url} did not describe a release: its signature is no text")
     return release
+
+
+def _deltas(items: object) -> Iterator[DeltaOffer]:
+    """The deltas that are described in full; others are left out, for the package does as well."""
+    for item in items[:MAX_DELTAS] if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            try:
+                base, url = _text(item, "from", 64), _text(item, "url", 8192)
+                size, sha256 = _size(item.get("size")), _hash(item, "hash")
+                parse(base)
+            except Problem:
+                continue
+            if url and size and sha256:
+                yield DeltaOffer(base, url, size, sha256)
 
 
 def _text(values: Dict[str, Any], key: str, limit: int) -> str:
@@ -78,10 +109,10 @@ def _text(values: Dict[str, Any], key: str, limit: int) -> str:
     return value
 
 
-def _hash(values: Dict[str, Any]) -> str:
-    text = _text(values, "file_hash", 64).lower()
+def _hash(values: Dict[str, Any], key: str = "file_hash") -> str:
+    text = _text(values, key, 64).lower()
     if text and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
-        raise ManifestError("file_hash is not the 64 hex digits of a SHA-256")
+        raise ManifestError("{key} is not the 64 hex digits of a SHA-256", key=key)
     return text
 
 

@@ -27,6 +27,7 @@ from ..entries import FileEntry
 from ..manifest import Manifest
 from ..problem import Problem
 from ..zip_read import Directory, open_member, read_directory, read_tail
+from .delta_download import DownloadedDelta
 from .errors import InstallError, VerificationError
 from .install import DOWNLOAD, STAGING, Installation
 from .plan import Range, first_tail, ranges_for, whole_is_fewer
@@ -62,6 +63,7 @@ class Staging:
         self._package = package
         self._progress = progress
         self._folder = Path(installation.at(DOWNLOAD))
+        self._delta: Optional[DownloadedDelta] = None
         self._path = self._folder / "package.zip"  # with gaps, while only ranges of it are here
 
     @property
@@ -69,8 +71,12 @@ class Staging:
         """Bytes that travelled for contents."""
         return self._transport.received
 
-    def open(self, text: bytes) -> None:
-        """Make the staging folder that of this manifest; what another one left there goes."""
+    def open(self, text: bytes, delta: Optional[DownloadedDelta] = None) -> None:
+        """Make the staging folder that of this manifest; what another one left there goes.
+
+        A delta that is here already stays, and is what `fill` tries first.
+        """
+        self._delta = delta
         disk, owner = self._installation.disk, self._installation.at(STAGING + "/manifest.json")
         try:
             with open(owner, "rb") as file:
@@ -78,7 +84,7 @@ class Staging:
                     return
         except OSError:
             pass
-        self._installation.clear_staging()
+        self._installation.clear_staging(delta.name if delta else "")
         disk.mkdir(self._installation.at(STAGING))
         disk.write(owner, [text])
 
@@ -133,7 +139,7 @@ class Staging:
                 self._installation.disk.symlink(entry.link, self._installation.at(source))
         files = [(source, entry) for source, entry in absent if entry.link is None]
         self._check_space(entry for _, entry in files)
-        rest = self._reuse(files)
+        rest = self._from_delta(manifest, self._reuse(files))
         try:
             if rest:
                 self._fetch(manifest, rest)
@@ -170,6 +176,28 @@ class Staging:
             else:
                 self._stage(source, entry, chunks_of(self._installation.at(twin)))
         return rest
+
+    def _from_delta(
+        self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]
+    ) -> List[Tuple[str, FileEntry]]:
+        """Stage what the delta makes; returns what is left, for the package."""
+        if self._delta is None or not files:
+            return list(files)
+        from ..delta.format import DeltaError
+
+        left = {entry.path: (source, entry) for source, entry in files}
+        try:
+            for made, chunks in self._delta.files(manifest):
+                if made.path in left:
+                    source, entry = left[made.path]
+                    try:
+                        self._stage(source, entry, chunks)
+                        del left[made.path]
+                    except DeltaError as error:
+                        logger.warning("%s; fetching it from the package", error)
+        except DeltaError as error:
+            logger.warning("%s; fetching what it lacks from the package", error)
+        return list(left.values())
 
     def _fetch(self, manifest: Manifest, files: Sequence[Tuple[str, FileEntry]]) -> None:
         needed = [entry for _, entry in files]

@@ -18,6 +18,7 @@ from ..progress import readable_size
 from ..semver import parse
 from .client_folder import ClientFolder
 from .config import UpdaterConfig
+from .delta_download import download_delta, offered_delta
 from .errors import InstallError, UpdaterError, VerificationError
 from .install import STAGING, Installation
 from .journal import new_identifier
@@ -148,7 +149,7 @@ class Update:
             UpdaterError: nothing was installed.
         """
         staging = self._staging(release)
-        accepted = self._accept(release, staging)
+        accepted = self._accept_delta(release, staging) or self._accept(release, staging)
         identifier = new_identifier()
         is_first = self.state is None
         on_trial = not is_first and self._config.confirm_seconds > 0
@@ -182,11 +183,40 @@ class Update:
         package = Package(release.download_url, release.file_hash, release.file_size)
         return Staging(self._installation, self._source.transport, package, self._progress)
 
+    def _accept_delta(self, release: Release, staging: Staging) -> Optional[Accepted]:
+        """The release's manifest out of the delta to it, verified; None: there is no such delta."""
+        state = self.state
+        offer = offered_delta(release, state.version) if state and state.manifest else None
+        if state is None or offer is None:
+            return None
+        delta = download_delta(
+            self._installation,
+            self._source.transport,
+            offer,
+            state.manifest.encode("utf-8"),
+            self._progress,
+        )
+        if delta is None:
+            return None
+        try:
+            accepted = self._verified(release, delta.manifest)
+        except VerificationError as error:
+            logger.warning("%s; asking for the manifest itself", error)
+            return None
+        staging.open(accepted.text, delta)
+        return accepted
+
     def _accept(self, release: Release, staging: Staging) -> Accepted:
         """The release's manifest, verified."""
+        accepted = self._verified(release, self._manifest_text(release, staging))
+        if release.manifest_url:
+            staging.open(accepted.text)
+        return accepted
+
+    def _verified(self, release: Release, text: bytes) -> Accepted:
         try:
             accepted = accept(
-                self._manifest_text(release, staging),
+                text,
                 release.signature,
                 self.trust,
                 app=self._config.app,
@@ -202,8 +232,6 @@ class Update:
         check_requirements(
             accepted.manifest.terms, sys.version_info[:3], platform_name(sys.platform, processor())
         )
-        if release.manifest_url:
-            staging.open(accepted.text)
         return accepted
 
     def _manifest_text(self, release: Release, staging: Staging) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right, insort
-from heapq import heappop, heappush
 from typing import Dict, Iterator, List, Tuple
 
 from .format import MAX_LEARNED, DeltaError, Matches
@@ -109,6 +108,8 @@ def _pieces(old: Image, new: Image, matches: Matches) -> List[MovedPiece]:
 
 def _longest(pieces: List[MovedPiece]) -> Iterator[Tuple[int, int, int]]:
     """(start, end, shift) of each covered range, by the longest piece, the first of equals."""
+    from heapq import heappop, heappush  # a client without a delta does without it
+
     order = sorted(range(len(pieces)), key=lambda index: pieces[index][0])
     active: List[Tuple[int, int, int, int]] = []  # a heap of (-length, number, end, shift)
     at = _BEFORE_ALL

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from array import array
-from heapq import merge
 from typing import Iterable, Iterator, List, Tuple
 
 from .address_map import AddressMap
@@ -213,7 +212,7 @@ def _rebuild(
         for pointer in carried_pointers(source.relocated.pointers, matches)
         if pointer not in removed
     )
-    pointers = array("I", merge(carried, added))
+    pointers = array("I", sorted([*carried, *added]))
     relocated = _read_relocated(pointers, reader, size)
     if relocated.relocations:
         rebuild_relocations(new, image, relocated.relocations, pointers)
