@@ -94,9 +94,9 @@ def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path)
     assert written[2:] == wanted and len(wanted) > 300  # before them: __all__ and the logger
 
 
-def test_it_is_at_most_200_kb(tmp_path: Path) -> None:
+def test_it_is_at_most_290_kb(tmp_path: Path) -> None:
     assert vendor.main([str(tmp_path / "one.py")]) == 0
-    assert (tmp_path / "one.py").stat().st_size <= 200_000
+    assert (tmp_path / "one.py").stat().st_size <= 290_000
 
 
 def test_what_a_program_calls_keeps_its_docstring(one_file: Path) -> None:
