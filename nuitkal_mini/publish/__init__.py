@@ -1,1 +1,1 @@
-"""The developer's machine: a folder becomes a release on the server (`python -m nuitkal_mini.publish`)."""
+"""The publisher, `python -m nuitkal_mini.publish`: a folder becomes a release on the server."""

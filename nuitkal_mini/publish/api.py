@@ -1,8 +1,9 @@
 """The server's JSON API, as a publisher calls it.
 
-What cannot do harm when it arrives twice is tried again: connection errors, 408, 429 (after its Retry-After)
-and passing 5xx. The token goes out with changes only, and those follow no redirect: it never leaves the
-address that was given. What a server may name (a manifest's URL) is fetched without it, over http(s) only.
+Calls that may arrive twice without harm are tried again: after connection errors, 408, 429 (after
+its Retry-After) and the 5xx that pass. The token goes out with changes only, and those follow no
+redirect: it never leaves the address that was given. A URL that the server names (a manifest's) is
+fetched without the token, and over http or https only.
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Set, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Optional, Set, Union
 from urllib.parse import quote, urljoin, urlsplit
 
 from ..manifest import MAX_BYTES
 from ..semver import Version, parse
-from .tree import PublishError, Tree
+from .tree import FolderTree, PublishError
 
 TIMEOUT_SECONDS = 30.0
-COMPOSE_SECONDS = (
-    900.0  # the server composes and fsyncs the whole package before it answers an upload
-)
+# The server composes and fsyncs the whole package before it answers an upload.
+COMPOSE_SECONDS = 900.0
 PAUSES = (0.5, 2.0, 5.0)  # seconds between the tries
 MAX_PAUSE = 60.0  # of a Retry-After
 _HASHES = 10_000  # asked for in one call: 670 kB, and nginx lets 1 MB pass
@@ -33,17 +33,17 @@ _PAGE = 100
 
 
 class ApiError(PublishError):
-    """The server refused, or (`status` 0) did not answer; a later try may succeed when it is `passing`."""
+    """The server refused, or did not answer (`status` 0); `retryable` says whether to try again."""
 
     def __init__(
         self, sentence: str, status: int = 0, code: str = "", retry_after: float = 0.0
     ) -> None:
         super().__init__(sentence)
         self.status, self.code, self.retry_after = status, code, retry_after
-        self.passing = status in (0, 408, 429, 500, 502, 503, 504)
+        self.retryable = status in (0, 408, 429, 500, 502, 503, 504)
 
 
-class Body(NamedTuple):
+class RequestBody(NamedTuple):
     """What a request sends; chunks can be sent once, bytes again and again."""
 
     content_type: str
@@ -51,16 +51,17 @@ class Body(NamedTuple):
     content: Union[bytes, Iterable[bytes]]
 
 
-class Release(NamedTuple):
-    """What the publisher wants to know of a release on the server."""
+class PublishedRelease(NamedTuple):
+    """A release on the server; `fields` is the API's whole document."""
 
     version: Version
     is_active: bool
     manifest_url: str
     signature: str  # empty when unsigned
+    fields: Dict[str, Any]
 
 
-class Server:
+class ApiClient:
     """The API at `base`, which ends with `/nuitkal_pack/` or names a channel below it."""
 
     def __init__(self, base: str, token: str, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -69,7 +70,7 @@ class Server:
         self._sleep = sleep
         self._opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler, _Redirects)
 
-    def missing(self, tree: Tree) -> Set[str]:
+    def missing(self, tree: FolderTree) -> Set[str]:
         """The SHA-256 of those of the tree's contents that the server does not hold."""
         hashes = sorted({entry.sha256 for entry in tree.contents()})
         missing: Set[str] = set()
@@ -78,36 +79,48 @@ class Server:
             missing.update(map(str, self._field(answer, "missing", list)))
         return missing
 
-    def find(self, version: Version) -> Optional[Release]:
-        """The channel's release of this version, however it is spelt there."""
+    def releases(self) -> Iterator[PublishedRelease]:
+        """The channel's releases, newest upload first."""
         offset, count = 0, 1
         while offset < count:
             page = self._call("GET", f"versions/?limit={_PAGE}&offset={offset}")
             documents = self._field(page, "versions", list)
             count = self._field(page, "count", int) if documents else 0
-            for document in documents:
-                release = self._release(document)
-                if release.version == version:
-                    return release
+            yield from map(self._release, documents)
             offset += _PAGE
-        return None
 
-    def manifest(self, release: Release) -> bytes:
+    def find(self, version: Version) -> Optional[PublishedRelease]:
+        """The channel's release of this version, however it is spelt there."""
+        return next((found for found in self.releases() if found.version == version), None)
+
+    def get(self, version: Version) -> PublishedRelease:
+        """The channel's release of this version; PublishError when there is none."""
+        found = self.find(version)
+        if found is None:
+            raise PublishError(f"{version.text} is not on the server; `list` shows what is")
+        return found
+
+    def delete(self, version: Version) -> None:
+        """Delete a release that is not active."""
+        nothing = RequestBody("application/json", 0, b"")
+        self._once("DELETE", urljoin(self.base, f"versions/{_quoted(version)}/"), nothing)
+
+    def manifest(self, release: PublishedRelease) -> bytes:
         """The release's manifest, byte for byte as it was published."""
         return self._tried("GET", release.manifest_url)
 
-    def upload(self, body: Body) -> Release:
-        """Send an upload's form, once: whoever calls knows whether it pays to send it again."""
+    def upload(self, body: RequestBody) -> PublishedRelease:
+        """Send an upload's form, once: the caller knows whether to send it again."""
         return self._release(_json(self._once("POST", urljoin(self.base, "upload/"), body)))
 
     def activate(self, version: Version) -> str:
-        """Make the release the one that `check/` offers; gives back the version as it was published."""
+        """Make the release the active one; gives back the version as it was published."""
         return str(
             self._field(self._call("POST", f"set_active/{_quoted(version)}/", {}), "version", str)
         )
 
-    def promote(self, version: Version, channel: str, is_active: bool) -> Release:
-        """Take the release over from another channel. Once: a second time would meet the first (409)."""
+    def promote(self, version: Version, channel: str, is_active: bool) -> PublishedRelease:
+        """Take the release over from another channel; once, as a second call would answer 409."""
         body = _json_body({"from": channel, "is_active": is_active})
         return self._release(
             _json(self._once("POST", urljoin(self.base, f"promote/{_quoted(version)}/"), body))
@@ -130,17 +143,17 @@ class Server:
             )
         )
 
-    def _tried(self, method: str, url: str, body: Optional[Body] = None) -> bytes:
+    def _tried(self, method: str, url: str, body: Optional[RequestBody] = None) -> bytes:
         for seconds in PAUSES:
             try:
                 return self._once(method, url, body)
             except ApiError as error:
-                if not error.passing:
+                if not error.retryable:
                     raise
                 self.pause(seconds, error)
         return self._once(method, url, body)
 
-    def _once(self, method: str, url: str, body: Optional[Body]) -> bytes:
+    def _once(self, method: str, url: str, body: Optional[RequestBody]) -> bytes:
         if urlsplit(url).scheme not in ("http", "https"):
             raise PublishError(f"the server names {url!r}, which is neither http nor https")
         headers = {
@@ -167,21 +180,23 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             raise _no_answer(url, error) from error
 
-    def _release(self, document: Any) -> Release:
+    def _release(self, document: Any) -> PublishedRelease:
         url = urljoin(self.base, self._field(document, "manifest_url", str))
         signature = str(document.get("signature") or "")
-        return Release(
+        return PublishedRelease(
             parse(self._field(document, "version", str)),
             self._field(document, "is_active", bool),
             url,
             signature,
+            document,
         )
 
     def _field(self, document: Any, key: str, kind: type) -> Any:
         value = document.get(key) if isinstance(document, dict) else None
         if not isinstance(value, kind):
             raise PublishError(
-                f"{self.base} does not answer like a nuitkal_mini server ({key!r} is missing); {_BASE_HINT}"
+                f"{self.base} does not answer like a nuitkal_mini server ({key!r} is missing); "
+                f"{_BASE_HINT}"
             )
         return value
 
@@ -191,15 +206,14 @@ _BASE_HINT = "is --server the API's base, such as https://host/api/nuitkal_pack/
 
 def _read_all(response: http.client.HTTPResponse, url: str) -> bytes:
     answer = bytearray()
-    for chunk in iter(
-        lambda: response.read(2**16), b""
-    ):  # Python 3.8 would allocate all that one read may bring
+    # In chunks: Python 3.8 allocates at once all that one read may bring.
+    for chunk in iter(lambda: response.read(2**16), b""):
         answer += chunk
         if len(answer) > MAX_BYTES:
             raise PublishError(
                 f"{url} answered with more than 64 MiB; is it a nuitkal_mini server?"
             )
-    if response.length:  # reading by chunks, http.client does not mind
+    if response.length:  # http.client does not notice it when it is read in chunks
         raise http.client.IncompleteRead(bytes(answer), response.length)
     return bytes(answer)
 
@@ -208,9 +222,9 @@ def _quoted(version: Version) -> str:
     return quote(version.text, safe="")
 
 
-def _json_body(document: Dict[str, Any]) -> Body:
+def _json_body(document: Dict[str, Any]) -> RequestBody:
     data = json.dumps(document).encode("utf-8")
-    return Body("application/json", len(data), data)
+    return RequestBody("application/json", len(data), data)
 
 
 def _json(answer: bytes) -> Any:
@@ -230,7 +244,8 @@ def _refusal(response: urllib.error.HTTPError) -> ApiError:
         sentence, code = f"HTTP {status} {response.reason}", ""
     sentence = "".join(char for char in sentence if char.isprintable()).rstrip(".")
     if 300 <= status < 400:
-        sentence = f"it redirects to {response.headers.get('Location')!r}; give the address behind that as --server"
+        place = response.headers.get("Location")
+        sentence = f"it redirects to {place!r}; give the address behind that as --server"
     elif status == 401:
         sentence += "; check --token or NUITKAL_TOKEN"
     elif status in (404, 405) and code in ("", "not_found"):
@@ -271,7 +286,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _EarlyAnswer:
-    """A server may refuse an upload (413, 507) while it is being sent, and hang up: its answer says more than EPIPE."""
+    """Reads the answer of a server that refuses an upload while it is being sent, and hangs up.
+
+    Its status (413, 507) says more than EPIPE.
+    """
 
     sock: Any
 

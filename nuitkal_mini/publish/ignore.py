@@ -1,9 +1,9 @@
 """Which paths stay out of a release: gitignore's pattern language, as gitignore(5) describes it.
 
-The last pattern that matches decides. A pattern with a slash before its end is anchored to the top, one
-without matches a name at any depth; `dir/` matches folders only; `!` takes back. Nobody asks about a path
-below an excluded folder, so nothing there can come back. Differences: upper and lower case differ on every
-system, and `[[:alpha:]]` classes are not known.
+The last pattern that matches decides. A pattern with a slash before its end is anchored to the top,
+one without matches a name at any depth; `dir/` matches folders only; `!` takes back. Nobody asks
+about a path below an excluded folder, so nothing there can come back. Differences: upper and lower
+case differ on every system, and `[[:alpha:]]` classes are not known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import re
 import unicodedata
 from typing import Iterable, List, NamedTuple, Optional, Pattern
 
-# Trailing spaces go unless escaped; a lone backslash at the end stays, and makes the pattern match nothing.
+# Trailing spaces go unless escaped; a lone backslash at the end stays, and makes the pattern match
+# nothing.
 _SIGNIFICANT = re.compile(r"(?:\\.|[^ \\]| +(?=[^ ])|\\$)*", re.DOTALL)
 _TOKEN = re.compile(
     r"(?P<folders>(?:(?<=/)|^)\*\*+/)|(?P<below>(?:(?<=/)|^)\*\*+$)|(?P<stars>\*+)|(?P<one>\?)"
@@ -32,13 +33,16 @@ class Rule(NamedTuple):
 
 
 def parse(lines: Iterable[str]) -> List[Rule]:
-    """The rules in the lines of an ignore file; comments and patterns that can match nothing give none."""
+    """The rules in the lines of an ignore file; comments give none."""
     rules = (_rule(line.rstrip("\r\n")) for line in lines)
     return [rule for rule in rules if rule is not None]
 
 
 def excluded(rules: List[Rule], path: str, is_folder: bool) -> bool:
-    """Whether the rules leave out `path` (relative, `/`-separated, NFC), given that its folder is not left out."""
+    """Whether the rules leave out `path` (relative, `/`-separated, NFC).
+
+    Its folder must not be left out itself.
+    """
     for rule in reversed(rules):
         if (is_folder or not rule.folders_only) and rule.regex.fullmatch(path):
             return rule.excludes

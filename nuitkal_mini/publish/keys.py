@@ -1,8 +1,8 @@
 """Key files on the developer's disk, and where their passwords come from.
 
-A secret key is readable by its owner alone and never overwritten: whoever loses it can never again update the
-programs that trust only it. Passwords are typed without echo or come as one line of standard input, never as an
-argument, which every process of the machine could read.
+A secret key is readable by its owner alone and never overwritten: whoever loses it can never again
+update the programs that trust only it. Passwords are typed without echo or come as one line of
+standard input, never as an argument, which every process of the machine could read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def keygen(path: Path, password: str) -> PublicKey:
 
 
 def refuse_existing(path: Path) -> None:
-    """For before the password is asked, too."""
+    """Refuse a key whose files exist. Also for before the password is asked."""
     for file in (path, public_path(path)):
         if os.path.lexists(file):
             raise KeyFileError(
@@ -89,7 +89,7 @@ def load_secret_key(path: Path, ask_password: Callable[[], str]) -> SecretKey:
 
 
 def trusted_comment(content: bytes, name: str, timestamp: int) -> str:
-    """What the signature says about the file `name`: app and version of a manifest, else what minisign would say."""
+    """The trusted comment for the file `name`: a manifest's app and version, else as minisign."""
     try:
         manifest = loads(content)
     except Problem:
@@ -98,7 +98,10 @@ def trusted_comment(content: bytes, name: str, timestamp: int) -> str:
 
 
 def new_password(from_stdin: bool) -> str:
-    """The password for a new key: a line of standard input, or typed twice; without a terminal there is none."""
+    """The password for a new key: a line of standard input, or typed twice.
+
+    Without a terminal there is none.
+    """
     if from_stdin:
         return _stdin_password()
     if not sys.stdin.isatty():
@@ -123,8 +126,7 @@ def password_for(path: Path, from_stdin: bool) -> str:
 
 def _stdin_password() -> str:
     password = sys.stdin.readline().rstrip("\r\n")
-    if (
-        not password
-    ):  # rather a broken pipe than a wish, and a key without password would look no different
+    # A broken pipe rather than a wish, and a key without password looks no different.
+    if not password:
         raise KeyFileError("--password-stdin: standard input brought no password")
     return password

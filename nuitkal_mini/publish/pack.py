@@ -1,7 +1,7 @@
 """A tree becomes a package: the same tree gives the same bytes, whoever packs it and when.
 
-Files are deflated in parallel threads (zlib releases the interpreter's lock), each into a small ZIP of its
-own, from which the package takes the compressed bytes over in the order of the paths.
+Files are deflated in parallel threads (zlib releases the interpreter's lock), each into a small ZIP
+of its own, from which the package takes the compressed bytes over in the order of the paths.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from ..entries import FileEntry
 from ..progress import Progress
 from ..zip_read import PARTIAL_COMMENT, ArchiveError, Member
 from ..zip_write import PackageWriter
-from .tree import WORKERS, Tree, forget, workers
+from .tree import WORKERS, FolderTree, forget, workers
 
 _IN_MEMORY = 2**18  # larger results wait for their turn on disk
-_AHEAD = (
-    8 * WORKERS
-)  # results that wait while a large file holds up the line: at most 16 MB in memory
+# Results that wait while a large file holds up the line: at most 16 MB in memory.
+_AHEAD = 8 * WORKERS
 Deflated = Tuple[FileEntry, Member, BinaryIO]
 
 
-def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = None) -> None:
-    """Write the tree's package, or with `wanted` one that holds the contents with these SHA-256 only.
+def write_package(tree: FolderTree, out: BinaryIO, wanted: Optional[Container[str]] = None) -> None:
+    """Write the tree's package, or with `wanted` one of the contents with these SHA-256 alone.
 
     Links are always in it: they have no contents that a server could know.
 
@@ -52,8 +51,8 @@ def write_package(tree: Tree, out: BinaryIO, wanted: Optional[Container[str]] = 
     writer.close()
 
 
-def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
-    """Deflate a few files ahead; what is ahead is bounded, so that a large tree needs no large memory."""
+def _deflate_all(tree: FolderTree, entries: List[FileEntry]) -> Iterator[Deflated]:
+    """Deflate a few files ahead: their number is bounded, so that memory is."""
     ahead: Deque[Future[Deflated]] = deque()
     with workers() as pool:
         try:
@@ -66,14 +65,13 @@ def _deflate_all(tree: Tree, entries: List[FileEntry]) -> Iterator[Deflated]:
                 yield ahead[0].result()
                 ahead.popleft()
         finally:
-            for (
-                unwanted
-            ) in ahead:  # an error or Ctrl-C came first; the one that was waited for is among them
+            # After an error or Ctrl-C; the one that was waited for is among them.
+            for unwanted in ahead:
                 unwanted.cancel()
                 unwanted.add_done_callback(_close)
 
 
-def _deflate(tree: Tree, entry: FileEntry) -> Deflated:
+def _deflate(tree: FolderTree, entry: FileEntry) -> Deflated:
     package = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))
     try:
         with (

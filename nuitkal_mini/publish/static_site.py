@@ -29,7 +29,7 @@ from ..manifest import Manifest, dumps, loads
 from ..semver import Version, parse
 from ..strict_json import json_object
 from .pack import write_package
-from .tree import PublishError, Tree
+from .tree import FolderTree, PublishError
 from .upload import Signer
 
 API = "api/nuitkal_pack"
@@ -62,7 +62,7 @@ class ListedRelease(NamedTuple):
 def publish(
     site: Path,
     channel: str,
-    tree: Tree,
+    tree: FolderTree,
     *,
     changelog: str = "",
     is_active: bool = True,
@@ -324,7 +324,7 @@ class _Channel:
 
 
 def _changes_keys(manifest: Manifest) -> bool:
-    return bool(getattr(manifest, "keys", ()))
+    return bool(manifest.terms.keys)
 
 
 def _listed(item: Dict[str, Any]) -> ListedRelease:

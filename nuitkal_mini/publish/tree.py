@@ -1,8 +1,8 @@
 """A folder becomes a manifest: what is in it, what stays out, what each file's SHA-256 is.
 
-Files are read once, in parallel threads (hashlib releases the interpreter's lock). What was hashed is
-remembered in the user's cache folder under size, times and inode, as git's index does: publishing an
-unchanged tree again reads nothing but its folders.
+Files are read once, in parallel threads (hashlib releases the interpreter's lock). What was hashed
+is remembered in the user's cache folder under size, times and inode, as git's index does:
+publishing an unchanged tree again reads nothing but its folders.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ class PublishError(Exception):
     """Publishing cannot go on; the message is one sentence for the developer."""
 
 
-class Source(NamedTuple):
-    """A file or link of the folder: `path` is its name in the release, `file` where it is here, `key` what the cache knows it by."""
+class FolderFile(NamedTuple):
+    """A file or link of the folder.
+
+    `path` is its name in the release, `file` where it is here, `key` what the cache knows it by.
+    """
 
     path: str
     file: str
@@ -50,7 +53,7 @@ class Source(NamedTuple):
     link: Optional[str]
 
 
-class Tree(NamedTuple):
+class FolderTree(NamedTuple):
     """A folder as a release: its manifest, and where each path's bytes are."""
 
     folder: Path
@@ -69,10 +72,12 @@ def read_tree(
     patterns: Sequence[str] = (),
     outputs: FrozenSet[str] = frozenset(),
     terms: Terms = Terms(),
-) -> Tree:
+    main: str = "",
+) -> FolderTree:
     """The folder as a release of `app`.
 
-    `patterns` come after those of the folder's .nuitkalignore; `outputs` are paths in it that this very command writes.
+    `patterns` come after those of the folder's .nuitkalignore; `outputs` are paths in it that this
+    very command writes; `main` is the path of the file that clients start, or empty.
 
     Raises:
         PublishError: nothing is left, a special file, or a file that changes while it is read.
@@ -87,12 +92,14 @@ def read_tree(
         raise PublishError(
             f"{folder} has nothing to publish: it is empty, or everything in it is excluded"
         )
+    if main and not any(source.path == main and source.link is None for source in sources):
+        raise PublishError(f"--main {main} is not a file of {folder}; give its path in that folder")
     check_tree(_entry(source, "") for source in sources)
     digests = _digests(folder, [source for source in sources if source.link is None])
     entries = tuple(_entry(source, digests.get(source.path, "")) for source in sources)
-    return Tree(
+    return FolderTree(
         folder,
-        loads(dumps(release._replace(files=entries))),
+        loads(dumps(release._replace(files=entries, main=main))),
         {source.path: source.file for source in sources},
     )
 
@@ -106,7 +113,7 @@ def _ignore_lines(folder: Path) -> List[str]:
         raise PublishError(f"{folder / IGNORE_FILE} is not UTF-8; save it as UTF-8") from error
 
 
-def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[Source]:
+def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[FolderFile]:
     todo: List[Tuple[str, str]] = [(str(folder), "")]
     while todo:
         place, prefix = todo.pop()
@@ -129,10 +136,11 @@ def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[Source]:
                 )
 
 
-def _source(path: str, file: str, status: os.stat_result, link: Optional[str]) -> Source:
-    # ctime as well: tools that make builds reproducible set mtimes back. (Windows has the time of creation there.)
+def _source(path: str, file: str, status: os.stat_result, link: Optional[str]) -> FolderFile:
+    # ctime as well: tools that make builds reproducible set mtimes back. (Windows has the time of
+    # creation there.)
     key = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino} {path}"
-    return Source(
+    return FolderFile(
         path,
         file,
         status.st_size,
@@ -148,13 +156,13 @@ def _target(file: str) -> str:
     return target.replace("\\", "/") if os.name == "nt" else target
 
 
-def _entry(source: Source, sha256: str) -> FileEntry:
+def _entry(source: FolderFile, sha256: str) -> FileEntry:
     if source.link is not None:
         return link_entry(source.path, source.link)
     return FileEntry(source.path, source.size, sha256, source.mode)
 
 
-def _digests(folder: Path, sources: List[Source]) -> Dict[str, str]:
+def _digests(folder: Path, sources: List[FolderFile]) -> Dict[str, str]:
     """Each path's SHA-256, from the cache where nothing about the file has changed."""
     known = _load_cache(folder)
     unknown = [source for source in sources if source.key not in known]
@@ -182,7 +190,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False)
 
 
-def _hash(source: Source, advance: Callable[[int], None]) -> str:
+def _hash(source: FolderFile, advance: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
     with open(source.file, "rb", buffering=0) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
@@ -196,7 +204,8 @@ def _hash(source: Source, advance: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-# --- the cache: one JSON file per folder, `size mtime ctime inode path` -> SHA-256 --------------------
+# --- the cache: one JSON file per folder, `size mtime ctime inode path` -> SHA-256
+# --------------------
 
 
 def _cache_file(folder: Path) -> Path:

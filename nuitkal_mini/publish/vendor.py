@@ -26,7 +26,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
 LAST, FRONT, WINDOW = "client.__main__", "client.__init__", "client.window"
 LOGGER = "logger"
-HEADER = '''"""The client of nuitkal_mini {version} as one file: keeps a program up to date and starts it.
+HEADER = '''"""The client of nuitkal_mini {version} as one file: keeps a program up to date.
 
     python nuitkal_update.py update --url https://host/api/nuitkal_pack/check/ --dir app
     from nuitkal_update import ClientUpdater, UpdaterConfig
@@ -204,7 +204,7 @@ def _reachable(roots: Sequence[str]) -> Dict[str, ModuleSource]:
 
 
 def _in_order(sources: Dict[str, ModuleSource]) -> List[ModuleSource]:
-    """Each module after those it imports when it is loaded: formats first, the command line last."""
+    """Each module after those that it imports: formats first, the command line last."""
     placed: List[str] = []
 
     def place(name: str, above: Tuple[str, ...]) -> None:

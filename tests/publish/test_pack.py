@@ -17,7 +17,7 @@ import pytest
 from nuitkal_mini import zip_write
 from nuitkal_mini.publish import pack
 from nuitkal_mini.publish.pack import write_package
-from nuitkal_mini.publish.tree import Tree, read_tree
+from nuitkal_mini.publish.tree import FolderTree, read_tree
 from nuitkal_mini.zip_read import PARTIAL_COMMENT, ArchiveError, read_directory
 from nuitkal_mini.zip_read import read_tree as tree_of_package
 from nuitkal_mini.zip_write import PackageWriter
@@ -25,26 +25,26 @@ from nuitkal_mini.zip_write import PackageWriter
 from .conftest import write
 
 
-def package(tree: Tree, wanted: Optional[Container[str]] = None) -> bytes:
+def package(tree: FolderTree, wanted: Optional[Container[str]] = None) -> bytes:
     out = io.BytesIO()
     write_package(tree, out, wanted)
     return out.getvalue()
 
 
 @pytest.fixture
-def tree(program: Path) -> Tree:
+def tree(program: Path) -> FolderTree:
     (program / "run").symlink_to("lib/tool.sh")
     return read_tree(program, "app", "1.0.0")
 
 
-def test_a_package_holds_what_the_manifest_lists(tree: Tree) -> None:
+def test_a_package_holds_what_the_manifest_lists(tree: FolderTree) -> None:
     content = package(tree)
     assert tree_of_package(io.BytesIO(content), "app", "1.0.0") == tree.manifest
     assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None
 
 
 def test_the_same_tree_gives_the_same_bytes_wherever_and_whenever(
-    tree: Tree, tmp_path: Path
+    tree: FolderTree, tmp_path: Path
 ) -> None:
     for path, file in random.sample(sorted(tree.sources.items()), len(tree.sources)):
         copy = tmp_path / "copy" / path
@@ -118,7 +118,7 @@ def test_ctrl_c_while_a_result_is_waited_for_leaves_no_file_open(
     assert opened and all(file.closed for file in opened)
 
 
-def test_a_package_of_some_contents_says_that_it_is_partial(tree: Tree) -> None:
+def test_a_package_of_some_contents_says_that_it_is_partial(tree: FolderTree) -> None:
     wanted = {entry.sha256 for entry in tree.manifest.files if entry.path == "main.py"}
     out = io.BytesIO()
     write_package(tree, out, wanted)
@@ -144,7 +144,7 @@ def test_a_large_file_of_zeros_is_not_taken_for_a_bomb(
 
 
 def test_a_file_that_changes_between_hashing_and_packing_is_noticed_and_forgotten(
-    tree: Tree, program: Path, cache_folder: Path
+    tree: FolderTree, program: Path, cache_folder: Path
 ) -> None:
     write(program, "main.py", b"print('HELLO')\n")
     with pytest.raises(

@@ -159,7 +159,7 @@ def test_a_file_that_was_just_written_is_read_again(
     read: List[str] = []
     real = tree._hash
 
-    def hash_and_note(source: tree.Source, advance: Callable[[int], None]) -> str:
+    def hash_and_note(source: tree.FolderFile, advance: Callable[[int], None]) -> str:
         read.append(source.path)
         return real(source, advance)
 

@@ -13,7 +13,7 @@ import pytest
 from nuitkal_mini.manifest import Terms
 from nuitkal_mini.minisign import parse_release_comment, verify
 from nuitkal_mini.publish import api
-from nuitkal_mini.publish.api import ApiError, Server
+from nuitkal_mini.publish.api import ApiClient, ApiError
 from nuitkal_mini.publish.keys import trusted_comment
 from nuitkal_mini.publish.tree import PublishError, read_tree
 from nuitkal_mini.publish.upload import Signer, resign, upload
@@ -26,13 +26,13 @@ from .conftest import TOKEN, Fault, ScriptedServer, parse_form, refusal, write
 KEY = SecretKey(b"keynumb1", bytes(range(32)))
 
 
-def client(scripted: ScriptedServer, token: str = TOKEN, pauses: Any = None) -> Server:
-    return Server(scripted.base, token, sleep=(pauses if pauses is not None else []).append)
+def client(scripted: ScriptedServer, token: str = TOKEN, pauses: Any = None) -> ApiClient:
+    return ApiClient(scripted.base, token, sleep=(pauses if pauses is not None else []).append)
 
 
 def publish(
     program: Path,
-    server: Server,
+    server: ApiClient,
     version: str = "1.0.0",
     app: str = "app",
     active: str = "yes",
@@ -40,7 +40,7 @@ def publish(
     **options: Any,
 ) -> str:
     fields = {"version": version, "is_active": active, "changelog": "Neu: größer\nund schöner"}
-    return upload(read_tree(program, app, version, terms=terms), server, fields, **options)
+    return upload(read_tree(program, app, version, terms=terms), server, fields, **options).text
 
 
 def signer(timestamp: int, key: SecretKey = KEY) -> Signer:
@@ -172,9 +172,9 @@ def test_a_race_for_the_version_is_won_by_equal_content_only(
     scripted: ScriptedServer, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(program, client(scripted))
-    real = Server.find  # which at first does not see it
+    real = ApiClient.find  # which at first does not see it
     monkeypatch.setattr(
-        Server,
+        ApiClient,
         "find",
         lambda server, version: (
             real(server, version) if len(scripted.paths("upload/")) > 1 else None
@@ -269,7 +269,7 @@ def test_a_server_that_is_away_is_one_sentence(program: Path) -> None:
         with pytest.raises(ApiError, match=f"^no answer from http://127.0.0.1:{port}: .*refused"):
             publish(
                 program,
-                Server(f"http://127.0.0.1:{port}/api/nuitkal_pack/", TOKEN, sleep=pauses.append),
+                ApiClient(f"http://127.0.0.1:{port}/api/nuitkal_pack/", TOKEN, sleep=pauses.append),
             )
     assert len(pauses) == len(api.PAUSES)
 
@@ -349,7 +349,7 @@ def test_only_bytes_that_the_folder_vouches_for_are_signed(
 
 def test_resign_gives_a_release_a_newer_time(scripted: ScriptedServer, program: Path) -> None:
     publish(program, client(scripted), sign=signer(1000))
-    resign(client(scripted), parse("v1.0"), public_key(KEY), signer(2000))
+    resign(client(scripted), parse("v1.0"), [public_key(KEY)], signer(2000))
     verified = verify(
         [public_key(KEY)], scripted.manifests["1.0.0"], scripted.releases["1.0.0"]["signature"]
     )
@@ -389,7 +389,7 @@ def test_resign_signs_nothing_on_the_servers_word_alone(
         resign(
             client(scripted),
             parse("3.0" if attack == "another version" else "1.0.1"),
-            public_key(KEY),
+            [public_key(KEY)],
             signer(2000),
         )
     assert json.dumps(scripted.releases) == before
