@@ -13,13 +13,12 @@ from .config import UpdaterConfig
 from .disk import Disk, check_owned
 from .errors import InstallError, LaunchError, UpdaterError
 from .install import Installation
-from .launch import own_program
+from .launch import own_program, unpack_folder
 from .locks import FolderLocks, HeldLock
+from .log_file import LogFile
 from .swap import disk_error
 
 logger = logging.getLogger(__name__)
-
-LOG_BYTES = 10**6
 
 
 class ClientFolder:
@@ -28,27 +27,41 @@ class ClientFolder:
     def __init__(self, config: UpdaterConfig, disk: Disk) -> None:
         self._config = config
         self._disk = disk
-        self._log_handler: Optional[logging.Handler] = None
+        self._log: Optional[LogFile] = None
 
     def open_unlocked(self) -> Installation:
         """The installation, to be read and not changed: another updater may be at work."""
-        self._open_log()
         config = self._config
-        if "/" in config.version_file or "\\" in config.version_file:
-            raise InstallError(f"version_file must be a plain name, not {config.version_file}")
-        # POSIX: a link may lead to another file system, where `.update/` must then lie as well.
-        # Windows: the real path of a network drive is a UNC path, in which cmd cannot work.
-        absolute = os.path.realpath if os.name == "posix" else os.path.abspath
-        folder = absolute(os.fspath(config.client_dir))
-        return Installation(
-            folder,
-            config.version_file,
-            disk=self._disk,
-            preserve=tuple(config.preserve),
-            launcher=_launcher_in(folder),
-            is_running=self._locks(folder).is_running,
-            trust_owner=config.trust_owner,
-        )
+        try:
+            # POSIX: a link may lead to another file system, where `.update/` must then lie as well.
+            # Windows: the real path of a network drive is a UNC path, in which cmd cannot work.
+            absolute = os.path.realpath if os.name == "posix" else os.path.abspath
+            folder = absolute(os.fspath(config.client_dir))
+            unpacked = unpack_folder()
+            if unpacked and (folder + os.sep).startswith(unpacked + os.sep):
+                raise InstallError(
+                    f"{folder} lies where this launcher was unpacked, and is deleted when it ends; "
+                    "give client_dir as own_folder() / NAME"
+                )
+            self._open_log(folder)
+            name = config.version_file
+            if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+                raise InstallError(f"version_file must be a plain name, not {name!r}")
+            return Installation(
+                folder,
+                name,
+                disk=self._disk,
+                preserve=tuple(config.preserve or ()),
+                launcher=_launcher_in(folder),
+                is_running=self._locks(folder).is_running,
+                trust_owner=config.trust_owner,
+            )
+        except FileNotFoundError as error:
+            raise InstallError(
+                f"the working directory is gone; name client_dir {config.client_dir} in full"
+            ) from error
+        except (OSError, TypeError, ValueError, AttributeError) as error:
+            raise InstallError(f"the configuration names no usable folder: {error}") from error
 
     @contextlib.contextmanager
     def working(self) -> Iterator[Installation]:
@@ -71,7 +84,6 @@ class ClientFolder:
                     "try again when it is done"
                 )
             with held:
-                locks.admit_other_users()
                 installation.recover()
                 yield installation
 
@@ -136,10 +148,9 @@ class ClientFolder:
 
     def close(self) -> None:
         """Close the log file."""
-        if self._log_handler is not None:
-            logging.getLogger("nuitkal_mini.client").removeHandler(self._log_handler)
-            self._log_handler.close()
-            self._log_handler = None
+        if self._log is not None:
+            self._log.detach()
+            self._log = None
 
     def _try_lock_run(self, installation: Installation) -> HeldLock:
         try:
@@ -153,24 +164,18 @@ class ClientFolder:
             os.path.join(folder, UPDATE_FOLDER), trust_owner=self._config.trust_owner
         )
 
-    def _open_log(self) -> None:
-        if self._config.log_file is None or self._log_handler is not None:
+    def _open_log(self, folder: str) -> None:
+        """Log to the configured file, or to the default one once `.update/` is there."""
+        setting = self._config.log_file
+        path = os.path.join(folder, UPDATE_FOLDER, "log.txt")
+        if setting is not None and setting is not True:
+            path = os.fspath(setting) if setting else ""
+        if self._log is not None and self._log.path == path:
             return
-        # not at the top: most apps have no log file, and it loads sockets and queues
-        from logging.handlers import RotatingFileHandler
-
-        try:
-            self._log_handler = RotatingFileHandler(
-                self._config.log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
-            )
-        except OSError as error:
-            logger.warning("no log file: %s", error)
-            self._config.log_file = None
-            return
-        self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log = logging.getLogger("nuitkal_mini.client")
-        log.addHandler(self._log_handler)
-        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
+        self.close()
+        if path:
+            self._log = LogFile(path)
+            self._log.attach()
 
 
 @contextlib.contextmanager
@@ -189,7 +194,10 @@ def _disk_errors(installation: Installation) -> Iterator[None]:
 
 def _launcher_in(folder: str) -> str:
     """The path of the running launcher in the app's tree; empty when it lies elsewhere."""
-    launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
+    try:
+        launcher, root = os.path.realpath(own_program()), os.path.realpath(folder)
+    except OSError:  # the working directory is gone, and the launcher's path is relative to it
+        return ""
     if not launcher.startswith(root + os.sep):
         return ""
     return os.path.relpath(launcher, root).replace(os.sep, "/")

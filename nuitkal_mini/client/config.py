@@ -33,7 +33,7 @@ class UpdaterConfig:
         python: the interpreter for a .py; None finds one.
         ca_file: certificates (PEM) to trust in place of the system's.
         headers: sent to the server of `check_api_url` only.
-        log_file: where to log what the updater does; it rotates at 1 MB.
+        log_file: where to log; None: `.update/log.txt`; False: nowhere. Rotates at 1 MB.
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
         check_seconds: how long a start may wait for the check.
         lock_seconds: how long to wait for another updater on the same folder.
@@ -61,7 +61,7 @@ class UpdaterConfig:
         python: Optional[str] = None,
         ca_file: Optional[str] = None,
         headers: Optional[Mapping[str, str]] = None,
-        log_file: Union[None, str, Path] = None,
+        log_file: Union[None, bool, str, Path] = None,
         confirm_seconds: float = 0.0,
         check_seconds: float = 5.0,
         lock_seconds: float = 10.0,

@@ -26,7 +26,8 @@ from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
-from .locks import OTHER_RUNS, RUNS
+from .locks import RUNS
+from .log_file import LOG_FILES
 from .state import (
     MAX_STATE_BYTES,
     RolledBack,
@@ -48,7 +49,7 @@ _JOURNAL = UPDATE_FOLDER + "/journal.json"
 _NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
-_KEPT = frozenset(["lock", RUNS, OTHER_RUNS, "state.json", "staging", "download", "journal.json"])
+_KEPT = frozenset(["lock", RUNS, *LOG_FILES, "state.json", "staging", "download", "journal.json"])
 # FAT rounds times to that: a file touched so lately may change once more and show the same time
 SETTLED_SECONDS = 2
 # Characters, without the switch for long paths that no locked-down machine has set

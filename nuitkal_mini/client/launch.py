@@ -197,6 +197,16 @@ def own_folder() -> Path:
     return own_program().parent
 
 
+def unpack_folder() -> str:
+    """The folder that a onefile launcher has unpacked, and that goes with it; empty for others."""
+    bundle = os.path.realpath(_bundle())
+    if getattr(globals().get("__compiled__"), "onefile", False):
+        return bundle
+    executable = os.path.realpath(sys.executable or "")
+    is_unpacked = hasattr(sys, "_MEIPASS") and not bundle.startswith(os.path.dirname(executable))
+    return bundle if is_unpacked else ""
+
+
 def load_ahead() -> None:
     """Imports what `start` needs: after a swap, the module's file may be another version."""
     import signal
@@ -271,7 +281,7 @@ class Child:
                 pass_fds=pass_fds if os.name == "posix" else (),
                 creationflags=CREATE_NO_WINDOW if windowless else 0,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             self._give_signals_back()
             raise LaunchError(
                 f"{main} cannot be started: {getattr(error, 'strerror', None) or error}"
@@ -289,6 +299,9 @@ class Child:
             code = self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             return None
+        except BaseException:
+            self._give_signals_back()
+            raise
         self._give_signals_back()
         return exit_code(code)
 
@@ -299,8 +312,8 @@ class Child:
             return  # Python sets handlers only from the main thread
         for name in FORWARDED + FROM_TERMINAL:
             number = getattr(signal, name, None)
-            if number is None or signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup's SIGHUP stays ignored, by both
+            if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
+                continue  # nohup's SIGHUP stays ignored, by both; None: a handler in C stays
             # a function and not SIG_IGN, which the program would inherit
             handler = self._forward if name in FORWARDED else self._forward_unless_typed
             self._handlers[number] = signal.signal(number, handler)

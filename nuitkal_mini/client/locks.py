@@ -2,7 +2,7 @@
 
     .update/lock               the updater at work locks it
     .update/runs/N             a running program of the folder's owner locks one of these
-    .update/other_runs/UID-N   a running program of another user, who may not write to `.update/`
+    /dev/shm/nuitkal-…-UID-N   a running program of another user, who may not write to `.update/`
 
 Only these files are locked, never a folder, and none is ever unlinked. The owner's have mode 0600, so
 that nobody else can lock them. The system drops a lock when its holder dies. On POSIX the program
@@ -24,15 +24,16 @@ import os
 import stat
 import sys
 import time
-from typing import Callable, Optional, Type
+from typing import Callable, Optional, Tuple, Type
 
 logger = logging.getLogger(__name__)
 
-RUNS, OTHER_RUNS = "runs", "other_runs"
+RUNS = "runs"
+SHARED_FOLDERS = ("/dev/shm", "/tmp")  # where every user may add files: the first that is there
 MAX_RUNS = 256
 _RELEASED = "released"  # what a lock file records after its holder gave it up
 _LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
-# Whatever another user put into `other_runs/` and cannot be opened is no lock of a program.
+# A file of another user that cannot be opened is no lock of a program.
 _NO_LOCK_FILE = (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EMLINK)
 
 
@@ -112,16 +113,21 @@ class FolderLocks:
         Raises:
             OSError: this user can lock nothing here.
         """
-        prefix, mode = "", 0o600
-        folder = os.path.join(self._folder, RUNS)
-        if self.is_foreign():  # the owner, who may not be root, must be able to look at the lock
-            prefix, mode = f"{os.geteuid()}-", 0o644
-            folder = os.path.join(self._folder, OTHER_RUNS)
+        folder, prefix, mode = os.path.join(self._folder, RUNS), "", 0o600
+        is_foreign = self.is_foreign()
+        if is_foreign:  # the owner, who may not be root, must be able to look at the lock
+            folder, prefix = self._files_of_others()
+            prefix, mode = f"{prefix}{os.geteuid()}-", 0o644
         elif not os.path.isdir(folder):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
         for number in range(MAX_RUNS):
-            held = _lock_file(os.path.join(folder, f"{prefix}{number}"), mode)
+            try:
+                held = _lock_file(os.path.join(folder, f"{prefix}{number}"), mode)
+            except PermissionError:
+                if not is_foreign:
+                    raise
+                continue  # somebody else has made a file of this name
             if held is not None:
                 held.record(None)
                 return held
@@ -129,10 +135,17 @@ class FolderLocks:
 
     def is_running(self) -> bool:
         """Whether a program of this folder runs, whoever started it."""
-        for name in (RUNS, OTHER_RUNS):
-            folder = os.path.join(self._folder, name)
-            for file in os.listdir(folder) if os.path.isdir(folder) else ():
-                if _is_in_use(os.path.join(folder, file), owned=name == OTHER_RUNS):
+        runs = os.path.join(self._folder, RUNS)
+        for name in os.listdir(runs) if os.path.isdir(runs) else ():
+            if _is_in_use(os.path.join(runs, name)):
+                return True
+        if not os.path.isdir(self._folder) or os.name != "posix":
+            return False
+        shared, prefix = self._files_of_others()
+        for name in os.listdir(shared) if os.access(shared, os.R_OK) else ():
+            if name.startswith(prefix):
+                user = name[len(prefix) :].partition("-")[0]
+                if _is_in_use(os.path.join(shared, name), user):
                     return True
         return False
 
@@ -142,19 +155,11 @@ class FolderLocks:
             return False
         return os.stat(self._folder).st_uid != os.geteuid()
 
-    def admit_other_users(self) -> None:
-        """Make `other_runs/`, in which those may add files who may enter the folder, as in /tmp."""
-        if os.name != "posix":
-            return
-        path = os.path.join(self._folder, OTHER_RUNS)
-        visible = os.stat(self._folder).st_mode & os.stat(os.path.dirname(self._folder)).st_mode
-        mode = 0o1700 | (0o070 if visible & 0o010 else 0) | (0o007 if visible & 0o001 else 0)
-        try:
-            if mode != 0o1700 and not os.path.lexists(path):
-                os.mkdir(path, 0o700)
-                os.chmod(path, mode)
-        except OSError as error:
-            logger.debug("%s; an update does not see programs that other users run", error)
+    def _files_of_others(self) -> Tuple[str, str]:
+        """Where other users lock files, and how their names begin for this folder."""
+        shared = next((path for path in SHARED_FOLDERS if os.path.isdir(path)), SHARED_FOLDERS[-1])
+        found = os.stat(self._folder)  # by its inode: it may have several paths
+        return shared, f"nuitkal-{found.st_dev:x}-{found.st_ino:x}-"
 
 
 def _lock_file(path: str, mode: int) -> Optional[HeldLock]:
@@ -177,8 +182,8 @@ def _lock_file(path: str, mode: int) -> Optional[HeldLock]:
     return None
 
 
-def _is_in_use(path: str, owned: bool) -> bool:
-    """Whether a program that runs holds the lock file; `owned`: its name begins with its owner's id."""
+def _is_in_use(path: str, user: str = "") -> bool:
+    """Whether a program that runs holds the lock file, which must belong to `user` if one is given."""
     flags = os.O_RDONLY if os.name == "posix" else os.O_RDWR
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -191,7 +196,7 @@ def _is_in_use(path: str, owned: bool) -> bool:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             return False
-        if owned and not os.path.basename(path).startswith(f"{found.st_uid}-"):
+        if user and user != str(found.st_uid):
             return False
         is_free = _try_lock(descriptor, shared=True)
         if is_free or os.name != "posix":

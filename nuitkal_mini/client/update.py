@@ -152,14 +152,13 @@ class Update:
         accepted = self._accept_delta(release, staging) or self._accept(release, staging)
         identifier = new_identifier()
         is_first = self.state is None
-        on_trial = not is_first and self._config.confirm_seconds > 0
         state = State(
             version=accepted.manifest.version if self.trust.keys else release.version,
             id=identifier,
             backup="" if is_first else identifier,
             manifest=accepted.text.decode("utf-8"),
             package=release.file_hash,
-            trial_starts=0 if on_trial else None,
+            trial_starts=None if is_first else 0,
             trust=accepted.trust,
         )
         return self._stage_and_swap(staging, accepted.manifest, state)

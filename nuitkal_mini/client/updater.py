@@ -24,7 +24,7 @@ from .errors import (
     VerificationError,
 )
 from .journal import new_identifier
-from .launch import occupy_standard_streams, run, start
+from .launch import occupy_standard_streams, run
 from .release import Release
 from .trial import Trial
 
@@ -37,7 +37,7 @@ class ClientUpdater:
     def __init__(self, config: UpdaterConfig, *, disk: Optional[Disk] = None) -> None:
         self.config = config
         self._client_folder = ClientFolder(config, disk or Disk())
-        self._trial = Trial(self._client_folder)
+        self._trial = Trial(config, self._client_folder)
         self._failure: Optional[UpdaterError] = None  # of the update that this start tried
         occupy_standard_streams()
 
@@ -139,6 +139,10 @@ class ClientUpdater:
         except UpdaterError as error:
             logger.warning("%s; starting what is installed", error)
             self._failure = error
+        except Exception as error:  # a broken configuration, folder or environment: it must start
+            logger.warning("%r; starting what is installed", error)
+            logger.debug("the update failed unexpectedly", exc_info=True)
+            self._failure = UpdaterError(f"the update failed: {error!r}")
         return self._failure
 
     def _try_install_staged(self) -> None:
@@ -160,33 +164,19 @@ class ClientUpdater:
         Raises:
             LaunchError: it cannot be started.
         """
-        arguments = list(sys.argv[1:] if args is None else args)
-        installation = self._client_folder.open_unlocked()
-        held, judges = self._trial.right_to_run(installation)
-        with held:
-            logger.info("starting %s", self.config.main_script)
-            try:
-                child = start(
-                    self.config.main_script,
-                    Path(installation.folder),
-                    arguments,
-                    python=self.config.python,
-                    pass_fds=held.descriptors,
-                )
-            except LaunchError as error:
-                if self._failure is None or installation.state() is not None:
-                    raise
-                raise LaunchError(f"nothing is installed yet: {self._failure}") from error
-            held.record(child.process_id)
-            code = child.wait(self.config.confirm_seconds) if judges else child.wait()
-            if code is None:
-                self._trial.end(confirmed=True)
-                code = child.wait()
-                judges = False
-            assert code is not None
-        if judges and self._trial.crashed(code, child.interrupted):
-            return self.run(arguments)
-        return code
+        try:
+            return self._trial.run(list(sys.argv[1:] if args is None else args))
+        except (UpdaterError, OSError, TypeError, ValueError) as error:
+            sentence = str(error)
+            if self._failure is not None and not self._is_installed():
+                sentence = f"nothing is installed yet: {self._failure}"
+            raise LaunchError(sentence) from error
+
+    def _is_installed(self) -> bool:
+        try:
+            return self.installed_version is not None
+        except (UpdaterError, OSError):
+            return False
 
     def run_launcher(self, args: Optional[Sequence[str]] = None) -> int:
         """Start `main_script`, a launcher that is in its own release; its exit code.

@@ -351,28 +351,19 @@ def test_a_program_that_starts_between_the_two_looks_is_seen_through_the_journal
 
 @as_root
 @pytest.mark.parametrize(
-    "mode, expected", [(0o755, 0o1777), (0o750, 0o1770), (0o700, None), (0o711, 0o1777)]
-)
-def test_those_who_may_enter_the_folder_may_lock_files_beside_it(
-    tmp_path: Path, mode: int, expected: Any
-) -> None:
-    (tmp_path / ".update").mkdir(mode=0o755)
-    tmp_path.chmod(mode)
-    FolderLocks(str(tmp_path / ".update")).admit_other_users()
-    found = tmp_path / ".update" / "other_runs"
-    assert expected == (stat.S_IMODE(found.stat().st_mode) if found.exists() else None)
-
-
-@as_root
-@pytest.mark.parametrize(
     "what", ["fifo", "link", "folder", "another's name", "hard link", "secret"]
 )
-def test_whatever_else_lies_in_that_folder_is_no_lock(tmp_path: Path, what: str) -> None:
+def test_whatever_else_lies_in_that_folder_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     import fcntl
 
-    folder = tmp_path / "other_runs"
+    shared, prefix = FolderLocks(str(tmp_path))._files_of_others()
+    assert stat.S_IMODE(os.stat(shared).st_mode) == 0o1777
+    folder = tmp_path / "shared"
     folder.mkdir()
-    path = folder / f"{NOBODY}-0"
+    monkeypatch.setattr(locks, "SHARED_FOLDERS", (str(folder),))
+    path = folder / f"{prefix}{NOBODY}-0"
     if what == "fifo":
         os.mkfifo(path)
     elif what == "link":
@@ -380,7 +371,7 @@ def test_whatever_else_lies_in_that_folder_is_no_lock(tmp_path: Path, what: str)
     elif what == "folder":
         path.mkdir()
     else:
-        path = folder / ("0-0" if what == "another's name" else path.name)
+        path = folder / (f"{prefix}0-0" if what == "another's name" else path.name)
         path.touch()
         if what == "hard link":
             os.link(path, tmp_path / "other")

@@ -195,7 +195,7 @@ def killed_updates(site: Site, folder: Path, start: Tree, points: Iterator[int])
         tally["kills"] += 1
         ClientUpdater(config).update()
         assert app() == {**MINE, **NEW}
-        left = set(os.listdir(folder / ".update")) - {"runs", "other_runs"}
+        left = set(os.listdir(folder / ".update")) - {"runs", "log.txt"}
         assert left == {"lock", "state.json"}
         if not os.WIFSIGNALED(killed):
             return

@@ -236,7 +236,7 @@ def judge(story: Story, point: Point) -> str:
     left: Set[str] = (
         set(os.listdir(story.folder / ".update")) if (story.folder / ".update").exists() else set()
     )
-    assert left <= {"lock", "runs", "other_runs", "state.json", "staging", "download"}, (
+    assert left <= {"lock", "runs", "log.txt", "state.json", "staging", "download"}, (
         point,
         left,
     )
