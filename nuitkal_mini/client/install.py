@@ -423,6 +423,8 @@ class Installation(Swap):
         """Remove what nothing refers to, and mend the version file and its copy."""
         installed, copy = read_state(self.at(self._version_file)), read_state(self.at(_COPY))
         state = installed or copy
+        # Leftovers are not waited for: on Windows the launcher's old file is held while it runs.
+        self.disk.patience = 0.0
         try:
             for name in os.listdir(self.at(UPDATE_FOLDER)):
                 if name not in _KEPT:

@@ -150,8 +150,14 @@ class Staging:
 
     def _check_space(self, entries: Iterable[FileEntry]) -> None:
         need = 2 * sum(entry.size for entry in entries) + SPACE_RESERVE  # downloaded and unpacked
-        free = shutil.disk_usage(self._installation.folder).free
-        if free < need:
+        try:
+            free = shutil.disk_usage(self._installation.folder).free
+        except OSError as error:
+            logger.debug("%s; the free space is not known", error)
+            return
+        if (
+            0 < free < need
+        ):  # 0: a mount that does not say; one that is full fails at the first write
             raise InstallError(
                 f"{self._installation.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
                 "make room and start again"

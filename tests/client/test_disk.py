@@ -9,8 +9,13 @@ from typing import Any, Callable, List
 
 import pytest
 
+from nuitkal_mini.client import ClientUpdater, UpdaterConfig
 from nuitkal_mini.client.disk import Disk, check_owned
 from nuitkal_mini.client.errors import InstallError
+from nuitkal_mini.client.install import Installation
+
+from .conftest import Serve
+from .site import Site
 
 
 class Busy(Disk):
@@ -150,3 +155,102 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, -1)
     with pytest.raises(InstallError, match="belongs to another user"):
         check_owned(str(tmp_path))
+
+
+# --- file systems that lack something -------------------------------------------------------------
+
+LACKING = [
+    *[("chmod", number) for number in ("EPERM", "EACCES", "ENOTSUP", "EOPNOTSUPP", "ENOSYS")],
+    *[("fsync", number) for number in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF")],
+    *[("fsync of folders", number) for number in ("EISDIR", "EACCES", "EPERM", "ENOTTY")],
+    *[("flock", number) for number in ("ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL", "EIO")],
+    *[("link", number) for number in ("EPERM", "ENOTSUP", "EXDEV", "EMLINK")],
+    *[("fchmod", number) for number in ("EPERM", "ENOTSUP")],
+    *[("statvfs", number) for number in ("ENOSYS", "EACCES")],
+]
+NEEDED = [
+    *[("fsync", number) for number in ("EIO", "ENOSPC", "EDQUOT", "EROFS")],
+    *[("chmod", number) for number in ("EIO", "EROFS")],
+    *[("replace", number) for number in ("EIO", "EPERM", "EXDEV", "EROFS", "ENOSPC")],
+    *[("mkdir", number) for number in ("EROFS", "ENOSPC", "EDQUOT", "EACCES")],
+]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, operation: str, number: str) -> None:
+    """From now on the operation fails, for every file (or every folder) of this process."""
+    code = getattr(errno, number)
+    if operation == "flock":
+        fcntl = pytest.importorskip("fcntl")
+        target, name = fcntl, "flock"
+    else:
+        target, name = os, operation.split()[0]
+    real = getattr(target, name)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        if operation == "fsync of folders" and not stat.S_ISDIR(os.fstat(args[0]).st_mode):
+            return real(*args, **options)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(target, name, fail)
+
+
+@pytest.fixture
+def site(serve: Serve) -> Site:
+    site = Site(serve)
+    site.publish("1.0.1", {"main.sh": (b"exit 1\n", "755"), "a/b": (b"1", "644")})
+    return site
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows reports errors of its own")
+@pytest.mark.parametrize("operation, number", LACKING)
+def test_what_a_file_system_lacks_and_nobody_needs_is_left_out(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, number: str
+) -> None:
+    failing(monkeypatch, operation, number)
+    with ClientUpdater(UpdaterConfig(site.url, tmp_path / "app", main_script="main.sh")) as updater:
+        assert updater.update_and_run([]) == 1
+        site.publish("1.0.2", {"main.sh": (b"exit 2\n", "755"), "a/c": (b"1", "644")})
+        assert updater.update_and_run([]) == 2 and updater.installed_version == "1.0.2"
+        assert updater.verify() == [] and updater.rollback() == "1.0.1"
+        assert updater.run([]) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows reports errors of its own")
+@pytest.mark.parametrize("operation, number", NEEDED)
+def test_what_is_needed_fails_with_a_sentence_and_the_program_starts(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, number: str
+) -> None:
+    with ClientUpdater(UpdaterConfig(site.url, tmp_path / "app", main_script="main.sh")) as updater:
+        assert updater.update_and_run([]) == 1
+        site.publish("1.0.2", {"main.sh": (b"exit 2\n", "755"), "new/c": (b"1", "644")})
+        with monkeypatch.context() as broken:
+            failing(broken, operation, number)
+            with pytest.raises(InstallError, match=os.strerror(getattr(errno, number))):
+                updater.update()
+            assert not (tmp_path / "app" / ".update" / "journal.json").exists()
+            assert updater.run([]) == 1
+        assert updater.update_and_run([]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is another file system on Linux")
+def test_a_client_folder_that_is_a_link_to_another_file_system(site: Site, tmp_path: Path) -> None:
+    import shutil
+    import tempfile
+
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        (tmp_path / "app").symlink_to(elsewhere)
+        config = UpdaterConfig(site.url, tmp_path / "app", main_script="main.sh")
+        with ClientUpdater(config) as updater:
+            assert updater.update_and_run([]) == 1
+            site.publish("1.0.2", {"main.sh": (b"exit 2\n", "755"), "a/c": (b"1", "644")})
+            assert updater.update_and_run([]) == 2 and (elsewhere / "a" / "c").exists()
+    finally:
+        shutil.rmtree(elsewhere)
+
+
+def test_leftovers_that_somebody_holds_are_not_waited_for(tmp_path: Path) -> None:
+    disk = Busy(1e9)
+    (tmp_path / ".update" / "left").mkdir(parents=True)
+    Installation(str(tmp_path), "local_version.json", disk=disk).recover()
+    assert disk.pauses == [] and (tmp_path / ".update" / "left").exists()
