@@ -7,6 +7,9 @@ the one of this package.
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Callable, Iterable, Sequence, Union
 
@@ -32,7 +35,18 @@ def create_app(
     from .application import Application
 
     keys = tuple(map(parse_public_key, public_keys))
+    _exit_on_sigterm()
     return Application(
         Path(data_dir),
         Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys, admin),
     )
+
+
+def _exit_on_sigterm() -> None:
+    """Let SIGTERM end the process by SystemExit where nobody handles it, as in waitress.
+
+    By default the system ends it at once, and figures that are not written yet would be lost.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -304,6 +304,11 @@ def read_upload(form: Form, channel: str) -> releases.Upload:
         raise Refused(
             "missing_field", "the field {name!r} is missing", name="manifest" if package else "file"
         )
+    main = form.fields.get("main", "").strip()
+    if main and manifest:
+        raise Refused(
+            "bad_field", "the manifest names the main program; leave {name!r} empty", name="main"
+        )
     return releases.Upload(
         channel,
         version,
@@ -313,6 +318,7 @@ def read_upload(form: Form, channel: str) -> releases.Upload:
         signature_text(signature),
         form.fields.get("changelog", ""),
         is_active,
+        main,
     )
 
 

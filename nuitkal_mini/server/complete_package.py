@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..entries import FileEntry
-from ..manifest import Manifest, dumps
+from ..manifest import Manifest, dumps, loads
 from ..minisign import parse_release_comment, parse_signature, verify
 from ..paths import UnsafePath
 from ..semver import BadVersion, parse
@@ -103,7 +103,9 @@ def check_signature(
         )
 
 
-def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> CompletePackage:
+def accept_whole_zip(
+    path: Path, file_hash: str, app: str, version: str, main: str
+) -> CompletePackage:
     """The complete package of a ZIP without a manifest, which is made here."""
     with open(path, "rb") as package:
         directory = read_directory(package)
@@ -113,8 +115,11 @@ def accept_whole_zip(path: Path, file_hash: str, app: str, version: str) -> Comp
             )
         if not directory.members:
             raise ArchiveError("the ZIP file holds no files")
-        manifest = read_tree(package, app, version)
-    return complete_package(manifest, dumps(manifest), path, file_hash)
+        manifest = read_tree(package, app, version)._replace(main=main)
+    manifest_bytes = dumps(manifest)
+    return complete_package(
+        loads(manifest_bytes) if main else manifest, manifest_bytes, path, file_hash
+    )
 
 
 def accept_with_manifest(

@@ -1,4 +1,4 @@
-"""How often each installed version asks for updates: counted in memory, written once a minute.
+"""How often each installed version asks for updates: counted in memory, written every ten seconds.
 
 A check never waits for the disk: `count` adds to a dict and the first count after a flush sets a
 timer. The table holds (channel, day, version, count), nothing about who asked. Several servers over
@@ -20,7 +20,7 @@ from .database import Database
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 60.0
+FLUSH_SECONDS = 10.0  # what a killed process loses
 MAX_COUNTED = 2_000  # different (channel, day, version) in memory
 MAX_UNKNOWN_VERSIONS = (
     100  # versions a day and channel that this server never had; an own build or two is usual

@@ -103,6 +103,9 @@ TEXTS = {
     "the field {name!r} is not UTF-8": "字段 {name!r} 不是 UTF-8",
     "{name!r} must be a number of at most nine digits": "{name!r} 必须是不超过九位的数字",
     "{name!r} must be sent as a file": "{name!r} 必须作为文件发送",
+    "the manifest names the main program; leave {name!r} empty": (
+        "主程序由清单指定；请将 {name!r} 留空"
+    ),
     "{name!r} must be text": "{name!r} 必须是文本",
     "{name!r} must be true, 1, yes, on or false, 0, no, off": (
         "{name!r} 必须是 true、1、yes、on 或 false、0、no、off"

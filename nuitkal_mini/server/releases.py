@@ -71,6 +71,7 @@ class Upload(NamedTuple):
     signature: Optional[str]
     changelog: str
     is_active: bool
+    main: str  # the path of the main program; with a manifest, which names it, empty
 
 
 class ReleaseEdit(NamedTuple):
@@ -109,7 +110,7 @@ def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredReleas
     version = earlier.version if earlier else upload.version.text
     if upload.manifest is None:
         check_signature(store, None, b"", app, version)
-        complete = accept_whole_zip(upload.package, upload.package_hash, app, version)
+        complete = accept_whole_zip(upload.package, upload.package_hash, app, version, upload.main)
     else:
         manifest = loads(upload.manifest)
         if parse(manifest.version) != upload.version:

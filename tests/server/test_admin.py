@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import itertools
+import json
 import re
 import sqlite3
 import string
@@ -233,7 +234,7 @@ def make_many(app: Application, call: Caller, count: int) -> None:
                 (number + 1, version, version, signature, number, version),
             )
             db.executemany(
-                "INSERT INTO contents VALUES (randomblob(32), ?, ?, 0)",
+                "INSERT INTO contents VALUES (randomblob(32), ?, ?, 0, NULL)",
                 [(number + 1, f"lib/{name}.so") for name in range(100)],
             )
             db.execute(
@@ -898,3 +899,57 @@ def test_no_point_of_the_chart_lies_outside_it(values: List[List[int]]) -> None:
 def test_the_axis_ends_just_above_the_highest_value(highest: int) -> None:
     top = chart.nice_top(highest)
     assert top >= highest and top % chart.TICKS == 0 and (top <= 2 * highest or top == chart.TICKS)
+
+
+# --- the main program
+
+
+def upload_by_hand(visitor: Visitor, version: str, files: Dict[str, bytes], main: str = "") -> Any:
+    return visitor.post(
+        "upload/",
+        version=version,
+        main=main,
+        is_active="on",
+        file=make_zip(files),
+    )
+
+
+def test_an_upload_names_its_main_program(call: Caller, visitor: Visitor) -> None:
+    tree = {"main/main.bin": b"1", "a": b"a"}
+    assert upload_by_hand(visitor, "1.0", tree, "main/main.bin").status == 303
+    manifest = json.loads(call.media(call.get("check/").json["manifest_url"]))
+    assert manifest["main"] == "main/main.bin"
+    refused = upload_by_hand(visitor, "1.1", tree, "main.bin")
+    assert refused.status == 400 and 'value="main.bin"' in refused.text
+    assert call.get("versions/1.1/").code == "no_such_version"
+
+
+def test_a_release_that_lost_its_main_program_is_not_made_active_by_the_upload(
+    call: Caller, visitor: Visitor
+) -> None:
+    upload_by_hand(visitor, "1.0", {"main.bin": b"1"}, "main.bin")
+    assert upload_by_hand(visitor, "1.1", {"x/main.bin": b"2"}).status == 303
+    assert call.get("check/").json["version"] == "1.0"
+    page = visitor.get("versions/1.1/").text
+    assert "it lost its main program" in page and "has the main program main.bin" in page
+    visitor.post("versions/1.1/", action="activate")
+    assert call.get("check/").json["version"] == "1.1"
+
+
+def test_a_release_that_moved_or_kept_its_main_program_is_made_active(
+    call: Caller, visitor: Visitor
+) -> None:
+    upload_by_hand(visitor, "1.0", {"main.bin": b"1"}, "main.bin")
+    upload_by_hand(visitor, "1.1", {"x/main.bin": b"2"}, "x/main.bin")
+    assert call.get("check/").json["version"] == "1.1"
+    upload_by_hand(visitor, "1.2", {"x/main.bin": b"3"})
+    assert call.get("check/").json["version"] == "1.2"
+    assert 'class="warning"' not in visitor.get("versions/1.2/").text
+
+
+def test_a_page_of_a_release_whose_files_are_gone_says_so(call: Caller, visitor: Visitor) -> None:
+    call.upload("1.0", {"a": b"a"})
+    for path in call.app.store.media.rglob("update_1.0.json"):
+        path.unlink()
+    reply = visitor.get("versions/1.0/")
+    assert reply.status == 200 and "are gone or damaged on the server" in reply.text

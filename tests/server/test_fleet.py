@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
 
-from nuitkal_mini.server import fleet
+from nuitkal_mini.server import create_app, fleet
 from nuitkal_mini.server.database import Database
 from nuitkal_mini.server.fleet import Fleet
+from nuitkal_mini.server.store import open_database
+from tests.support import ROOT
 
 from .caller import Caller
 
@@ -123,3 +129,38 @@ def test_a_database_that_fails_loses_counts_and_nothing_else(
     counter.close()
     database.close()
     assert "are lost" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once")
+def test_sigterm_writes_the_counts_where_the_wsgi_server_does_not_handle_it(data: Path) -> None:
+    """As in waitress: the main thread waits, others serve."""
+    script = f"""
+import threading, time
+from nuitkal_mini.server import create_app
+app = create_app({str(data)!r})
+def serve():
+    app._fleet.count("stable", "1.0")
+    print("counted", flush=True)
+threading.Thread(target=serve).start()
+while True:
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"counted\n"
+        process.terminate()
+        assert process.wait(30) == 0
+    with closing(open_database(data)) as database, database.read() as db:
+        assert db.execute("SELECT sum(count) FROM fleet").fetchone() == (1,)
+
+
+def test_a_handler_of_sigterm_that_is_there_already_stays(data: Path) -> None:
+    def handler(*_: object) -> None:
+        """Of the WSGI server."""
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        create_app(data).close()  # type: ignore[attr-defined]
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -35,6 +35,7 @@ PAGES = (
 )
 NOTICES = {  # what the page after a successful POST says
     "uploaded": "Version {version} was uploaded.",
+    "held_back": ("Version {version} was uploaded, and is not active: it lost its main program."),
     "activated": "Version {version} is active now.",
     "back": (
         "Version {version} is active now. It is older than the one before: clients go back "

@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import quote
 
 from ...entries import FileEntry
-from ...manifest import loads
+from ...manifest import Manifest, loads
 from ...minisign import SignatureError, parse_release_comment
 from ...tree_diff import Diff, diff
 from .. import fleet, releases
@@ -49,6 +49,8 @@ WARNING = (
     '<p class="warning">[[This version is older than the active {active}. When it is '
     "activated, clients go back to it; clients with public keys stay where they are.]]</p>"
 )
+LOST_MAIN = """<p class="warning">[[The release before, {before}, has the main program {main}; this
+one has neither it nor another one. Clients will refuse it and stay with what they have.]]</p>"""
 ITEM = '<tr{kind}><td>{name}<td class="n">{files}<td class="n">{size}<td>{change}\n'
 ASK = """<form class="panel" method="post">{csrf}<p>[[Version {version} ({size}, {files} files) of
 the channel {channel} and its download addresses will be gone. The version can only
@@ -97,14 +99,26 @@ def show(request: PageRequest) -> Answer:
             buttons=buttons(request, release, active),
             facts=_facts(request, release, seen),
             downloads=_downloads(request, release),
-            warning=request.html(WARNING, active=active.version)
-            if active and is_older(release, active)
-            else "",
+            warning=_warnings(request, release, before, active),
             changelog=request.field("changelog") if request.action == "save" else release.changelog,
             to=request.field("to"),
             channels=request.options(name for name in request.channels if name != request.channel),
             **_shown_files(request, release, before),
         ),
+    )
+
+
+def _warnings(
+    request: PageRequest,
+    release: StoredRelease,
+    before: Optional[StoredRelease],
+    active: Optional[StoredRelease],
+) -> Html:
+    older = active and is_older(release, active)
+    main = lost_main(request, release, before)
+    return Html(
+        (request.html(WARNING, active=active.version) if active and older else "")
+        + (request.html(LOST_MAIN, main=main, before=before.version) if before and main else "")
     )
 
 
@@ -219,8 +233,8 @@ def _shown_files(
 def _files(
     request: PageRequest, release: StoredRelease, before: Optional[StoredRelease]
 ) -> Dict[str, object]:
-    files = _files_of(request, release)
-    older = _files_of(request, before) if before else files
+    files = _manifest_of(request, release).files
+    older = _manifest_of(request, before).files if before else files
     changes = diff(older, files)
     folder = request.query.get("folder", "").strip("/")
     items = listing(files, changes, folder)
@@ -319,14 +333,25 @@ def _path(request: PageRequest, release: StoredRelease, folder: str) -> Html:
     )
 
 
-def _files_of(request: PageRequest, release: StoredRelease) -> Tuple[FileEntry, ...]:
+def lost_main(request: PageRequest, release: StoredRelease, before: Optional[StoredRelease]) -> str:
+    """The main program of the release before, if this release has neither it nor another one."""
     try:
-        return _read_files(request.store.media / manifest_name(release.package))
+        main = _manifest_of(request, before).main if before else ""
+        manifest = _manifest_of(request, release)
+    except Refused:  # its files are gone, which the page says elsewhere
+        return ""
+    has_one = manifest.main or any(entry.path == main for entry in manifest.files)
+    return "" if has_one else main
+
+
+def _manifest_of(request: PageRequest, release: StoredRelease) -> Manifest:
+    try:
+        return _read_manifest(request.store.media / manifest_name(release.package))
     except FileNotFoundError as error:
         raise releases.files_gone(release) from error
 
 
 # Two a page; one of 5,000 files takes 60 ms to check, and no manifest's file ever changes.
 @lru_cache(maxsize=4)
-def _read_files(manifest: Path) -> Tuple[FileEntry, ...]:
-    return loads(manifest.read_bytes()).files
+def _read_manifest(path: Path) -> Manifest:
+    return loads(path.read_bytes())

@@ -24,6 +24,9 @@ CHINESE_TEXTS = {
     "The user or the password is wrong.": "用户名或密码错误。",
     # what has happened
     "Version {version} was uploaded.": "版本 {version} 已上传。",
+    "Version {version} was uploaded, and is not active: it lost its main program.": (
+        "版本 {version} 已上传，但未激活：它缺少主程序。"
+    ),
     "Version {version} is active now.": "版本 {version} 现已激活。",
     "Version {version} is active now. It is older than the one before: clients go back to it, "
     "those with public keys stay where they are.": (
@@ -92,6 +95,11 @@ CHINESE_TEXTS = {
         "通道 {channel} 的版本 {version}（{size}，{files} "
         "个文件）及其下载地址将被删除。该版本以后只能以相同的文件重新发布。"
     ),
+    "The release before, {before}, has the main program {main}; this one has neither it nor another "
+    "one. Clients will refuse it and stay with what they have.": (
+        "之前的版本 {before} 有主程序 {main}；此版本既没有它，也没有其他主程序。"
+        "客户端会拒绝此版本并保持现有版本。"
+    ),
     "Delete version {version}": "删除版本 {version}",
     "Keep it": "保留",
     "Back": "返回",
@@ -110,6 +118,7 @@ CHINESE_TEXTS = {
     # upload
     "Package (ZIP): choose a file or drop it here": "更新包（ZIP）：选择文件或拖放到此处",
     "Make it the active version: clients will install it": "设为激活版本：客户端将会安装它",
+    "Main program, such as main/main.bin (optional)": "主程序，例如 main/main.bin（可选）",
     "Manifest and signature (optional)": "清单和签名（可选）",
     "Manifest (.json): then the ZIP may leave out what the server has": (
         "清单（.json）：有清单时，ZIP 可以省略服务器已有的文件"

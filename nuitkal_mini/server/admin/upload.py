@@ -7,6 +7,7 @@ from ..api import parse_channel, read_upload
 from ..responses import Answer
 from .markup import Html
 from .page import PageRequest
+from .release import lost_main
 
 FORM = """<form id="upload" class="panel" method="post" enctype="multipart/form-data"
 data-broken="[[The connection broke; nothing was uploaded.]]">{csrf}
@@ -21,6 +22,8 @@ required pattern="[a-z0-9][a-z0-9._\\-]{{0,63}}" value="{channel}"><datalist
 id="channels">{channels}</datalist></p>
 <p><input id="is_active" name="is_active" type="checkbox" value="on"{checked}> <label
 for="is_active">[[Make it the active version: clients will install it]]</label></p>
+<p><label for="program">[[Main program, such as main/main.bin (optional)]]</label><input id="program"
+name="main" maxlength="500" autocomplete="off" autocapitalize="none" value="{main}"></p>
 <details{open}><summary>[[Manifest and signature (optional)]]</summary>
 <p><label for="manifest">[[Manifest (.json): then the ZIP may leave out what the server
 has]]</label><input id="manifest" name="manifest" type="file" accept=".json,application/json"></p>
@@ -39,6 +42,7 @@ def show(request: PageRequest) -> Answer:
             FORM,
             csrf=request.csrf(),
             version=request.field("version"),
+            main=request.field("main"),
             changelog=request.field("changelog"),
             channel=request.field("channel") or request.channel,
             channels=request.options(request.channels),
@@ -53,11 +57,22 @@ def show(request: PageRequest) -> Answer:
 
 
 def act(request: PageRequest) -> Answer:
-    """Take the upload, then show what has become of it."""
+    """Publish the upload and go on to its page.
+
+    A release that lost the main program is not made active: its page warns, with a button.
+    """
     request.form.fields.setdefault("is_active", "off")  # a box that is not ticked sends nothing
     channel = parse_channel(request.field("channel") or request.channel)
     upload = read_upload(request.form, channel)._replace(changelog=request.field("changelog"))
-    release = releases.create(request.store, request.folder, upload, request.who)
+    inactive = upload._replace(is_active=False)
+    release = releases.create(request.store, request.folder, inactive, request.who)
+    with request.store.database.read() as db:
+        before = releases.previous_release(db, release)
+    notice = "uploaded"
+    if upload.is_active and lost_main(request, release, before):
+        notice = "held_back"
+    elif upload.is_active:
+        releases.activate(request.store, channel, release.version, request.who)
     return request.redirect(
-        request.release_url(release.version, channel=channel), "uploaded", release.version
+        request.release_url(release.version, channel=channel), notice, release.version
     )
