@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 10.0  # antivirus lets go after a second or two
 _BUSY = (5, 32, 33)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION
-# How file systems say that they have no such operation: CIFS, NFS, FUSE (gocryptfs), FAT, 9p, /proc.
+# How file systems say that they have no such operation: CIFS, NFS, FUSE (gocryptfs), FAT, /proc.
 UNSUPPORTED = frozenset(
     [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EBADF]
 )

@@ -180,7 +180,7 @@ def is_frozen() -> bool:
 
 
 def own_program() -> Path:
-    """The file that the user started: a frozen launcher's binary, not its unpacked copy; a script."""
+    """The file that the user started: a script, or a frozen launcher's binary before unpacking."""
     compiled: Any = globals().get("__compiled__")
     started = (sys.argv[0] if sys.argv else "") or "-"
     if getattr(compiled, "onefile", False):
@@ -291,7 +291,7 @@ class Child:
             self._process.send_signal(number)
 
     def wait(self, timeout_seconds: Optional[float] = None) -> Optional[int]:
-        """The exit code, 128 + n for signal n; None if the program still runs after `timeout_seconds`."""
+        """The exit code, 128 + n for signal n; None if it still runs after `timeout_seconds`."""
         import subprocess
 
         assert self._process is not None

@@ -1,15 +1,15 @@
-"""Locks on a client folder: one updater works at a time, and no file changes while the program runs.
+"""Locks on a client folder: one updater at a time, and no file changes while the program runs.
 
     .update/lock               the updater at work locks it
     .update/runs/N             a running program of the folder's owner locks one of these
     /dev/shm/nuitkal-…-UID-N   a running program of another user, who may not write to `.update/`
 
-Only these files are locked, never a folder, and none is ever unlinked. The owner's have mode 0600, so
-that nobody else can lock them. The system drops a lock when its holder dies. On POSIX the program
-inherits the descriptor of its lock: a killed launcher does not release it. When the program ends, the
-launcher unlocks explicitly, which also counts for processes that inherited the descriptor (`flock`
-locks an open file, not a process). The file records the program's process id, so that a helper that
-inherited the lock from a program whose launcher was killed does not count as the program.
+Only these files are locked, never a folder, and none is ever unlinked. The owner's have mode 0600,
+so that nobody else can lock them. The system drops a lock when its holder dies. On POSIX the
+program inherits the descriptor of its lock: a killed launcher does not release it. When the program
+ends, the launcher unlocks explicitly, which also counts for processes that inherited the descriptor
+(`flock` locks an open file, not a process). The file records the program's process id, so that a
+helper that inherited the lock from a program whose launcher was killed does not count as it.
 
 A start takes its lock, then looks for a journal; an updater writes the journal, then looks for
 running programs (`Installation.install`). So one of the two always sees the other.
@@ -183,7 +183,7 @@ def _lock_file(path: str, mode: int) -> Optional[HeldLock]:
 
 
 def _is_in_use(path: str, user: str = "") -> bool:
-    """Whether a program that runs holds the lock file, which must belong to `user` if one is given."""
+    """Whether a running program holds the lock file, which must be of `user` if one is given."""
     flags = os.O_RDONLY if os.name == "posix" else os.O_RDWR
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:

@@ -160,7 +160,7 @@ class Trial:
             return False
 
     def _confirm_seconds(self) -> float:
-        """How long a new version must run; 0 when it need only start, or for a value of no sense."""
+        """How long a new version must run; 0: it need only start (also for senseless values)."""
         try:
             seconds = float(self._config.confirm_seconds)
         except (TypeError, ValueError):

@@ -155,6 +155,24 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, -1)
     with pytest.raises(InstallError, match="belongs to another user"):
         check_owned(str(tmp_path))
+    check_owned(str(tmp_path), trust_owner=True)
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away"
+)
+def test_on_a_share_whose_owners_differ_trust_owner_installs(site: Site, tmp_path: Path) -> None:
+    config = UpdaterConfig(site.url, tmp_path / "app", main_script="main.sh")
+    with ClientUpdater(config) as updater:
+        assert updater.update_and_run([]) == 1
+        site.publish("1.0.2", {"main.sh": (b"exit 2\n", "755")})
+        for folder, _, files in os.walk(tmp_path / "app"):
+            for name in (".", *files):
+                os.chown(os.path.join(folder, name), 4711, -1)
+        with pytest.raises(InstallError, match="trust_owner"):
+            updater.update()
+        config.trust_owner = True
+        assert updater.update_and_run([]) == 2 and updater.rollback() == "1.0.1"
 
 
 # --- file systems that lack something -------------------------------------------------------------

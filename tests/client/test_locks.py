@@ -1,4 +1,4 @@
-"""Locks on a client folder: who may work beside whom, other users, helpers, file systems without."""
+"""Locks on a client folder: updaters, programs, helpers, other users, no locks at all."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def as_nobody(*command: str, cwd: Path, **options: Any) -> subprocess.Popen[str]
 
 @pytest.fixture
 def shared(serve: Serve) -> Iterator[Path]:
-    """A folder that everybody may enter, with the client's code beside: /tmp's own tests are 700."""
+    """A folder that everybody may enter, with the client's code; `tmp_path` has mode 700."""
     import shutil
     import tempfile
 

@@ -34,7 +34,7 @@ class WindowsPython(NamedTuple):
     env: Dict[str, str]
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Starts python.exe. Standard streams must be pipes or null: Wine's CPython takes no file."""
+        """Starts python.exe. Its standard streams must be pipes or null, no files."""
         return subprocess.Popen([*self.command, *arguments], env=self.env, **options)
 
 
