@@ -22,18 +22,25 @@ class LogFile(logging.Handler):
         self.path = path
         self._log = logging.getLogger("nuitkal_mini.client")
         self._before = (self._log.level, self._log.propagate)
-        self._threshold = self._log.getEffectiveLevel()
+        self._threshold = logging.INFO
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def attach(self) -> None:
         """Log the client's INFO records; the application's handlers get no more than before."""
+        for handler in list(self._log.handlers):  # of an updater that nobody closed
+            if isinstance(handler, LogFile) and handler.path == self.path:
+                handler.detach()
+        self._before = (self._log.level, self._log.propagate)
+        self._threshold = self._log.getEffectiveLevel()
         self._log.addHandler(self)
         if self._threshold > logging.INFO:
             self._log.setLevel(logging.INFO)
             self._log.propagate = False  # `emit` passes on what the application asked for
 
     def detach(self) -> None:
-        """Undo `attach`."""
+        """Undo `attach`, unless a later one for the same file has done so."""
+        if self not in self._log.handlers:
+            return
         self._log.removeHandler(self)
         if self._threshold > logging.INFO:
             self._log.setLevel(self._before[0])

@@ -103,6 +103,18 @@ def test_by_default_the_story_is_in_the_update_folder_and_false_means_nowhere(
             assert "1.0.1 is installed: 1 files came" in story.read_text()
 
 
+def test_an_updater_that_nobody_closed_writes_no_line_twice(tmp_path: Path) -> None:
+    before = (LOG.level, LOG.propagate, list(LOG.handlers))
+    handlers = [LogFile(str(tmp_path / "log")) for _ in range(3)]
+    for handler in handlers:
+        handler.attach()
+    LOG.info("once")
+    for handler in handlers:
+        handler.detach()
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+    assert (LOG.level, LOG.propagate, list(LOG.handlers)) == before
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_with_a_full_disk_under_the_log_the_program_starts(
     tmp_path: Path, serve: Serve, capfd: pytest.CaptureFixture[str]
