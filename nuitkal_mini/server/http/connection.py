@@ -105,7 +105,7 @@ class Connection:
         self._has_line = False  # the request line has come
         self._has_head = False
         self._body_deadline = 0.0
-        self._handed_over = 0  # bytes given to the system since the response began
+        self._handed_over = 0  # bytes given to the system so far
         self._taken = 0  # of these, by the client, when it was last looked at
         self._before_waiting = before_waiting
 
@@ -264,7 +264,7 @@ class Connection:
     def start_sending(self) -> None:
         self.deadline = time.monotonic() + WINDOW_SECONDS
         self._body_deadline = float("inf")
-        self._handed_over = self._taken = 0
+        self._taken = self._handed_over - self._unsent()
 
     def send(self, content: memoryview) -> int:
         """Hand bytes to the system; how many it took. BlockingIOError when it takes none now."""

@@ -106,7 +106,7 @@ class Connections:
 
     def victims(self) -> List[Connection]:
         """The connections to close when all places are taken: one in 200, those with the least progress."""
-        return self._least(iter(self._open), max(1, self.limit // 200))
+        return self._least(iter(self._open), max(1, len(self._open) // 200))
 
     def slowest_reader(self) -> Optional[Connection]:
         """The connection whose thread waits for the slowest client."""

@@ -92,7 +92,8 @@ class HttpResponse:
     def answer(self, answer: Answer) -> None:
         """An answer of the server's own, in place of whatever was started."""
         self.close()
-        self.status, self._headers = answer.status_line, list(answer.headers)
+        length = ("Content-Length", str(len(answer.body)))
+        self.status, self._headers = answer.status_line, [*answer.headers, length]
         self._file = None
         self.take_result([answer.body])
 
