@@ -1,7 +1,9 @@
-"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|memory|start|frozen]…` (default: job, check, start).
+"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|server|memory|start|frozen]…` (default: job, check, start).
 
 job     a 180-file, 10 MB tree over a counting relay: requests and bytes of a first install, a one-file update, a check that
         finds nothing; wall time and peak memory of each process; publishing an unchanged tree
+server  check/ (200 and 304, 16 and 128 connections) and a download of 60 MB, beside waitress, gunicorn and nginx;
+        p99, errors, ratios; peak memory; the cold start (tools/bench_server.py)
 check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
 memory  peak memory of server, publisher and client with a release of 1 GB, above idle; what a start that finds nothing takes then
 start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import json
 import os
 import random
 import re
@@ -23,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
@@ -350,9 +354,26 @@ def frozen(folder: Path) -> None:
             )
 
 
+def compare_servers(folder: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from tools import bench_server
+
+    tree = folder / "tree"
+    tree.mkdir()
+    (tree / "big.bin").write_bytes(os.urandom(bench_server.FILE_BYTES))
+    with server(folder) as (url, token, pid):
+        arguments = [str(tree), "--app", "bench", "--version", "1.0.0", "--server", url + API]
+        run("nuitkal_mini.publish", "upload", *arguments, token=token)
+        with urllib.request.urlopen(url + API + "check/") as reply:
+            package = json.load(reply)["download_url"]
+        bench_server.run(pid, url + API + "check/", package, folder)
+    bench_server.cold_start(ROOT, folder / "data")
+
+
 BENCHMARKS: Dict[str, Callable[[Path], None]] = {
     "job": job,
     "check": check,
+    "server": compare_servers,
     "memory": memory,
     "start": start,
     "frozen": frozen,
