@@ -1,9 +1,9 @@
 """Files over HTTP (RFC 9110): packages, manifests, deltas and signatures.
 
-`resolve` turns the path of a URL into a file below the media folder. `respond` answers GET and HEAD for it:
-the conditions of section 13.2.2 in their order, then one range of bytes (a request for several ranges gets
-the whole file, as section 14.2 allows), gzip for `.json` from memory. `_select` decides without a file.
-Every header is parsed in linear time.
+`resolve` turns the path of a URL into a file below the media folder. `respond` answers GET and
+HEAD for it: the conditions of section 13.2.2 in their order, then one range of bytes (a request
+for several ranges gets the whole file, as section 14.2 allows), gzip for `.json` from memory.
+`_select` decides without a file. Every header is parsed in linear time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ _TAG = re.compile(r'(?:W/)?("[^"]*")')
 
 
 def resolve(root: Path, url_path: str) -> Optional[Path]:
-    """The regular file at `url_path`, the decoded path of a URL below `root`; None when there is none.
+    """The regular file at `url_path`, the decoded path of a URL below `root`; None when there is
+    none.
 
-    Also None for a name outside the allowed characters, and for a symbolic link that leads out of `root`.
+    Also None for a name outside the allowed characters, and for a symbolic link that leads out of
+    `root`.
     """
     if not all(map(is_name, url_path.split("/"))):
         return None
@@ -77,7 +79,8 @@ def respond(
     content_type: str,
     cache_control: str = IMMUTABLE,
 ) -> Iterable[bytes]:
-    """The WSGI response to a GET or HEAD of `file`; `cache_control="no-cache"` for a file that may be replaced.
+    """The WSGI response to a GET or HEAD of `file`; `cache_control="no-cache"` for a file that may
+    be replaced.
 
     Raises FileNotFoundError when the file is gone, Refused `precondition_failed`, and Refused
     `range_not_satisfiable` with its Content-Range.
@@ -105,7 +108,7 @@ def respond(
 
 def _entity(environ: Environ, stream: BinaryIO, file: Path) -> _Entity:
     found = os.fstat(stream.fileno())
-    # Strong: media are renamed into place whole. Without the inode, which a restored backup changes.
+    # Strong: media are renamed into place whole. Without the inode: a restored backup changes it.
     etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
     modified = int(found.st_mtime)
     if (
@@ -144,9 +147,11 @@ def _select(environ: Environ, entity: _Entity) -> _Selection:
 
 
 def _parse_range(header: str) -> Optional[Tuple[Optional[int], Optional[int]]]:
-    """The first and the last byte of `bytes=first-last`; None for any other header, which is ignored.
+    """The first and the last byte of `bytes=first-last`; None for any other header, which is
+    ignored.
 
-    `first-` has no last byte; in `-count` the second number is how many bytes of the end are wanted.
+    `first-` has no last byte; in `-count` the second number is how many bytes of the end are
+    wanted.
     """
     unit, _, text = header.partition("=")
     first, dash, last = (part.strip() for part in text.partition("-"))
@@ -249,7 +254,9 @@ def _content_headers(
 def _body(
     environ: Environ, stream: BinaryIO, entity: _Entity, selection: _Selection
 ) -> Iterable[bytes]:
-    """The WSGI iterable with the content; the stream is closed unless the iterable reads from it."""
+    """The WSGI iterable with the content; the stream is closed unless the iterable reads from
+    it.
+    """
     is_sent = environ["REQUEST_METHOD"] != "HEAD" and selection.length > 0
     if not is_sent or entity.gzipped is not None:
         stream.close()
@@ -257,7 +264,7 @@ def _body(
     if selection.length == entity.size and "wsgi.file_wrapper" in environ:
         wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](stream, BLOCK_BYTES)
         return wrapped
-    # Not for a part: uWSGI's file_wrapper sends the whole file from its beginning, wherever the stream stands.
+    # Not for a part: uWSGI's file_wrapper sends the whole file, wherever the stream stands.
     stream.seek(selection.start)
     return _Part(stream, selection.length)
 

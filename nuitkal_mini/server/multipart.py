@@ -1,14 +1,16 @@
 """Forms and JSON from a WSGI request, streamed: `parse_form` and `read_body`.
 
-multipart/form-data (RFC 7578 over RFC 2046) and application/x-www-form-urlencoded. A file is hashed
-while it is written to a file of its own in a folder that the caller deletes; memory holds one read and
-the fields. Every error is `Refused` with a sentence. Every byte is parsed in linear time.
+multipart/form-data (RFC 7578 over RFC 2046) and application/x-www-form-urlencoded. A file is
+hashed while it is written to a file of its own in a folder that the caller deletes; memory holds
+one read and the fields. Every error is `Refused` with a sentence. Every byte is parsed in linear
+time.
 
-A body without Content-Length is read to its end when the HTTP server says that `wsgi.input` ends there
-(`wsgi.input_terminated`, as gunicorn does for chunked bodies); then the limit is applied while reading.
+A body without Content-Length is read to its end when the HTTP server says that `wsgi.input` ends
+there (`wsgi.input_terminated`, as gunicorn does for chunked bodies); then the limit is applied
+while reading.
 
-Names are quoted as browsers do it (WHATWG HTML, 4.10.21.8: `%22` for a quote), as older clients do it
-(`\\"`), or by RFC 2231 and 5987 (`filename*=UTF-8''…`). Parts without `filename` are fields.
+Names are quoted as browsers do it (WHATWG HTML, 4.10.21.8: `%22` for a quote), as older clients do
+it (`\\"`), or by RFC 2231 and 5987 (`filename*=UTF-8''…`). Parts without `filename` are fields.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ def parse_form(environ: Dict[str, Any], folder: Path, max_bytes: int) -> Form:
     """The form of a request; its files are `upload-…` in `folder`, also when it fails.
 
     Raises Refused: `length_required` without a size, `too_large` for more than `max_bytes` (before
-    anything is read when there is a Content-Length) or a field over MAX_FIELD_BYTES, `bad_field` for a
-    malformed form and for one that breaks off. OSError from writing (ENOSPC, EDQUOT: the disk is full) propagates.
+    anything is read when there is a Content-Length) or a field over MAX_FIELD_BYTES, `bad_field`
+    for a malformed form and for one that breaks off. OSError from writing (ENOSPC, EDQUOT: the
+    disk is full) propagates.
     """
     length = content_length(environ, max_bytes)
     stream = _BodyStream(environ, length, max_bytes)
@@ -250,7 +253,9 @@ def _store(pieces: Iterator[memoryview], filename: str, folder: Path) -> FormFil
 
 
 def _parse_part_head(head: bytes) -> Tuple[str, Any]:
-    """The name and the file name (None for a field) from the lines between a boundary and its part."""
+    """The name and the file name (None for a field) from the lines between a boundary and its
+    part.
+    """
     # File names may come in the code page of the sender's console: not worth losing an upload for.
     padding, _, lines = head.decode("utf-8", "replace").partition("\r\n")
     if padding.strip(" \t"):
@@ -297,11 +302,12 @@ def _parse_header(text: str) -> Tuple[str, Dict[str, str]]:
 
 
 def _parameter_value(text: str, start: int) -> Tuple[Optional[str], int]:
-    """The value that begins at `start`, with its quotes, and the place of the `;` or the end behind it.
+    """The value that begins at `start`, with its quotes, and the place of the `;` or the end
+    behind it.
 
-    None when it is malformed. A quoted value ends at its first quote without a backslash before it; when
-    more text follows that quote, at the last quote that `;` or the end follows: browsers send a lone
-    backslash as it is, so that `"C:\\"` ends at its second quote.
+    None when it is malformed. A quoted value ends at its first quote without a backslash before
+    it; when more text follows that quote, at the last quote that `;` or the end follows: browsers
+    send a lone backslash as it is, so that `"C:\\"` ends at its second quote.
     """
     while start < len(text) and text[start].isspace():
         start += 1

@@ -54,7 +54,9 @@ CODES: Tuple[Tuple[Type[Problem], str], ...] = (
 
 
 class Refused(Problem):
-    """A request that is not granted; `code` is the contract's word for why, `headers` go into the answer."""
+    """A request that is not granted; `code` is the contract's word for why, `headers` go into the
+    answer.
+    """
 
     def __init__(self, code: str, template: str, headers: Headers = (), **values: object) -> None:
         super().__init__(template, **values)
@@ -93,7 +95,9 @@ def disk_full() -> Refused:
 
 
 def to_refusal(error: Exception) -> Refused:
-    """An exception in the contract's words; what nobody foresaw goes into the server's log and is spoken of in general."""
+    """An exception in the contract's words; what nobody foresaw goes into the server's log and is
+    spoken of in general.
+    """
     if isinstance(error, Refused):
         return error
     if isinstance(error, Problem):

@@ -1,4 +1,6 @@
-"""WSGI for the parts of the server: answers, refusals, the base of absolute URLs, and IP addresses."""
+"""WSGI for the parts of the server: answers, refusals, the base of absolute URLs, and IP
+addresses.
+"""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ Modules, each with what it decides:
     wsgi.py         calls the app for a parsed request
     server.py       the selector and the threads
 
-Threads: one thread at a time leads. The leader alone uses the selector, accepts, receives heads and small bodies,
-parses, and sends. It also runs the app. When the app waits for its client, or takes longer than five milliseconds,
-another thread becomes the leader and the one in the app goes on; with its response ready it hands the connection
-back to the leader and waits to lead again. The thread that called `serve_forever` watches whether the leader is
-late, and leads itself during shutdown.
+Threads: one thread at a time leads. The leader alone uses the selector, accepts, receives heads
+and small bodies, parses, and sends. It also runs the app. When the app waits for its client, or
+takes longer than five milliseconds, another thread becomes the leader and the one in the app goes
+on; with its response ready it hands the connection back to the leader and waits to lead again. The
+thread that called `serve_forever` watches whether the leader is late, and leads itself during
+shutdown.
 """

@@ -1,7 +1,8 @@
-"""Where the body of a request ends: by its Content-Length, or by its chunks (RFC 9112, 6.2 and 7.1). Pure.
+"""Where the body of a request ends: by its Content-Length, or by its chunks (RFC 9112, 6.2 and
+7.1). Pure.
 
-A decoder takes bytes from the front of a buffer of received bytes and leaves the bytes of the next request there.
-Each byte is looked at a fixed number of times.
+A decoder takes bytes from the front of a buffer of received bytes and leaves the bytes of the next
+request there. Each byte is looked at a fixed number of times.
 """
 
 from __future__ import annotations

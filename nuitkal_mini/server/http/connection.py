@@ -1,4 +1,5 @@
-"""One client's connection: its socket, the bytes it has sent, the state it is in, the time it has left.
+"""One client's connection: its socket, the bytes it has sent, the state it is in, the time it has
+left.
 
 States, in the order in which a connection passes through them:
 
@@ -6,11 +7,13 @@ States, in the order in which a connection passes through them:
     READING    the head of a request is awaited, or a body so small that the app gets it whole
     RUNNING    a thread runs the app, which may read a larger body
     SENDING    the client has not yet taken the whole response
-    LINGERING  our side is closed; what the client still sends is read and dropped, so that it reads our response
-               (a socket that is closed over unread bytes resets the connection: RFC 9112, 9.6)
+    LINGERING  our side is closed; what the client still sends is read and dropped, so that it
+               reads our response (a socket that is closed over unread bytes resets the connection:
+               RFC 9112, 9.6)
     CLOSED
 
-In all states but RUNNING a connection waits in the selector and holds no thread. Sockets never block.
+In all states but RUNNING a connection waits in the selector and holds no thread. Sockets never
+block.
 """
 
 from __future__ import annotations
@@ -71,8 +74,9 @@ class State(Enum):
 class Connection:
     """A client's socket and what is known of its present request.
 
-    The leader runs every method, except in the state RUNNING: then the thread that runs the app has the connection.
-    `before_waiting` is called by that thread before it waits for the client: it gives up the lead.
+    The leader runs every method, except in the state RUNNING: then the thread that runs the app
+    has the connection. `before_waiting` is called by that thread before it waits for the client:
+    it gives up the lead.
     """
 
     def __init__(
@@ -185,7 +189,9 @@ class Connection:
         return len(received) > (MAX_HEAD_BYTES if self._has_line else MAX_LINE_BYTES)
 
     def take_head(self) -> bytes:
-        """The head that has come, removed from `received`; all of `received` when its end has not come."""
+        """The head that has come, removed from `received`; all of `received` when its end has not
+        come.
+        """
         self._scanned, self._has_line, self._has_head = 0, False, False
         end = self.received.find(HEAD_END)
         end = len(self.received) if end < 0 else end
@@ -201,7 +207,8 @@ class Connection:
     def has_body(self) -> bool:
         """Whether the body has come as far as it is awaited before the app runs.
 
-        Awaited is a body of at most SMALL_BODY_BYTES; not when its client waits to be asked for it (100 Continue).
+        Awaited is a body of at most SMALL_BODY_BYTES; not when its client waits to be asked for it
+        (100 Continue).
         """
         decoder = self.decoder
         assert decoder is not None and self.head is not None
@@ -242,7 +249,9 @@ class Connection:
             return count
 
     def wait(self, event: int) -> None:
-        """Wait until the client has sent something, or takes something; ClientGone when it is too slow."""
+        """Wait until the client has sent something, or takes something; ClientGone when it is too
+        slow.
+        """
         self._before_waiting(self)
         self.is_waiting = True
         try:
@@ -365,7 +374,8 @@ class Connection:
 
 
 class RequestBody(io.RawIOBase):
-    """The body of a request as `wsgi.input`; the thread that runs the app reads it and waits for the client here.
+    """The body of a request as `wsgi.input`; the thread that runs the app reads it and waits for
+    the client here.
 
     Asks for the body (100 Continue) when it is first read and the client waits for that.
     """

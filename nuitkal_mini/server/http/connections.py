@@ -1,4 +1,5 @@
-"""The open connections: how many there may be, whose they are, and which of them to close when there are too many.
+"""The open connections: how many there may be, whose they are, and which of them to close when
+there are too many.
 
 The leader runs everything here.
 """
@@ -25,7 +26,8 @@ PATIENCE_SECONDS = 2.0  # for which a new connection is not counted as slow
 
 
 def system_limit() -> int:
-    """How many connections this process may have: a descriptor for each, and one for the file that it gets.
+    """How many connections this process may have: a descriptor for each, and one for the file that
+    it gets.
 
     Raises the soft limit on open files to what the hard limit allows.
     """
@@ -105,7 +107,9 @@ class Connections:
         return next(iter(self._least(mine, 1)), connection)
 
     def victims(self) -> List[Connection]:
-        """The connections to close when all places are taken: one in 200, those with the least progress."""
+        """The connections to close when all places are taken: one in 200, those with the least
+        progress.
+        """
         return self._least(iter(self._open), max(1, len(self._open) // 200))
 
     def slowest_reader(self) -> Optional[Connection]:
@@ -124,7 +128,9 @@ class Connections:
 
 
 def _progress(connection: Connection, now: float) -> Optional[Tuple[int, float]]:
-    """Smaller for less progress; None for a request in the app's hands, which is never closed for another."""
+    """Smaller for less progress; None for a request in the app's hands, which is never closed for
+    another.
+    """
     state, left = connection.state, connection.deadline - now
     if state is State.LINGERING:
         return 0, left
@@ -144,7 +150,9 @@ def _progress(connection: Connection, now: float) -> Optional[Tuple[int, float]]
 
 
 def _counted_as(client: str, trusted: Sequence[Network]) -> str:
-    """An address, or the network of 2**64 that an IPv6 client has to itself; empty for a trusted proxy."""
+    """An address, or the network of 2**64 that an IPv6 client has to itself; empty for a trusted
+    proxy.
+    """
     address = parse_address(client)
     if address is None or is_trusted(address, trusted):
         return ""

@@ -1,8 +1,9 @@
-"""The head of an HTTP/1.1 request (RFC 9112) as a WSGI environ, or a refusal. Pure; linear in its bytes.
+"""The head of an HTTP/1.1 request (RFC 9112) as a WSGI environ, or a refusal. Pure; linear in its
+bytes.
 
-A head that two parsers could read in two ways (a bare line feed, a folded header, two lengths, a length
-beside a transfer coding) is refused; a header whose name has an underscore is dropped. That stops request
-smuggling.
+A head that two parsers could read in two ways (a bare line feed, a folded header, two lengths, a
+length beside a transfer coding) is refused; a header whose name has an underscore is dropped. That
+stops request smuggling.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class RequestHead(NamedTuple):
 def parse_head(head: bytes) -> RequestHead:
     """The request whose head these bytes are, up to and without the empty line.
 
-    Raises Refused: bad_request, uri_too_long, header_too_large, method_not_allowed, not_implemented,
-    http_version_not_supported.
+    Raises Refused: bad_request, uri_too_long, header_too_large, method_not_allowed,
+    not_implemented, http_version_not_supported.
     """
     if head.find(b"\r\n", 0, MAX_LINE_BYTES) < 0 and len(head) > MAX_LINE_BYTES:
         raise Refused(
@@ -147,7 +148,9 @@ def _check_host(host: str) -> None:
 
 
 def _parse_target(method: str, target: str, headers: Dict[str, str]) -> str:
-    """The path and query; the host of an absolute target replaces the Host header (RFC 9112, 3.2.2)."""
+    """The path and query; the host of an absolute target replaces the Host header (RFC 9112,
+    3.2.2).
+    """
     if method == "CONNECT":
         raise method_not_allowed(method, METHODS)
     absolute = _ABSOLUTE.match(target)
@@ -189,7 +192,8 @@ def environ_of(
 ) -> Dict[str, Any]:
     """The WSGI environ, without the body and what belongs to the server.
 
-    `peer` is the address at the other end of the connection; forwarded headers count from a trusted one only.
+    `peer` is the address at the other end of the connection; forwarded headers count from a
+    trusted one only.
     """
     path, query = head.split_target
     address = parse_address(peer)
@@ -205,7 +209,7 @@ def environ_of(
         "wsgi.url_scheme": scheme,
     }
     for name, value in head.headers.items():
-        # `X_Forwarded_For` would pass for `X-Forwarded-For`; the coding of the body is undone already
+        # `X_Forwarded_For` would pass for `X-Forwarded-For`; the body's coding is undone already
         if "_" not in name and name != "transfer-encoding":
             environ["HTTP_" + name.upper().replace("-", "_")] = value
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
@@ -219,7 +223,8 @@ def environ_of(
 def _apply_forwarded(environ: Dict[str, Any], peer: str, trusted: Sequence[Network]) -> None:
     """Believe the address and the scheme that a trusted proxy forwards.
 
-    Not X-Forwarded-Host: most proxies pass on what the client sent, which would lead past --admin-host.
+    Not X-Forwarded-Host: most proxies pass on what the client sent, which would lead past
+    --admin-host.
     """
     environ["REMOTE_ADDR"] = _client_address(peer, environ.get("HTTP_X_FORWARDED_FOR", ""), trusted)
     # The nearest proxy's word; the client may have sent the ones before it.

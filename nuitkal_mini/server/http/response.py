@@ -1,7 +1,9 @@
-"""One response: WSGI's `start_response` and `write`, then the content, handed to the system as the client takes it.
+"""One response: WSGI's `start_response` and `write`, then the content, handed to the system as the
+client takes it.
 
-wsgiref.handlers cannot do this: `BaseHandler.run` returns when the client has taken everything, so that each slow
-client holds a thread. Here `advance` hands over what the socket takes now, and any thread may go on later.
+wsgiref.handlers cannot do this: `BaseHandler.run` returns when the client has taken everything, so
+that each slow client holds a thread. Here `advance` hands over what the socket takes now, and any
+thread may go on later.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ _date = (0, "")  # the second for which the Date header is made, and the header
 class HttpResponse:
     """The response to the present request of a connection.
 
-    The thread that runs the app calls `start`, `write` and `take_result`; `advance` and `close` are called by the
-    thread that has the connection: this one or the leader, never both at once.
+    The thread that runs the app calls `start`, `write` and `take_result`; `advance` and `close`
+    are called by the thread that has the connection: this one or the leader, never both at once.
     """
 
     def __init__(self, connection: Connection, head: Optional[RequestHead], is_head: bool) -> None:
@@ -105,7 +107,8 @@ class HttpResponse:
     # The thread that has the connection
 
     def advance(self) -> None:
-        """Hand over what the socket takes now, TURN_BYTES at most; `is_complete` tells whether that was all.
+        """Hand over what the socket takes now, TURN_BYTES at most; `is_complete` tells whether
+        that was all.
 
         Raises ClientGone, and whatever the app's iterable raises.
         """
@@ -157,7 +160,8 @@ class HttpResponse:
         )
 
     def _put(self, content: bytes) -> None:
-        """Append to the pending bytes; the head before the first ones, so that both go out in one write.
+        """Append to the pending bytes; the head before the first ones, so that both go out in one
+        write.
 
         Two writes would wait for each other (Nagle's algorithm, 44 ms).
         """
@@ -203,7 +207,9 @@ class HttpResponse:
         return None
 
     def _can_send_file(self, file: Any) -> bool:
-        """Whether the system sends the file by itself; a small one goes out with the head in one write."""
+        """Whether the system sends the file by itself; a small one goes out with the head in one
+        write.
+        """
         length = None if self._is_bodiless() else self._announced()
         return (
             length is not None

@@ -1,10 +1,11 @@
 """The HTTP/1.1 server that runs a WSGI app: `HttpServer(app, listen(host, port)).serve_forever()`.
 
-Leader and followers (Schmidt et al., Pattern-Oriented Software Architecture 2): the leader watches all connections
-in the selector and never waits for one of them; it runs the app itself, so that a small request costs no change
-of threads. The lead is taken from it when the app waits for its client or is late: a follower leads then, a new
-thread when none is free. Idle and slow clients hold no thread; a thread is held by an app that computes or reads
-a large body. Followers that had nothing to do for SPARE_SECONDS end.
+Leader and followers (Schmidt et al., Pattern-Oriented Software Architecture 2): the leader watches
+all connections in the selector and never waits for one of them; it runs the app itself, so that a
+small request costs no change of threads. The lead is taken from it when the app waits for its
+client or is late: a follower leads then, a new thread when none is free. Idle and slow clients
+hold no thread; a thread is held by an app that computes or reads a large body. Followers that had
+nothing to do for SPARE_SECONDS end.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ def _tls_context(certfile: str, keyfile: Optional[str]) -> ssl.SSLContext:
 
 
 class HttpServer:
-    """An HTTP/1.1 server; it answers while `serve_forever` runs, and closes its listener in any case.
+    """An HTTP/1.1 server; it answers while `serve_forever` runs, and closes its listener in any
+    case.
 
-    `trusted_proxies` are addresses or networks (`10.0.0.0/8`) whose X-Forwarded-For and -Proto are believed;
-    loopback is always one. `max_connections` is by default what the system's limits allow, 10,000 at most.
-    Raises ValueError for a proxy that is no address, OSError for a certificate that cannot be used.
+    `trusted_proxies` are addresses or networks (`10.0.0.0/8`) whose X-Forwarded-For and -Proto are
+    believed; loopback is always one. `max_connections` is by default what the system's limits
+    allow, 10,000 at most. Raises ValueError for a proxy that is no address, OSError for a
+    certificate that cannot be used.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class HttpServer:
     # The thread that runs the server: it watches the leader, and leads during shutdown
 
     def serve_forever(self) -> None:
-        """Answer requests until `shutdown`; returns when the last response is out or the grace is over."""
+        """Answer requests until `shutdown`; returns when the last response is out or the grace is
+        over.
+        """
         for sock in (self._listener, self._wake_receiver, self._wake_sender):
             sock.setblocking(False)
         drain = partial(self._wake_receiver.recv, 4096)
@@ -168,7 +173,8 @@ class HttpServer:
     # Any thread
 
     def shutdown(self, grace_seconds: float) -> None:
-        """Make `serve_forever` accept nothing more, finish what is running (so many seconds at most) and return.
+        """Make `serve_forever` accept nothing more, finish what is running (so many seconds at
+        most) and return.
 
         Returns at once; may be called from a signal handler.
         """
@@ -238,9 +244,11 @@ class HttpServer:
     # The leader
 
     def _turn(self, timeout: float) -> None:
-        """Wait until something happens, and handle it; after the loss of the lead the next leader goes on.
+        """Wait until something happens, and handle it; after the loss of the lead the next leader
+        goes on.
 
-        All of it is handled before the next select, which would find new connections first again and again.
+        All of it is handled before the next select, which would find new connections first again
+        and again.
         """
         if not self._events:
             timeout = 0 if self._returned else timeout
@@ -278,7 +286,9 @@ class HttpServer:
             self._add_client(sock, address[0])
 
     def _make_room(self) -> bool:
-        """Close the connections with the least progress; when none can go, accept none until one ends."""
+        """Close the connections with the least progress; when none can go, accept none until one
+        ends.
+        """
         victims = self._connections.victims()
         for connection in victims:
             self._evict(connection)
@@ -405,7 +415,9 @@ class HttpServer:
                 self._close_returned()
 
     def _settle(self, connection: Connection) -> None:
-        """Decide what comes after the app has run, or after a part of the response was handed over."""
+        """Decide what comes after the app has run, or after a part of the response was handed
+        over.
+        """
         response = connection.response
         if connection.is_broken:
             self._forget(connection)

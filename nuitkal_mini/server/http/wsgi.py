@@ -1,7 +1,7 @@
 """Calls the WSGI app (PEP 3333) for a parsed request, and logs what became of it.
 
-`begin` and `finish` run in the leader's thread, `serve` in the thread that serves the request. A client that breaks
-off is no error: nothing is logged above DEBUG, unless the app fails by itself.
+`begin` and `finish` run in the leader's thread, `serve` in the thread that serves the request. A
+client that breaks off is no error: nothing is logged above DEBUG, unless the app fails by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ access_logger = logging.getLogger("nuitkal_mini.server.access")
 
 
 class Gateway:
-    """Between connections and the app: requests come in by `scheme` at `server`, its address and port.
+    """Between connections and the app: requests come in by `scheme` at `server`, its address and
+    port.
 
     `trusted` are the proxies whose forwarded headers are believed.
     """
@@ -58,7 +59,9 @@ class Gateway:
     # The leader
 
     def begin(self, connection: Connection) -> None:
-        """Parse the head that has come; gives the connection a request, or a response that refuses it."""
+        """Parse the head that has come; gives the connection a request, or a response that refuses
+        it.
+        """
         raw = connection.take_head()
         try:
             head, environ = self._parse(connection.peer, raw)
@@ -93,7 +96,9 @@ class Gateway:
         connection.response.refuse(refused, language or language_of(environ or {}))
 
     def finish(self, connection: Connection) -> None:
-        """Close the app's iterable and log the request, when its response is complete or given up."""
+        """Close the app's iterable and log the request, when its response is complete or given
+        up.
+        """
         response, connection.response = connection.response, None
         if response is None:
             return
