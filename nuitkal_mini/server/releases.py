@@ -316,13 +316,14 @@ def channels(db: sqlite3.Connection) -> List[str]:
 def missing(db: sqlite3.Connection, hashes: Iterable[str]) -> List[str]:
     """The contents that no package of any channel holds, in the order asked, each once."""
     wanted = list(dict.fromkeys(hashes))
+    keys = sorted(map(bytes.fromhex, wanted))  # neighbours are on one page of the index
     held: Set[bytes] = set()
-    for start in range(0, len(wanted), MAX_VARIABLES):
-        part = [bytes.fromhex(sha256) for sha256 in wanted[start : start + MAX_VARIABLES]]
-        marks = ", ".join("?" * len(part))
+    for start in range(0, len(keys), MAX_VARIABLES):
+        part = keys[start : start + MAX_VARIABLES]
+        marks = ", ".join(["(?)"] * len(part))
         # EXISTS rather than DISTINCT: a content may be in thousands of packages
         rows = db.execute(
-            f"WITH wanted (sha256) AS (VALUES {marks.replace('?', '(?)')}) SELECT sha256 FROM "
+            f"WITH wanted (sha256) AS (VALUES {marks}) SELECT sha256 FROM "
             "wanted WHERE EXISTS (SELECT 1 FROM contents WHERE contents.sha256 = wanted.sha256)",
             part,
         )

@@ -190,6 +190,14 @@ def test_a_deleted_version_comes_back_only_with_the_same_files(call: Caller) -> 
     }
 
 
+def test_missing_answers_thousands_of_hashes_in_the_order_asked_each_once(call: Caller) -> None:
+    call.upload("1.0", {f"f{number}": b"%d" % number for number in range(700)})
+    call.upload("1.1", {"g": b"1"})  # two packages hold it
+    asked = [sha256(b"%d" % number) for number in range(1400)][::-1]
+    reply = call.send("POST", "missing/", {"hashes": asked + asked})
+    assert reply.json == {"missing": asked[:700]}
+
+
 def test_a_package_under_one_url_never_changes_its_bytes(call: Caller) -> None:
     """Clients, proxies and browsers keep it for ever."""
     first = call.upload("1.0", OLD).json
