@@ -53,11 +53,11 @@ def brief(value: object) -> object:
 
 
 def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise JsonError("this JSON has the key {key!r} twice", key=twice[:100])
+    found: Dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise JsonError("this JSON has the key {key!r} twice", key=name[:100])
+        found[name] = value
     return found
 
 

@@ -29,7 +29,7 @@ from nuitkal_mini.manifest import (
 )
 from nuitkal_mini.paths import UnsafePath, check_path, fold
 from nuitkal_mini.semver import BadVersion
-from nuitkal_mini.strict_json import JsonError
+from nuitkal_mini.strict_json import JsonError, _unique_keys
 from nuitkal_mini.tree_diff import Diff, diff
 
 from .support import peak_kilobytes
@@ -946,3 +946,22 @@ def test_another_case_another_mode_and_another_kind_are_changes() -> None:
         link_entry("x", "run"),
     ]
     assert diff(old, new) == Diff((), (), tuple(zip(old, new)))
+
+
+def test_a_repeated_key_is_found_in_linear_time() -> None:
+    class Key(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return str.__eq__(self, other)
+
+    counts = []
+    for size in (1_000, 2_000, 4_000):
+        pairs = [(Key(number), number) for number in range(size)] + [(Key(size - 1), 0)]
+        Key.compared = 0
+        with pytest.raises(JsonError, match="twice"):
+            _unique_keys(pairs)
+        counts.append(Key.compared)
+    assert counts[2] <= 5 * max(counts[0], 100)

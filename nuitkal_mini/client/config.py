@@ -40,6 +40,8 @@ class UpdaterConfig:
         trust_owner: True accepts a folder of another user, as on a share without owners.
         max_age_days: how old the newest signature may be before a check fails; None: any age.
         minimum_version: versions below it are refused.
+        proxy: the URL of an HTTP proxy (`http://user:password@host:port`); None means the system's,
+            "" none. Hosts in the environment's `no_proxy` are asked directly in each case.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class UpdaterConfig:
         max_age_days: Optional[float] = None,
         trust_owner: bool = False,
         minimum_version: Optional[str] = None,
+        proxy: Optional[str] = None,
     ) -> None:
         self.check_api_url = check_api_url
         self.client_dir = Path(client_dir)
@@ -92,3 +95,4 @@ class UpdaterConfig:
         self.max_age_days = max_age_days
         self.trust_owner = trust_owner
         self.minimum_version = minimum_version
+        self.proxy = proxy

@@ -56,7 +56,8 @@ def parse_release(body: bytes, url: str) -> Release:
     from .http_client import resolve
 
     try:
-        values = json_object(body)
+        # Editors on Windows put a byte order mark before a file that somebody changed by hand.
+        values = json_object(body[3:] if body.startswith(b"\xef\xbb\xbf") else body)
         parse(_text(values, "version", 64))
         release = Release(
             values["version"],

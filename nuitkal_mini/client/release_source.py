@@ -35,6 +35,7 @@ class ReleaseSource:
             ca_file=config.ca_file,
             headers=config.headers,
             chunk_size=config.chunk_size,
+            proxy=config.proxy,
         )
 
     def active_release(self, installed: str, deadline_seconds: Optional[float] = None) -> Release:

@@ -24,9 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuitkal_mini.client.errors import DownloadError
-from nuitkal_mini.client.http_client import READ_BYTES, resolve, retry_after
+from nuitkal_mini.client.http_client import READ_BYTES, is_direct, resolve, retry_after
 from nuitkal_mini.client.plan import Range
-from nuitkal_mini.client.transport import Document, Transport, content_range
+from nuitkal_mini.client.transport import Document, PartialFile, Transport, content_range
 
 from ..support import ROOT
 from .conftest import Exchange
@@ -50,6 +50,11 @@ def connect(pauses: List[float]) -> Callable[..., Transport]:
         return Transport(url, sleep=pauses.append, **options)
 
     return make
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "package.zip"
 
 
 def refused(call: Callable[[], object], *words: str) -> DownloadError:
@@ -206,6 +211,8 @@ def test_an_error_page_of_any_kind_is_no_problem(serve, connect, body):
         ("soon", None),
         ("", None),
         ("9" * 500, 60.0),
+        ("9" * 60_000, 60.0),
+        ("Sun, " * 10_000, None),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 37.0),
         ("Sun, 06 Nov 1994 07:00:00 GMT", 0.0),
         ("Fri, 99 Foo 1994", None),
@@ -223,6 +230,21 @@ def test_retry_after_is_waited_for(serve, connect, pauses):
     )
     connect(origin.url).read(origin.url, 10)
     assert pauses[0] == 17 and 27 < pauses[1] <= 31
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'Content-Type: multipart/x; a="' + b";" * 60_000,  # 12 s in the standard library's parser
+        b"Content-Type: multipart/x; " + b'a="\\";' * 10_000,
+        b"Location: " + b"/.." * 20_000,
+        b"ETag: " + b" " * 60_000,
+    ],
+    ids=["semicolons", "quotes", "dots", "spaces"],
+)
+def test_a_header_line_that_would_take_long_to_parse_is_refused_unparsed(serve, connect, line):
+    origin = serve(lambda e: e.wfile.write(b"HTTP/1.1 302 Found\r\n" + line + b"\r\n\r\n"))
+    refused(lambda: connect(origin.url, retries=0).read(origin.url, 10), "answers, but not in HTTP")
 
 
 # --- time
@@ -298,6 +320,56 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(serve, connec
         assert (
             connect(origin.url).read(origin.url, 10, deadline_seconds=1, retry=False).body == b"{}"
         )
+
+
+SLOW = {
+    "a silent host": lambda e, gone: gone.wait(20),
+    "a 503 with Retry-After": lambda e, gone: e.reply(503, Retry_After="60"),
+    "a drip of headers": lambda e, gone: drip(e, b"HTTP/1.1 200 OK\r\nX: ", b"x", gone),
+    "a drip of a body": lambda e, gone: drip(
+        e, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x", gone
+    ),
+    "a body that stops": lambda e, gone: drip(
+        e, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nx", b"", gone
+    ),
+    "redirects": lambda e, gone: gone.wait(0.2) or e.reply(302, Location=e.path + "x"),
+    "broken connections": lambda e, gone: gone.wait(0.2),
+    "an error page that drips": lambda e, gone: drip(
+        e, b"HTTP/1.1 500 No\r\nContent-Length: 9999\r\n\r\n", b"x", gone
+    ),
+}
+
+
+def drip(e: Exchange, head: bytes, piece: bytes, gone: threading.Event) -> None:
+    e.wfile.write(head)
+    while not gone.wait(0.05):
+        e.wfile.write(piece)
+
+
+@pytest.mark.parametrize("slow", SLOW)
+@pytest.mark.parametrize("kind", ["read", "download", "range"])
+def test_nothing_that_a_server_does_outlasts_the_deadline(serve, target, slow, kind):
+    gone = threading.Event()
+    origin = serve(lambda e: SLOW[slow](e, gone))
+    transport = Transport(origin.url, timeout_seconds=30.0, retries=20)
+    began = time.monotonic()
+    transport.ends = began + 1.0
+    calls = {
+        "read": lambda: transport.read(origin.url, 10_000),
+        "download": lambda: transport.download(origin.url, target, 9999, silent),
+        "range": lambda: transport.download_range(origin.url, Range(5, 9), target, 9999, silent),
+    }
+    refused(calls[kind])
+    assert time.monotonic() - began < 2.0
+    gone.set()
+
+
+def test_after_the_deadline_nothing_is_asked(serve, connect):
+    origin = serve(lambda e: e.reply(200, b"{}"))
+    transport = connect(origin.url)
+    transport.ends = time.monotonic() - 1
+    refused(lambda: transport.read(origin.url, 10), "no time left")
+    assert not origin.asked
 
 
 def test_retries_end_at_the_deadline(serve, connect, pauses):
@@ -531,6 +603,93 @@ def test_a_proxy_that_is_away_is_named_without_its_password(connect, monkeypatch
     assert "s3cret" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "host, no_proxy, direct",
+    [
+        ("a.example", "", False),
+        ("a.example", "*", True),
+        ("a.example", "b.example, a.example", True),
+        ("a.example", "b.example a.example", True),
+        ("A.Example.", "a.example", True),
+        ("a.example", "A.EXAMPLE.", True),
+        ("a.b.example", ".b.example", True),
+        ("a.b.example", "b.example", True),
+        ("a.b.example", "*.b.example", True),
+        ("ab.example", "b.example", False),
+        ("b.example", "a.b.example", False),
+        ("a.example", "a.example:8443", False),
+        ("a.example", "a.example:80", True),
+        ("a.example", "*:8080", False),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "10.1.2.9/8", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.3:80", True),
+        ("10.1.2.3", "10.1.2.30", False),
+        ("110.1.2.3", "10.1.2.3", False),
+        ("a.example", "10.0.0.0/8", False),
+        ("10.1.2.3", "10.0.0.0/99, /8, ::/x, [, ], :, ., *.", True),
+        ("10.1.2.3", "10.0.0.0/99, /8, ::/x, [, ], :, .", False),
+        ("::1", "::1", True),
+        ("::1", "[::1]", True),
+        ("::1", "[::1]:80", True),
+        ("::1", "[::1]:81", False),
+        ("fd00::5", "fd00::/8", True),
+        ("fe80::5", "fd00::/8", False),
+        ("10.0.0.1", "fd00::/8", False),
+    ],
+)
+def test_no_proxy(host, no_proxy, direct):
+    assert is_direct(host, 80, no_proxy) == direct
+
+
+@pytest.mark.parametrize("no_proxy, through", [("10.0.0.0/8", 1), ("127.0.0.0/8,x", 0), ("", 1)])
+@pytest.mark.parametrize("configured", [True, False])
+def test_no_proxy_counts_for_every_proxy(
+    serve, connect, monkeypatch, no_proxy, through, configured
+):
+    origin = serve(lambda e: e.reply(200, b"origin"))
+    proxy = serve(lambda e: e.reply(200, b"proxy"))
+    monkeypatch.setenv("no_proxy", no_proxy)
+    if not configured:
+        monkeypatch.setenv("http_proxy", proxy.url)
+    transport = connect(origin.url, proxy=proxy.url if configured else None)
+    assert transport.read(origin.url, 10).body == (b"proxy" if through else b"origin")
+    assert len(proxy.asked) == through
+
+
+def test_a_configured_proxy_wins_over_the_systems_and_an_empty_one_is_none(
+    serve, connect, monkeypatch
+):
+    origin = serve(lambda e: e.reply(200, b"origin"))
+    proxy = serve(lambda e: e.reply(200, b"proxy"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    host = proxy.url.rstrip("/").replace("http://", "")
+    for configured in (proxy.url, host, f"http://user:p%40ss@{host}/"):
+        assert connect(origin.url, proxy=configured).read(origin.url, 10).body == b"proxy"
+    assert proxy.asked[-1].headers["Proxy-Authorization"] == "Basic dXNlcjpwQHNz"
+    assert connect(origin.url, proxy="").read(origin.url, 10).body == b"origin"
+
+
+def test_all_proxy_serves_where_no_other_is_named(serve, connect, monkeypatch):
+    proxy = serve(lambda e: e.reply(200, b"{}"))
+    monkeypatch.setenv("all_proxy", proxy.url)
+    assert connect("http://up.example/").read("http://up.example/", 10).body == b"{}"
+    origin = serve(lambda e: e.reply(200, b"direct"))
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    assert connect(origin.url).read(origin.url, 10).body == b"direct"
+
+
+def test_a_proxy_that_speaks_no_http_is_named_without_its_password(connect):
+    error = refused(
+        lambda: connect("http://up.example/", proxy="socks5://u:s3cret@h:1080").read(
+            "http://up.example/", 10
+        ),
+        "the proxy for up.example is socks5://: use an http:// one",
+    )
+    assert "s3cret" not in str(error)
+
+
 def test_a_login_page_is_seen_as_html(serve, connect):
     origin = serve(
         lambda e: (
@@ -540,25 +699,32 @@ def test_a_login_page_is_seen_as_html(serve, connect):
     assert connect(origin.url).read(origin.url, 100).is_html
     assert Document("", b"log in here", "text/html").is_html
     assert not Document("", b'{"a": "<"}', "application/json").is_html
-    assert not Document("", b' {"a": "<"}', "text/html").is_html, (
-        "check/index.html on a static host"
-    )
+    static_host = "check/index.html"
+    assert not Document("", b' {"a": "<"}', "text/html").is_html, static_host
+    assert not Document("", b'\xef\xbb\xbf\r\n{"a": "<"}', "text/html").is_html, static_host
+    assert Document("", b"\xef\xbb\xbf <html>", "application/json").is_html
 
 
 # --- TLS
 
 
 def certificate(folder: Path, name: str = "127.0.0.1", dates: str = "") -> ssl.SSLContext:
-    """A server's context with a fresh self-signed certificate, which also lies in folder/cert.pem; dates: `start end`."""
+    """A server's context with a fresh self-signed certificate, also in folder/cert.pem.
+
+    dates: `start end`.
+    """
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs the openssl command")
     (folder / "index.txt").write_text("")
     (folder / "serial").write_text("01")
     (folder / "ca.cnf").write_text(
-        f"[req]\ndistinguished_name=dn\n[dn]\n[ca]\ndefault_ca=a\n[a]\ndatabase={folder}/index.txt\nserial={folder}/serial\nnew_certs_dir={folder}\n"
+        "[req]\ndistinguished_name=dn\n[dn]\n[ca]\ndefault_ca=a\n"
+        f"[a]\ndatabase={folder}/index.txt\nserial={folder}/serial\nnew_certs_dir={folder}\n"
         "default_md=sha256\npolicy=p\nx509_extensions=x\n[p]\ncommonName=supplied\n"
-        f"[x]\nsubjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}\nbasicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature,keyCertSign\nsubjectKeyIdentifier=hash\n"
+        f"[x]\nsubjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}\n"
+        "basicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature,keyCertSign\n"
+        "subjectKeyIdentifier=hash\n"
     )
     start, end = (dates or "20200101000000Z 20491231000000Z").split()
 
@@ -654,8 +820,40 @@ def test_a_bad_certificate_says_what_is_likely_wrong(
     assert not pauses
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the system's store is read")
+@pytest.mark.parametrize(
+    "names, read",
+    [
+        pytest.param([], True, id="an empty folder"),
+        pytest.param(["ca-bundle.crt", "README", "1.0"], True, id="Fedora's, without hashed files"),
+        pytest.param(["5ed36f99.0"], False, id="hashed"),
+        pytest.param(None, True, id="none"),
+    ],
+)
+def test_a_system_whose_ca_folder_has_no_hashed_files_finds_its_bundle(
+    serve, connect, tmp_path, monkeypatch, names, read
+):
+    origin = serve(lambda e: e.reply(200, b"{}"), context=certificate(tmp_path))
+    folder = tmp_path / "certs"
+    if names is not None:
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("")
+    (tmp_path / "empty.pem").write_text("")
+    bundles = [tmp_path / "missing.pem", tmp_path / "empty.pem", tmp_path / "cert.pem"]
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "relocated.pem"))
+    monkeypatch.setattr(
+        "nuitkal_mini.client.http_client.CA_BUNDLES", [str(bundle) for bundle in bundles]
+    )
+    if read:
+        assert connect(origin.url).read(origin.url, 10).body == b"{}"
+    else:
+        refused(lambda: connect(origin.url).read(origin.url, 10), "authority")
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_ca_file_that_is_none_is_named(connect, tmp_path, content):
+def test_a_ca_file_that_is_no_ca_file_is_named(connect, tmp_path, content):
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
@@ -683,11 +881,6 @@ def test_https_is_never_left_by_a_redirect(serve, connect, tmp_path):
 # --- whole files
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "package.zip"
-
-
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 def test_a_file_arrives_and_progress_tells_how_far(serve, connect, target, size):
     origin = serve(lambda e: e.reply_file(CONTENT))
@@ -704,6 +897,28 @@ def test_a_file_arrives_and_progress_tells_how_far(serve, connect, target, size)
     assert {total for _, total in seen} == {len(CONTENT)}, (
         "the answer's Content-Length, when nobody else says it"
     )
+
+
+@pytest.mark.parametrize("chunk_size, calls", [(1000, 100), (0, 100_000), (10**9, 1)])
+def test_progress_is_told_as_often_as_chunk_size_says(serve, connect, target, chunk_size, calls):
+    origin = serve(lambda e: e.reply_file(CONTENT))
+    seen: List[int] = []
+    transport = connect(origin.url, chunk_size=chunk_size)
+    transport.download(origin.url, target, None, lambda have, _: seen.append(have))
+    assert seen == sorted(seen) and calls <= len(seen) <= calls + 20
+    assert max(b - a for a, b in zip([0] + seen, seen)) <= max(chunk_size, 1)
+
+
+def test_a_fast_download_is_read_in_large_pieces(serve, connect, target, monkeypatch):
+    content = bytes(10_000_000)
+    origin = serve(lambda e: e.reply_file(content))
+    sizes: List[int] = []
+    write = PartialFile.write
+    monkeypatch.setattr(
+        PartialFile, "write", lambda self, chunk: (sizes.append(len(chunk)), write(self, chunk))[1]
+    )
+    connect(origin.url).download(origin.url, target, None, silent)
+    assert sum(sizes) == len(content) and max(sizes) > 60_000
 
 
 def test_an_empty_file(serve, connect, target):
