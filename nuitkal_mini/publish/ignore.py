@@ -24,6 +24,10 @@ _TOKEN = re.compile(
 _RANGE = re.compile(r"\\?(.)(?:-\\?(.))?", re.DOTALL)
 
 
+# Parts of a glob: `**/` before a name, and a star.
+_FOLDERS, _STAR = "**/", "*"
+
+
 class Rule(NamedTuple):
     """One pattern: `regex` matches whole paths, `excludes` is False after `!`."""
 
@@ -56,35 +60,78 @@ def _rule(line: str) -> Optional[Rule]:
     pattern = pattern if excludes else pattern[1:]
     folders_only = pattern.endswith("/")
     pattern = pattern[:-1] if folders_only else pattern
-    anywhere = "" if "/" in pattern else "(?:.*/)?"
-    glob = _translate(pattern[1:] if pattern.startswith("/") else pattern)
-    return Rule(re.compile(anywhere + glob, re.DOTALL), excludes, folders_only) if glob else None
+    tokens = _tokens(pattern[1:] if pattern.startswith("/") else pattern)
+    if not tokens:
+        return None
+    regex = _regex(tokens if "/" in pattern else [_FOLDERS, *tokens])
+    return Rule(re.compile(regex, re.DOTALL), excludes, folders_only)
 
 
-def _translate(pattern: str) -> Optional[str]:
-    """The regular expression for a glob; None for an unclosed bracket or a lone backslash."""
-    regex, position = "", 0
+def _tokens(pattern: str) -> Optional[List[str]]:
+    """A glob's parts: `_FOLDERS`, `_STAR`, or a regular expression without a choice.
+
+    None for an unclosed bracket or a lone backslash.
+    """
+    tokens: List[str] = []
+    position = 0
     while position < len(pattern):
         token = _TOKEN.match(pattern, position)
         if token is None:
             return None
-        regex += _token_regex(token)
+        tokens.append(_token(token))
         position = token.end()
-    return regex
+    return tokens
 
 
-def _token_regex(token: re.Match[str]) -> str:
+def _token(token: re.Match[str]) -> str:
     if token["folders"]:
-        return "(?:.*/)?"
+        return _FOLDERS
     if token["below"]:
         return ".*"
     if token["stars"]:
-        return "[^/]*"
+        return _STAR
     if token["one"]:
         return "[^/]"
     if token["members"]:
         return _set_regex(token["members"], bool(token["negated"]))
     return re.escape(token["escaped"] or token["plain"])
+
+
+def _regex(tokens: List[str]) -> str:
+    """The regular expression for a glob; it never tries the ways to divide a path among stars.
+
+    What stands between two stars is taken where it comes first, and what stands between two `**/` in
+    the first folders that fit: a later place never helps. Only the part behind the last star, and the
+    one behind the last `**/`, must reach the end of the path.
+    """
+    *others, last = _split(tokens, _FOLDERS)
+    regex = ""
+    for number, part in enumerate([*others, last]):
+        is_last = number == len(others)
+        first, *chunks = ("".join(chunk) for chunk in _split(part, _STAR))
+        for at, chunk in enumerate(chunks):
+            to_end = is_last and at == len(chunks) - 1
+            first += f"[^/]*{chunk}" if to_end else _atomic(f"[^/]*?{chunk}", f"c{number}_{at}")
+        if number:
+            first = "(?:[^/]*/)*?" + first
+            first = first if is_last else _atomic(first, f"f{number}")
+        regex += first
+    return regex
+
+
+def _split(tokens: List[str], separator: str) -> List[List[str]]:
+    parts: List[List[str]] = [[]]
+    for token in tokens:
+        if token == separator:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _atomic(regex: str, name: str) -> str:
+    """The regular expression, whose first match is final; `(?>...)` came with Python 3.11."""
+    return f"(?=(?P<{name}>{regex}))(?P={name})"
 
 
 def _set_regex(members: str, negated: bool) -> str:

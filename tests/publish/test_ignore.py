@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Dict, Iterator, List, Set
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nuitkal_mini.publish import ignore
+from nuitkal_mini.publish.ignore import excluded, parse
 
 TREE = [
     "a",
@@ -216,3 +218,43 @@ def test_any_patterns_mean_what_they_mean_to_git(git: Path, lines: List[str]) ->
 
 def test_a_decomposed_pattern_matches_the_composed_name() -> None:
     assert ignore.excluded(ignore.parse(["e\u0301"]), "\u00e9", False)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*a" * 60 + "b",
+        "**/" * 40 + "b",
+        "**/a/" * 30 + "*b",
+        "*a*/" * 30 + "**",
+        "[ab]*" * 60 + "c",
+    ],
+    ids=lambda pattern: pattern[:10],
+)
+def test_no_pattern_makes_a_path_cost_more_than_milliseconds(pattern: str) -> None:
+    rules = parse([pattern])
+    started = time.process_time()
+    for path in ("a" * 1000, "a/" * 500 + "a", "aa/" * 333 + "x", "ab" * 500):
+        excluded(rules, path, False)
+    assert time.process_time() - started < 0.5
+
+
+def plain_regex(pattern: str) -> str:
+    """The glob as one would write it first, which takes exponential time."""
+    regex = re.sub(r"(?:(?<=/)|^)\*\*+/", "F", pattern)
+    regex = re.sub(r"(?:(?<=[/F])|^)\*\*+$", "B", regex)
+    regex = re.sub(r"\*+", "[^/]*", regex)
+    regex = regex.replace("?", "[^/]").replace("F", "(?:.*/)?").replace("B", ".*")
+    return regex if "/" in pattern else "(?:.*/)?" + regex
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "*", "**/", "?", "/**"]), min_size=1, max_size=8),
+    st.text("ab/", min_size=1, max_size=12),
+)
+@settings(max_examples=2000)
+def test_a_pattern_matches_what_its_plain_translation_matches(parts: List[str], path: str) -> None:
+    pattern = "".join(parts).strip("/")
+    assume(pattern and not re.search("//|\\*{3}", pattern) and not re.search("//|^/|/$", path))
+    wanted = re.fullmatch(plain_regex(pattern), path, re.DOTALL) is not None
+    assert excluded(parse([pattern]), path, False) == wanted
