@@ -1,14 +1,16 @@
-"""Ed25519 (RFC 8032) in pure Python: one signature verified in 1.4 ms, made in 1.4 ms (Python 3.11).
+"""Ed25519 (RFC 8032) in pure Python: verifies a signature in 1.4 ms (Python 3.11).
 
-`ed25519_verify` accepts what libsodium 1.0.18 accepts, the library below the `minisign` command (the tests ask it):
-the *cofactorless* equation, encode([S]B - [k]A) == R byte for byte, with S < L, A canonical, neither A nor R of small
-order. RFC 8032 5.1.7 allows this form beside the cofactored one. It is the stricter: whatever passes here passes
-there too, it leaves no second encoding of R, and it needs no square root for R. A mixed A (a torsion component beside
-the large-order one) counts as it stands: [k] is applied to A itself, not to a multiple of it.
+`ed25519_verify` accepts what libsodium 1.0.18 accepts, the library below the `minisign` command
+(the tests ask it): the *cofactorless* equation, encode([S]B - [k]A) == R byte for byte, with S < L,
+A canonical, neither A nor R of small order. RFC 8032 5.1.7 allows this form beside the cofactored
+one. It is the stricter: whatever passes here passes there too, it leaves no second encoding of R,
+and it needs no square root for R. A mixed A (a torsion component beside the large-order one) counts
+as it stands: [k] is applied to A itself, not to a multiple of it.
 
-Nothing here runs in constant time: Python's integers and the table look-ups below depend on their operands. That
-does not matter to verifying, where all is public. It does to signing: who can time many signatures closely could
-learn the key. So sign as `publish` does, on the developer's own machine, one file per command, never as a service.
+Nothing here runs in constant time: Python's integers and the table look-ups below depend on their
+operands. That does not matter to verifying, where all is public. It does to signing: who can time
+many signatures closely could learn the key. So sign as `publish` does, on the developer's own
+machine, one file per command, never as a service.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ IDENTITY: Point = (0, 1, 1, 0)
 
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` (64 bytes) is that of `message` by `public_key` (32 bytes); by the module docstring's rules."""
+    """Whether `signature` (64 bytes) is that of `message` by `public_key` (32 bytes)."""
     if len(public_key) != 32 or len(signature) != 64:
         return False
     scalar = int.from_bytes(signature[32:], "little")
@@ -72,7 +74,10 @@ def encode_point(point: Point) -> bytes:
 
 
 def _double_point(point: Point) -> Point:
-    """https://hyperelliptic.org/EFD/g1p/auto-twisted-extended-1.html, dbl-2008-hwcd for a = -1, signs turned."""
+    """Twice the point: dbl-2008-hwcd for a = -1, signs turned.
+
+    https://hyperelliptic.org/EFD/g1p/auto-twisted-extended-1.html
+    """
     x, y, z, _ = point
     xx, yy = x * x, y * y
     h = xx + yy
@@ -84,7 +89,10 @@ def _double_point(point: Point) -> Point:
 
 
 def _add_points(point: Point, other: Point) -> Point:
-    """add-2008-hwcd-3 of the same page: complete on this curve, so equal points and the identity need no case."""
+    """The sum: add-2008-hwcd-3 of the same page.
+
+    It is complete on this curve: equal points and the identity need no case of their own.
+    """
     x1, y1, z1, t1 = point
     x2, y2, z2, t2 = other
     a, b = (y1 - x1) * (y2 - x2) % _PRIME, (y1 + x1) * (y2 + x2) % _PRIME
@@ -114,7 +122,10 @@ def _base_multiples() -> List[Point]:
 
 
 def _scalar_digits(scalar: int, width: int) -> List[int]:
-    """The width-w non-adjacent form, lowest digit first: odd digits below 2^(w-1) with w-1 or more zeros between."""
+    """The width-w non-adjacent form, lowest digit first.
+
+    Odd digits below 2^(w-1), with w-1 or more zeros between them.
+    """
     digits = []
     while scalar:
         digit = 0

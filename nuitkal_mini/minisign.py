@@ -1,10 +1,11 @@
-"""minisign's files: verify and sign, public and secret keys. Text and bytes in, values out; no I/O, no randomness.
+"""minisign's public keys and signatures: parse and verify. Text and bytes in, values out.
 
-The formats are those of https://jedisct1.github.io/minisign/: a public key (one base64 line, or that line below an
-untrusted comment), a secret key with or without an scrypt password, a signature of the message (`Ed`) or of its
-BLAKE2b-512 (`ED`), and the global signature over signature and trusted comment, which is mandatory here. What the
-`minisign` command writes is read here and the other way round. One spelling only: what follows the last line, loose
-bits of base64 and control characters, which minisign lets pass, are refused.
+The formats are those of https://jedisct1.github.io/minisign/: a public key (one base64 line, or
+that line below an untrusted comment), a secret key with or without an scrypt password, a signature
+of the message (`Ed`) or of its BLAKE2b-512 (`ED`), and the global signature over signature and
+trusted comment, which is mandatory here. What the `minisign` command writes is read here and the
+other way round. One spelling only: what follows the last line, loose bits of base64 and control
+characters, which minisign lets pass, are refused.
 """
 
 from __future__ import annotations
@@ -145,11 +146,15 @@ def signed_bytes(algorithm: bytes, message: bytes) -> bytes:
 
 
 def key_name(key_id: bytes) -> str:
-    """The key id as people see it: 16 hex digits of the little-endian number (minisign 0.11 leaves leading zeros out)."""
+    """The key id as people see it: 16 hex digits of the little-endian number.
+
+    minisign 0.11 leaves leading zeros out.
+    """
     return f"{int.from_bytes(key_id, 'little'):016X}"
 
 
-# Files. CRLF ends lines as well as LF: minisign writes it on Windows. Nothing may follow the last line.
+# Files. CRLF ends lines as well as LF: minisign writes it on Windows. Nothing may follow the last
+# line.
 
 
 def parse_public_key(text: Union[str, bytes]) -> PublicKey:
@@ -169,7 +174,7 @@ def parse_public_key(text: Union[str, bytes]) -> PublicKey:
 
 
 def parse_signature(text: Union[str, bytes]) -> Signature:
-    """The first signature of a .minisig file, which is the one that the minisign command verifies."""
+    """The first signature of a .minisig file: the one that the minisign command verifies."""
     return parse_signatures(text)[0]
 
 
@@ -202,7 +207,10 @@ def _signature(untrusted: str, first: str, trusted: str, second: str) -> Signatu
 
 
 def check_trusted_text(comment: str) -> None:
-    """C programs end a string at a NUL, terminals obey escapes: neither stands in a comment that people rely on."""
+    """Refuse a trusted comment that is long or has control characters.
+
+    C programs end a string at a NUL and terminals obey escapes; people rely on this comment.
+    """
     if _COMMENT_CONTROL.search(comment) or len(comment) > MAX_KEY_TEXT // 2:
         raise SignatureError(
             "the trusted comment is longer than 8,192 characters or has control characters in it"
@@ -210,7 +218,10 @@ def check_trusted_text(comment: str) -> None:
 
 
 def text_lines(text: Union[str, bytes]) -> List[str]:
-    """The lines of a key or signature file, or ValueError. `splitlines` would split at ten other characters too."""
+    """The lines of a key or signature file, or ValueError.
+
+    `splitlines` splits at ten other characters too.
+    """
     if len(text) > MAX_KEY_TEXT:
         raise ValueError("too long")
     raw = (
@@ -221,7 +232,10 @@ def text_lines(text: Union[str, bytes]) -> List[str]:
 
 
 def base64_payload(line: str, start: Union[bytes, Tuple[bytes, ...]], size: int) -> bytes:
-    """The bytes of a base64 line, or ValueError; one spelling only, where b64decode skips what it does not know."""
+    """The bytes of a base64 line, or ValueError.
+
+    There is one spelling only: b64decode alone skips characters that it does not know.
+    """
     raw = base64.b64decode(line)
     if len(raw) != size or not raw.startswith(start) or to_base64(raw) != line:
         raise ValueError("not the base64 of what belongs here")
@@ -235,8 +249,8 @@ def to_base64(raw: bytes) -> str:
 def parse_release_comment(text: str) -> ReleaseComment:
     """The `timestamp:N`, `app:A` and `version:V` between tabs, in any order, each exactly once.
 
-    Further fields are tolerated: the signature covers them, minisign itself writes `file:` and `hashed`, and a later
-    publisher must be able to add one that today's clients pass over.
+    Further fields are tolerated: the signature covers them, minisign itself writes `file:` and
+    `hashed`, and a later publisher must be able to add one that today's clients pass over.
     """
     fields = [field.partition(":")[::2] for field in text.split("\t")]
     values = dict(fields)
@@ -249,6 +263,7 @@ def parse_release_comment(text: str) -> ReleaseComment:
         if _TIMESTAMP.fullmatch(timestamp) and version:
             return ReleaseComment(int(timestamp), app, version)
     raise SignatureError(
-        "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, each once, between tabs",
+        "the trusted comment {comment!r} does not hold timestamp:N, app:A and version:V, "
+        "each once, between tabs",
         comment=text[:200],
     )

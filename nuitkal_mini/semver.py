@@ -1,8 +1,8 @@
 """Parse and order versions: SemVer 2.0 (semver.org), a little wider at the front.
 
-`v`? then 1 to 4 numeric parts, then SemVer's pre-release and build. Missing numeric parts count as 0 and
-leading zeros in them mean nothing, so that `2025.01.05` works. Precedence is SemVer's; two spellings of
-equal precedence (`1.0`, `v1.0.0`, `1.0.0+build`) are one version.
+`v`? then 1 to 4 numeric parts, then SemVer's pre-release and build. Missing numeric parts count as
+0 and leading zeros in them mean nothing, so that `2025.01.05` works. Precedence is SemVer's; two
+spellings of equal precedence (`1.0`, `v1.0.0`, `1.0.0+build`) are one version.
 """
 
 from __future__ import annotations

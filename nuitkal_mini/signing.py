@@ -1,11 +1,12 @@
 """Secret keys and signatures: the half of minisign and Ed25519 that only a publisher needs.
 
-The formats are those of https://jedisct1.github.io/minisign/; what is written here the `minisign` command
-reads, and the other way round. A secret key stands in its file with or without an scrypt password.
+The formats are those of https://jedisct1.github.io/minisign/; what is written here the `minisign`
+command reads, and the other way round. A secret key stands in its file with or without an scrypt
+password.
 
-Nothing here runs in constant time: Python's integers and the table look-ups of `ed25519` depend on their
-operands, and whoever can time many signatures closely could learn the key. So sign as `publish` does, on
-the developer's own machine, one file per command, never as a service.
+Nothing here runs in constant time: Python's integers and the table look-ups of `ed25519` depend on
+their operands, and whoever can time many signatures closely could learn the key. So sign as
+`publish` does, on the developer's own machine, one file per command, never as a service.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ class SecretKey(NamedTuple):
 
 
 def sign(secret: SecretKey, message: bytes, trusted_comment: str, prehashed: bool = True) -> str:
-    """The .minisig file for `message`; not `prehashed` is minisign's legacy form, of the whole message."""
+    """The .minisig file for `message`; without `prehashed` in minisign's legacy form."""
     check_trusted_text(trusted_comment)
     algorithm = b"ED" if prehashed else b"Ed"
     signature = ed25519_sign(secret.seed, signed_bytes(algorithm, message))
     global_signature = ed25519_sign(secret.seed, signature + trusted_comment.encode())
     return (
-        f"{UNTRUSTED_PREFIX}signature from minisign secret key\n{to_base64(algorithm + secret.key_id + signature)}\n"
+        f"{UNTRUSTED_PREFIX}signature from minisign secret key\n"
+        f"{to_base64(algorithm + secret.key_id + signature)}\n"
         f"{TRUSTED_PREFIX}{trusted_comment}\n{to_base64(global_signature)}\n"
     )
 
@@ -113,7 +115,10 @@ def secret_key_text(
     operations: int = SCRYPT_OPERATIONS,
     memory: int = SCRYPT_MEMORY,
 ) -> str:
-    """The secret key file: encrypted under `password` with 32 random bytes of `salt`, or plain when the password is empty."""
+    """The secret key file: encrypted under `password`, or plain when that is empty.
+
+    `salt` are 32 random bytes.
+    """
     body = secret.key_id + secret.seed + public_key(secret).key
     if password:
         limits = operations.to_bytes(8, "little") + memory.to_bytes(8, "little")
@@ -125,7 +130,8 @@ def secret_key_text(
         )
     else:
         raw = b"Ed\0\0B2" + bytes(48) + body + bytes(32)
-    return f"{UNTRUSTED_PREFIX}minisign {'encrypted ' if password else ''}secret key\n{to_base64(raw)}\n"
+    kind = "encrypted secret key" if password else "secret key"
+    return f"{UNTRUSTED_PREFIX}minisign {kind}\n{to_base64(raw)}\n"
 
 
 def _key_checksum(body: bytes) -> bytes:
@@ -138,7 +144,8 @@ def _scrypt_mask(body: bytes, password: str, salt: bytes, operations: int, memor
         from hashlib import scrypt
     except ImportError as error:
         raise SignatureError(
-            "this Python has no scrypt, which a key with a password needs; use one built with OpenSSL 1.1 or newer"
+            "this Python has no scrypt, which a key with a password needs; "
+            "use one built with OpenSSL 1.1 or newer"
         ) from error
     cost, parallel = _scrypt_parameters(operations, memory)
     try:
@@ -153,7 +160,8 @@ def _scrypt_mask(body: bytes, password: str, salt: bytes, operations: int, memor
         )
     except (ValueError, MemoryError) as error:
         raise SignatureError(
-            "scrypt needs {mebibytes} MiB of memory for the secret key's password and did not get them",
+            "scrypt needs {mebibytes} MiB of memory for the secret key's password "
+            "and did not get them",
             mebibytes=cost >> 10,
         ) from error
     return bytes(a ^ b for a, b in zip(body, stream))
@@ -171,7 +179,7 @@ def _scrypt_parameters(operations: int, memory: int) -> Tuple[int, int]:
 
 
 def release_comment_text(comment: ReleaseComment) -> str:
-    """The trusted comment; SignatureError when `app` or `version` could not be read back from it."""
+    """The trusted comment; SignatureError when it could not be read back."""
     text = "\t".join(f"{name}:{value}" for name, value in zip(comment._fields, comment))
     if parse_release_comment(text) != comment:
         raise SignatureError("{comment!r} does not fit into a trusted comment", comment=text[:200])
@@ -184,7 +192,7 @@ def ed25519_public_key(seed: bytes) -> bytes:
 
 
 def ed25519_sign(secret: bytes, message: bytes) -> bytes:
-    """The signature by a 32-byte seed, or by minisign's and libsodium's 64 bytes of seed and public key.
+    """The signature by a seed (32 bytes), or by libsodium's seed and public key (64 bytes).
 
     The public half is always computed anew: signing with a wrong one would give the secret away.
     """

@@ -1,7 +1,8 @@
 """JSON from outside: an object of bounded size with one meaning, or one sentence.
 
-Any depth, any number of digits and any number of values end in a `JsonError`, never in a crash or in
-gigabytes of memory. What two parsers could read in two ways (a key that stands twice, NaN) is refused.
+Any depth, any number of digits and any number of values end in a `JsonError`, never in a crash or
+in gigabytes of memory. What two parsers could read in two ways (a key that stands twice, NaN) is
+refused.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from .paths import fold
 
 
 class Diff(NamedTuple):
-    """What turns one tree into another: `removed` of the old, `added` of the new, `changed` as (old, new)."""
+    """What turns one tree into another: `changed` are pairs of the old and the new entry."""
 
     removed: Tuple[FileEntry, ...]
     added: Tuple[FileEntry, ...]
@@ -17,7 +17,7 @@ class Diff(NamedTuple):
 
 
 def diff(old: Iterable[FileEntry], new: Iterable[FileEntry]) -> Diff:
-    """What turns the tree `old` into the tree `new`; paths that only differ in case are one file, changed."""
+    """What turns the tree `old` into `new`; paths that only differ in case are one file."""
     before = {fold(entry.path): entry for entry in old}
     after = {fold(entry.path): entry for entry in new}
     return Diff(

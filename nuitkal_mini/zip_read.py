@@ -1,11 +1,11 @@
 """Read a ZIP that may be hostile.
 
-The format is PKWARE's APPNOTE 6.3.10, of which a package uses little: stored and deflated members, UTF-8
-names, ZIP64 where sizes ask for it. `zipfile` is not used: it believes what the central directory says
-(DESIGN.md lists what its `testzip()` lets pass) and costs the launcher its import.
+The format is PKWARE's APPNOTE 6.3.10, of which a package uses little: stored and deflated members,
+UTF-8 names, ZIP64 where sizes ask for it. `zipfile` is not used: it believes what the central
+directory says (DESIGN.md lists what its `testzip()` lets pass) and costs the launcher its import.
 
-One rule: local headers, central directory and end record must say the same. Whatever they disagree about
-is refused before a byte is inflated, and inflating stops at the announced size.
+One rule: local headers, central directory and end record must say the same. Whatever they disagree
+about is refused before a byte is inflated, and inflating stops at the announced size.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _KNOWN_FLAGS = (
 MADE_ON_UNIX = 3
 LIMIT32, LIMIT16 = 0xFFFFFFFF, 0xFFFF
 
-# A bomb has both: members that together have this size, each above this ratio. Deflate's best is 1,032:1, and real
-# programs hold small files of zeros.
+# A bomb has both: members that together have this size, each above this ratio. Deflate's best is
+# 1,032:1, and real programs hold small files of zeros.
 BOMB_SIZE = 100 * 2**20
 BOMB_RATIO = 200
 MAX_TOTAL = 2**40
@@ -52,7 +52,7 @@ class ArchiveError(Problem):
 
 
 class Member(NamedTuple):
-    """A file or link in a ZIP; `offset` is that of its local header, `end` where the next thing starts."""
+    """A file or link in a ZIP: its bytes go from `offset` (of its local header) to `end`."""
 
     path: str
     mode: str
@@ -85,8 +85,8 @@ def read_directory(package: BinaryIO) -> Directory:
     """The members of a whole ZIP, checked against each member's local header.
 
     Raises:
-        ArchiveError: anything in its structure disagrees, is encrypted, a bomb, or of an unknown method.
-        UnsafePath: a name that `manifest.check_path` refuses, or names that collide.
+        ArchiveError: anything in its structure disagrees, is encrypted, a bomb, or of an unknown
+        method. UnsafePath: a name that `manifest.check_path` refuses, or names that collide.
     """
     size = package.seek(0, 2)
     package.seek(max(0, size - _MAX_TAIL))
@@ -101,7 +101,7 @@ def read_directory(package: BinaryIO) -> Directory:
 
 
 def read_tail(tail: bytes, package_size: int) -> Optional[Directory]:
-    """The members according to a package's last bytes, or None when these do not reach back far enough.
+    """The members according to a package's last bytes; None when these are too few.
 
     The local headers are out of sight here; `open_member` still checks all that it inflates.
     """
@@ -118,7 +118,7 @@ def _directory(members: List[Member], end: _End) -> Directory:
 
 
 def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
-    """The end record, with the values of its ZIP64 form where there is one; None when `tail` may begin behind it."""
+    """The end record, or its ZIP64 form; None when `tail` may begin behind it."""
     cut = len(tail) < min(package_size, _MAX_TAIL)
     at = tail.rfind(
         b"PK\5\6",
@@ -159,7 +159,8 @@ def _read_end(tail: bytes, package_size: int) -> Optional[_End]:
         or size > _MAX_DIRECTORY
     ):
         raise ArchiveError(
-            "the ZIP file's end record has a false count, size or offset, or more than 200,000 entries in 64 MiB"
+            "the ZIP file's end record has a false count, size or offset, "
+            "or more than 200,000 entries in 64 MiB"
         )
     return _End(entries, size, start, comment, offset)
 
@@ -210,7 +211,8 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
     kind = attributes >> 16 if made_by >> 8 == MADE_ON_UNIX else 0
     if flags & ~_KNOWN_FLAGS or method not in (STORED, DEFLATED) or disk:
         raise ArchiveError(
-            "{path!r} is encrypted or compressed with method {method}; only stored and deflated entries are read",
+            "{path!r} is encrypted or compressed with method {method}; "
+            "only stored and deflated entries are read",
             path=path,
             method=method,
         )
@@ -230,7 +232,10 @@ def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
 
 
 def _name(raw: bytes) -> str:
-    """The member's path. UTF-8 whether flagged or not: guessing a code page would install names nobody chose."""
+    """The member's path, in UTF-8 whether flagged or not.
+
+    Guessing a code page would install names that nobody chose.
+    """
     if (
         len(raw) > MAX_PATH_BYTES
     ):  # before normalising, which takes quadratic time for combining characters
@@ -246,7 +251,10 @@ def _name(raw: bytes) -> str:
 
 
 def _zip64(extra: bytes, values: Tuple[int, int, int], path: str) -> Tuple[int, int, int]:
-    """Size, compressed size and offset, each from the ZIP64 extra field (APPNOTE 4.5.3) where it does not fit."""
+    """Size, compressed size and offset, from the ZIP64 extra field where they do not fit.
+
+    APPNOTE 4.5.3.
+    """
     found: Dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(extra):
@@ -265,7 +273,7 @@ def _zip64(extra: bytes, values: Tuple[int, int, int], path: str) -> Tuple[int, 
 
 
 def _placed(members: List[Member], start: int) -> List[Member]:
-    """The members in the file's order, each with its `end`; the rules that hold between members are checked here."""
+    """The members in the file's order, each with its `end`, after checking them together."""
     ordered = sorted(members, key=lambda member: member.offset)
     ends = [member.offset for member in ordered[1:]] + [start]
     placed = [member._replace(end=end) for member, end in zip(ordered, ends)]
@@ -324,8 +332,8 @@ def find_data(package: BinaryIO, member: Member, base: int) -> int:
     start: int = member.offset + LOCAL_HEADER.size + name_size + extra_size
     if LIMIT32 in (size, compressed):
         size, compressed, _ = _zip64(extra, (size, compressed, 0), member.path)
-    # Who streams does not know them yet, and announces a descriptor behind the data (APPNOTE 4.4.4).
-    # Tools write what they know already: Info-ZIP the size, others nothing.
+    # Who streams does not know them yet, and announces a descriptor behind the data (APPNOTE
+    # 4.4.4). Tools write what they know already: Info-ZIP the size, others nothing.
     streamed = flags & _DESCRIPTOR
     facts = (crc, member.crc), (compressed, member.compressed_size), (size, member.size)
     if (
@@ -356,10 +364,11 @@ def _fills(package: BinaryIO, member: Member, flags: int, after: int, base: int)
 
 
 def open_member(package: BinaryIO, member: Member, base: int = 0) -> Iterator[bytes]:
-    """The member's contents in chunks; `base` is the offset in the ZIP of the first byte of `package`.
+    """The member's contents in chunks; `package` begins at the ZIP's offset `base`.
 
     Raises:
-        ArchiveError: the contents do not have the announced size and CRC; at most that size was yielded.
+        ArchiveError: the contents do not have the announced size and CRC; at most that size was
+        yielded.
     """
     package.seek(find_data(package, member, base))
     inflate = zlib.decompressobj(-15) if member.method == DEFLATED else None
@@ -419,7 +428,8 @@ def read_tree(package: BinaryIO, app: str, version: str) -> Manifest:
     """The manifest of a package that came without one: every member is read and hashed.
 
     Raises:
-        ArchiveError, UnsafePath: as `read_directory` and `open_member`; also for a link that leaves the tree.
+        ArchiveError, UnsafePath: as `read_directory` and `open_member`; also for a link that leaves
+        the tree.
     """
     files = [read_entry(package, member) for member in read_directory(package).members]
     check_tree(files)

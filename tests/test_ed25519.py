@@ -82,7 +82,7 @@ def test_no_signature_with_a_flipped_bit_is_accepted() -> None:
     "number", [P, P + 1, P + 3, P + 3 + 2**255, P + 18, 1 + 2**255, P - 1 + 2**255, 2]
 )
 def test_a_point_has_one_encoding(number: int) -> None:
-    """Nobody knows a secret key for P + 3, so no signature can ask this question; 2 is no point at all."""
+    """No signature can ask this: nobody knows a secret key for P + 3, and 2 is no point."""
     assert ed25519._decode_point((3).to_bytes(32, "little")) and ed25519._decode_point(
         (1).to_bytes(32, "little")
     )
@@ -138,7 +138,7 @@ def sodium_verify(library: Any, public: bytes, message: bytes, signature: bytes)
 
 
 def test_torsion_in_the_key_and_in_r_is_judged_as_by_libsodium() -> None:
-    """For A and R with each of the eight torsion components, signed so that the cofactored equation always holds."""
+    """For A and R with each torsion component, signed so that the cofactored equation holds."""
     library = sodium()
     eighth = ed25519._decode_point(
         bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")

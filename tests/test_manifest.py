@@ -1,4 +1,4 @@
-"""Manifests: what is legal comes through unchanged, everything else is refused with a sentence, cheaply."""
+"""Manifests: legal ones come through unchanged, others are refused with a sentence, cheaply."""
 
 from __future__ import annotations
 
@@ -362,7 +362,10 @@ def numbered(number: int, path: str) -> FileEntry:
 
 
 def hostile_trees() -> Dict[str, Tuple[bytes, str]]:
-    """Manifests of some MB each and how they are refused; most took minutes or gigabytes with rules that looked at all prefixes, or all values."""
+    """Manifests of some MB each and how they are refused.
+
+    Most took minutes or gigabytes with rules that looked at all prefixes, or all values.
+    """
     links = "/".join(["s"] * 45)
     return {
         "deep folders": (

@@ -439,7 +439,8 @@ def test_without_scrypt_a_key_with_a_password_says_what_it_needs(
 def test_importing_loads_nothing_that_urllib_has_not_loaded_and_makes_no_table() -> None:
     program = """
 import __future__, sys, types, typing, urllib.request
-package = sys.modules["nuitkal_mini"] = types.ModuleType("nuitkal_mini")  # without the client, which its __init__ would bring
+# Without the client, which the package's __init__ would bring.
+package = sys.modules["nuitkal_mini"] = types.ModuleType("nuitkal_mini")
 package.__path__ = ["nuitkal_mini"]
 before = set(sys.modules)
 from nuitkal_mini import ed25519, minisign

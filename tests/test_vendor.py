@@ -1,4 +1,4 @@
-"""The client as one file: what merging may change, what it must refuse, and that all of the client's tests hold for it."""
+"""The client as one file: what merging changes and refuses; the client's tests hold for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def python(*arguments: object, cwd: Path, **options: Any) -> subprocess.Complete
     )
 
 
-# --- the file ---------------------------------------------------------------------------------------
+# --- the file
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -149,8 +150,12 @@ def test_it_can_be_read_and_hides_nothing(one_file: Path) -> None:
 
 def test_importing_it_loads_no_more_than_the_package_does(one_file: Path) -> None:
     script = (
-        "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\nbefore = set(sys.modules)\n"
-        "sys.path.insert(0, '.')\nfrom nuitkal_update import ClientUpdater, UpdaterConfig\nprint(sorted(set(sys.modules) - before))"
+        "import sys\n"
+        "import __future__, typing, urllib.request, json, logging, pathlib, unicodedata\n"
+        "before = set(sys.modules)\n"
+        "sys.path.insert(0, '.')\n"
+        "from nuitkal_update import ClientUpdater, UpdaterConfig\n"
+        "print(sorted(set(sys.modules) - before))"
     )
     done = python("-W", "error", "-I", "-S", "-c", script, cwd=one_file.parent)
     assert (done.stdout, done.stderr) == ("['nuitkal_update']\n", "")
@@ -185,7 +190,8 @@ def test_its_command_line_works_with_nothing_else_around(one_file: Path, tmp_pat
     )
 
 
-# --- refusals ---------------------------------------------------------------------------------------
+# --- refusals
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,8 @@ def test_what_cannot_be_merged_is_refused_with_its_place(
     assert sentence in capsys.readouterr().err and not (tmp_path / "out.py").exists()
 
 
-# --- the client's own tests -------------------------------------------------------------------------
+# --- the client's own tests
+# -------------------------------------------------------------------------
 
 STUB = """import sys
 
@@ -254,7 +261,10 @@ sys.modules[__name__] = nuitkal_update
 
 
 def copy_with_one_file(folder: Path, one_file: Path) -> List[str]:
-    """The repository again, in which each merged module is only another name of the one file; returns those modules."""
+    """Copy the repository, with each merged module as another name of the one file.
+
+    Returns those modules.
+    """
     for name in ("nuitkal_mini", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -271,8 +281,12 @@ def test_in_the_copy_the_package_is_the_one_file(one_file: Path, tmp_path: Path)
     """Or the test below would run the client's tests on the client's modules once more."""
     replaced = copy_with_one_file(tmp_path, one_file)
     script = (
-        "import importlib, json, sys\nmodules = [importlib.import_module('nuitkal_mini.' + name) for name in sys.argv[1:]]\n"
-        "from nuitkal_mini import ClientUpdater\nfrom nuitkal_mini.client import launch\nassert launch.ClientUpdater is ClientUpdater\n"
+        "import importlib, json, sys\n"
+        "names = ['nuitkal_mini.' + name for name in sys.argv[1:]]\n"
+        "modules = [importlib.import_module(name) for name in names]\n"
+        "from nuitkal_mini import ClientUpdater\n"
+        "from nuitkal_mini.client import launch\n"
+        "assert launch.ClientUpdater is ClientUpdater\n"
         "print(json.dumps([module.__file__ for module in modules]))"
     )
     files = json.loads(python("-c", script, *replaced, cwd=tmp_path).stdout)

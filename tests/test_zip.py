@@ -1,4 +1,4 @@
-"""Packages: what we write every ZIP tool reads, what others write we read, and what deceives is refused by name."""
+"""Packages: every ZIP tool reads ours, we read those of others, deceptive ones are refused."""
 
 from __future__ import annotations
 
@@ -1113,7 +1113,7 @@ def test_any_bytes_are_refused_or_read(data: bytes) -> None:
 
 
 def hostile_directories() -> Dict[str, Callable[[], bytes]]:
-    """Directories of some MB that would cost minutes, were each prefix, field or mark looked at again and again."""
+    """Directories of some MB that cost minutes when each prefix, field or mark is read again."""
     return {
         "deep folders": lambda: build(
             *(Part(f"{number:05}/" + "a/" * 490 + "a", b"") for number in range(2000))

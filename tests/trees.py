@@ -1,4 +1,4 @@
-"""Random release trees that are legal everywhere, and a way to lay them on a disk and read them back.
+"""Random release trees that are legal everywhere; they are laid on a disk and read back.
 
 A tree is a dict: path -> (contents, mode) of a file, or the target of a symlink.
 """
@@ -62,7 +62,10 @@ def trees(draw: st.DrawFn, max_size: int = 8, links: bool = True) -> Tree:
 
 
 def here(tree: Tree) -> Tree:
-    """The tree as this machine can hold it: Windows has no executable bits, and no links without its developer mode, nor has Wine."""
+    """The tree as this machine can hold it.
+
+    Windows has no executable bits, and neither it (without its developer mode) nor Wine has links.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         link = os.path.join(scratch, "link")
         with contextlib.suppress(OSError):
@@ -89,7 +92,7 @@ def write_tree(folder: Path, tree: Tree) -> None:
 
 
 def read_tree(folder: Path, without: Tuple[str, ...] = ()) -> Tree:
-    """The tree that lies in `folder`; the top-level names in `without` are skipped. Empty folders do not count."""
+    """The tree in `folder`, without the top-level names in `without` and empty folders."""
     tree: Tree = {}
     for parent, folders, files in os.walk(folder):
         if parent == str(folder):

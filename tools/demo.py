@@ -1,8 +1,9 @@
 """The main job, visibly: python3 tools/demo.py [--serve]
 
-A server on a data folder of its own, two releases of a small real program, and the machine of a user who installs the first, gets the
-second at the next start, and is taken back. Every step is a command that you could type; what they print is theirs. Everything lies in
-one temporary folder that is removed at the end. --serve keeps the server running until Ctrl-C.
+A server on a data folder of its own, two releases of a small real program, and the machine of a
+user who installs the first, gets the second at the next start, and is taken back. Every step is a
+command that you could type; what they print is theirs. Everything lies in one temporary folder that
+is removed at the end. --serve keeps the server running until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 API = "api/nuitkal_pack/"
 LINE_BYTES_A_SECOND = 2_000_000  # slow enough for progress to be seen
 
-# The program: "topics" shows what Python's language reference says about a word. As programs that nobody installs do, it brings its libraries along.
+# The program: "topics" shows what Python's language reference says about a word. As programs that
+# nobody installs do, it brings its libraries along.
 PROGRAM = {
     "main.py": '''\
 """Topics: what Python's language reference says about a word."""
@@ -54,7 +56,8 @@ def find(texts, word, most=3):
     """The first texts, by name, with a line that has the word."""
     hits = []
     for text in sorted(texts.glob("*.txt")):
-        lines = [line for line in text.read_text(encoding="utf-8").splitlines() if word in line.split()]
+        every = text.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in every if word in line.split()]
         hits += [(text.stem, line) for line in lines[:1]]
     return hits[:most]
 ''',
@@ -72,7 +75,8 @@ def find(texts, word, most=3):
     """The texts that speak most of the word, each with the first line that has it."""
     hits = []
     for text in texts.glob("*.txt"):
-        lines = [line for line in text.read_text(encoding="utf-8").splitlines() if word in line.split()]
+        every = text.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in every if word in line.split()]
         hits += [(-len(lines), text.stem, line) for line in lines[:1]]
     return [(topic, line) for _, topic, line in sorted(hits)[:most]]
 ''',
@@ -128,7 +132,8 @@ def main() -> None:
 
 def demonstrate(demo: Demo) -> None:
     say(
-        "A developer has a program, Topics, which looks words up in Python's language reference, and publishes it as 1.0.0"
+        "A developer has a program, Topics, which looks words up in Python's language reference, "
+        "and publishes it as 1.0.0"
     )
     files, size = write_program(demo.folder / "topics")
     print("%d files, %s" % (files, readable(size)))
@@ -189,7 +194,7 @@ def readable(count: int) -> str:
 
 
 def write_program(folder: Path) -> Tuple[int, int]:
-    """Its own modules, the texts of Python's reference, and copies of the libraries; the number of files and their bytes."""
+    """Lay the program down: its modules, Python's reference, libraries. Its files and bytes."""
     for package in LIBRARIES:
         shutil.copytree(
             str(Path(sysconfig.get_path("stdlib")) / package),
@@ -211,7 +216,10 @@ class Demo:
     """The temporary folder, the server over it, and what travelled."""
 
     def __init__(self, folder: Path) -> None:
-        """Returns once the server accepts connections; its log, with the secrets of the first start, goes to a file."""
+        """Start the server and wait until it accepts connections.
+
+        Its log, with the secrets of the first start, goes to a file.
+        """
         say("An operator starts a server on an empty data folder")
         self.folder = folder
         self.travelled: List[Travelled] = []
@@ -314,7 +322,7 @@ def say_command(arguments: Sequence[str]) -> None:
 
 
 class Meter:
-    """A TCP relay in front of a server that counts requests, and the bytes of both directions; as slow as it is told."""
+    """A TCP relay in front of a server: counts requests and bytes, and can be slow."""
 
     def __init__(self, server_port: int, bytes_a_second: float = float("inf")) -> None:
         self.requests = self.up = self.down = 0

@@ -100,9 +100,9 @@ def _token(token: re.Match[str]) -> str:
 def _regex(tokens: List[str]) -> str:
     """The regular expression for a glob; it never tries the ways to divide a path among stars.
 
-    What stands between two stars is taken where it comes first, and what stands between two `**/` in
-    the first folders that fit: a later place never helps. Only the part behind the last star, and the
-    one behind the last `**/`, must reach the end of the path.
+    What stands between two stars is taken where it comes first, and what stands between two `**/`
+    in the first folders that fit: a later place never helps. Only the part behind the last star,
+    and the one behind the last `**/`, must reach the end of the path.
     """
     *others, last = _split(tokens, _FOLDERS)
     regex = ""

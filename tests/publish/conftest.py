@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """For the next request whose path contains `path`: a status and body, or (status 0) a connection that ends."""
+    """An answer to the next request whose path contains `path`; status 0 ends the connection."""
 
     path: str
     status: int = 0

@@ -52,7 +52,7 @@ NOT_ASCII = {"éaé", "x.é"}  # git's `?` matches one byte, ours one character
 
 
 def left_out(lines: List[str]) -> Set[str]:
-    """The files of TREE that stay out, asked as packing asks: a folder first, then what is in it."""
+    """The files of TREE that stay out, asked as packing asks: a folder before its files."""
     rules = ignore.parse(lines)
 
     def is_out(path: str) -> bool:
@@ -206,7 +206,8 @@ _line = st.builds(
     st.sampled_from(["", "", "", "!"]),
     st.lists(_piece, max_size=5),
 )
-# git 2.39 cuts a literal prefix off first and so takes `x**/y` for `x` and then `**/y`; gitignore(5) says `x*/y`, and so do we
+# git 2.39 cuts a literal prefix off first and so takes `x**/y` for `x` and then `**/y`;
+# gitignore(5) says `x*/y`, and so do we
 _line = _line.filter(lambda line: not re.search(r"[^/!*]\*\*", line))
 
 

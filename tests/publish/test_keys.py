@@ -153,12 +153,16 @@ def test_without_a_terminal_a_new_key_has_no_password_and_an_old_one_says_how(
 
 
 def on_a_terminal(*typed: bytes) -> bytes:
-    """What a terminal shows while `typed` is entered, line by line, at the prompts of `new_password`."""
+    """What a terminal shows while `typed` is entered at the prompts of `new_password`."""
     import pty
 
     child, terminal = pty.fork()
     if child == 0:
-        program = "from nuitkal_mini.publish.keys import *\ntry: print(len(new_password(False)))\nexcept KeyFileError as error: print(error)"
+        program = (
+            "from nuitkal_mini.publish.keys import *\n"
+            "try: print(len(new_password(False)))\n"
+            "except KeyFileError as error: print(error)"
+        )
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-c", program])
     shown = b""

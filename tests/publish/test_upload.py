@@ -1,4 +1,4 @@
-"""Uploading to a server that fails in every way a server can: what is sent, what is tried again, what is said."""
+"""Uploading to a server that fails: what is sent, what is tried again, what is said."""
 
 from __future__ import annotations
 
