@@ -187,25 +187,8 @@ def _read_central(tail: bytes, package_size: int, end: _End) -> List[Member]:
 
 def _member(fields: Tuple[int, ...], raw_name: bytes, extra: bytes) -> Member:
     """One entry of the central directory; a folder keeps its final slash for now."""
-    (
-        _,
-        made_by,
-        _,
-        flags,
-        method,
-        _,
-        _,
-        crc,
-        compressed,
-        size,
-        _,
-        _,
-        _,
-        disk,
-        _,
-        attributes,
-        offset,
-    ) = fields
+    _, made_by, _, flags, method, _, _, crc, compressed, size = fields[:10]
+    disk, _, attributes, offset = fields[13:]  # before them: the lengths of name, extra, comment
     path = _name(raw_name)
     size, compressed, offset = _zip64(extra, (size, compressed, offset), path)
     kind = attributes >> 16 if made_by >> 8 == MADE_ON_UNIX else 0

@@ -164,7 +164,7 @@ def _tree(arguments: argparse.Namespace, *outputs: Path) -> FolderTree:
     terms = Terms(
         arguments.minimum, arguments.python, tuple(arguments.platform), tuple(arguments.revoke)
     )
-    return read_tree(
+    tree = read_tree(
         folder,
         arguments.app,
         arguments.version.text,
@@ -173,6 +173,10 @@ def _tree(arguments: argparse.Namespace, *outputs: Path) -> FolderTree:
         terms,
         unicodedata.normalize("NFC", arguments.main.replace(os.sep, "/")),
     )
+    if tree.empty_folders:
+        shown = ", ".join(tree.empty_folders[:5]) + (", …" if tree.empty_folders[5:] else "")
+        _warn(f"a release has no empty folders; left out: {shown}")
+    return tree
 
 
 def _changelog(arguments: argparse.Namespace) -> str:

@@ -21,6 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from ..manifest import MAX_BYTES
 from ..semver import Version, parse
+from ..strict_json import JsonError, json_object
 from .tree import FolderTree, PublishError
 
 TIMEOUT_SECONDS = 30.0
@@ -229,8 +230,8 @@ def _json_body(document: Dict[str, Any]) -> RequestBody:
 
 def _json(answer: bytes) -> Any:
     try:
-        return json.loads(answer)
-    except (ValueError, RecursionError) as error:
+        return json_object(answer)
+    except JsonError as error:
         raise PublishError(f"the server's answer is not JSON; {_BASE_HINT}") from error
 
 
@@ -238,7 +239,7 @@ def _refusal(response: urllib.error.HTTPError) -> ApiError:
     """The server's own sentence where it has one."""
     status = response.code
     try:
-        document = json.loads(response.read(2**16))
+        document = json_object(response.read(2**16))
         sentence, code = str(document["error"]), str(document["code"])
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         sentence, code = f"HTTP {status} {response.reason}", ""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict
 
-from ..manifest import dumps, loads
-from ..minisign import verify
+from ..manifest import Manifest, dumps, loads
+from ..minisign import PublicKey, verify
 from ..semver import Version, parse
 from ..signing import SecretKey, public_key
 from .api import ApiClient, PublishedRelease
@@ -36,26 +36,18 @@ def rotate(
         SignatureError: the active release is not signed by the old key.
     """
     active = _active_release(server)
-    content = server.manifest(active)
-    verify([public_key(old)], content, active.signature)
-    manifest = loads(content)
-    added = str(public_key(new))
-    known = manifest.terms.keys or (str(public_key(old)),)
-    if parse(manifest.version) != active.version:
-        raise PublishError(
-            f"the server shows the manifest of {manifest.version!r} as that of "
-            f"{active.version.text}; nothing was signed"
-        )
     if version <= active.version:
         raise PublishError(
             f"{version.text} is not above the active version {active.version.text}; "
             "choose a higher version"
         )
+    manifest = _verified_manifest(server, active, public_key(old))
+    added = str(public_key(new))
+    known = manifest.terms.keys or (str(public_key(old)),)
     if added in known:
         raise PublishError(f"{added} is among the keys of {active.version.text} already")
-    rotated = manifest._replace(
-        version=version.text, terms=manifest.terms._replace(keys=(*known, added))
-    )
+    terms = manifest.terms._replace(keys=(*known, added))
+    rotated = manifest._replace(version=version.text, terms=terms)
     tree = FolderTree(Path(), loads(dumps(rotated)), {})
     if server.missing(tree):
         raise PublishError(
@@ -75,6 +67,20 @@ def rotate(
         "  3. Keep the old secret key in a safe place: it can revoke the new one (--revoke).",
         {**outcome.document, "keys": [*known, added]},
     )
+
+
+def _verified_manifest(
+    server: ApiClient, release: PublishedRelease, trusted: PublicKey
+) -> Manifest:
+    content = server.manifest(release)
+    verify([trusted], content, release.signature)
+    manifest = loads(content)
+    if parse(manifest.version) != release.version:
+        raise PublishError(
+            f"the server shows the manifest of {manifest.version!r} as that of "
+            f"{release.version.text}; nothing was signed"
+        )
+    return manifest
 
 
 def _active_release(server: ApiClient) -> PublishedRelease:

@@ -59,6 +59,7 @@ class FolderTree(NamedTuple):
     folder: Path
     manifest: Manifest
     sources: Dict[str, str]
+    empty_folders: Tuple[str, ...] = ()  # a release has none
 
     def contents(self) -> List[FileEntry]:
         """Its files, without its links."""
@@ -87,7 +88,9 @@ def read_tree(
     """
     release = loads(dumps(Manifest(app, version, (), terms)))  # checks, before minutes of hashing
     rules = ignore.parse([*LEFT_OUT, *_ignore_lines(folder), *patterns])
-    sources = sorted(source for source in _walk(folder, rules) if source.path not in outputs)
+    empty: List[str] = []
+    found = _walk(folder, rules, empty)
+    sources = sorted(source for source in found if source.path not in outputs)
     if not sources:
         raise PublishError(
             f"{folder} has nothing to publish: it is empty, or everything in it is excluded"
@@ -101,6 +104,7 @@ def read_tree(
         folder,
         loads(dumps(release._replace(files=entries, main=main))),
         {source.path: source.file for source in sources},
+        tuple(sorted(empty)),
     )
 
 
@@ -113,11 +117,15 @@ def _ignore_lines(folder: Path) -> List[str]:
         raise PublishError(f"{folder / IGNORE_FILE} is not UTF-8; save it as UTF-8") from error
 
 
-def _walk(folder: Path, rules: List[ignore.Rule]) -> Iterator[FolderFile]:
+def _walk(folder: Path, rules: List[ignore.Rule], empty: List[str]) -> Iterator[FolderFile]:
+    """The files and links that the rules leave; the folders with nothing in them go to `empty`."""
     todo: List[Tuple[str, str]] = [(str(folder), "")]
     while todo:
         place, prefix = todo.pop()
-        for name in os.listdir(place):
+        names = os.listdir(place)
+        if not names and prefix:
+            empty.append(prefix[:-1])
+        for name in names:
             file = os.path.join(place, name)
             path = prefix + unicodedata.normalize("NFC", name)  # macOS lists names decomposed
             status = os.lstat(file)

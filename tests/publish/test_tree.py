@@ -18,6 +18,7 @@ from nuitkal_mini.publish import tree
 from nuitkal_mini.publish.tree import PublishError, read_tree
 
 from .conftest import write
+from .test_commands import run
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX files")
 
@@ -205,3 +206,13 @@ def test_a_file_that_changes_while_it_is_hashed_is_noticed(
         PublishError, match="'main.py' changed while it was being packed; run the command again"
     ):
         paths(program)
+
+
+def test_empty_folders_are_left_out_and_named(program: Path) -> None:
+    for name in ("cache/deep", "logs", "lib/full"):
+        (program / name).mkdir(parents=True)
+    write(program, "lib/full/__pycache__/a.pyc", b"")
+    assert read_tree(program, "app", "1.0.0").empty_folders == ("cache/deep", "logs")
+    done = run("pack", program, "--app", "a", "--version", "1", "-o", program.parent / "o.zip")
+    assert done.returncode == 0
+    assert "a release has no empty folders; left out: cache/deep, logs" in done.stderr
