@@ -2,9 +2,9 @@
 
 The client's modules and the formats that they use stand one below the other, each name defined
 before it is needed. What merging asks for is changed: imports between the modules go, those of the
-standard library are gathered at the top, module docstrings become headings, one logger serves all.
-Comments, and docstrings of what a program does not call, stay in the package: with them, and with
-four spaces for a level of indentation, the file would be a third larger.
+standard library are gathered at the top, the beginnings of module docstrings become headings, one
+logger serves all. Comments, and docstrings of what a program does not call, stay in the package:
+with them, and with four spaces for a level of indentation, the file would be a third larger.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _section(source: ModuleSource) -> Section:
     return Section(
         source.name,
         _heading(source),
-        re.sub(r"\n{4,}", "\n\n\n", _compact(code)).strip("\n"),
+        re.sub(r"\n{3,}", "\n\n", _compact(code)).strip("\n"),
         set(_standard(source.tree.body)),
         for_types,
     )
@@ -392,7 +392,7 @@ def _header(sources: Sequence[ModuleSource]) -> str:
 
 def _heading(source: ModuleSource) -> str:
     title = f"# --- {source.name.replace('.', '/')}.py "
-    text = ast.get_docstring(source.tree) or ""
+    text = (ast.get_docstring(source.tree) or "").split("\n\n")[0]  # what the module is
     return "\n".join(
         [title + "-" * (100 - len(title)), *(f"# {line}".rstrip() for line in text.splitlines())]
     )
