@@ -80,22 +80,23 @@ class Interrupted(DownloadError):
 class HttpClient:
     """Sends GET requests to the server at `origin_url`, and to wherever its responses lead.
 
-    `headers` go to the origin only. `proxy` None means the one of the system, "" none at all.
+    `timeout_seconds` is that of one operation of the network. `headers` go to the origin only.
+    `proxy` None means the one of the system, "" none at all.
     """
 
     def __init__(
         self,
         origin_url: str,
         *,
-        timeout_seconds: float,
-        verify_ssl: bool,
-        ca_file: Optional[str],
-        headers: Mapping[str, str],
-        proxy: Optional[str],
-        clock: Callable[[], float],
+        timeout_seconds: float = 30.0,
+        verify_ssl: bool = True,
+        ca_file: Optional[str] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        proxy: Optional[str] = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.base = resolve(origin_url, "")
-        self._headers, self._timeout_seconds, self._clock = dict(headers), timeout_seconds, clock
+        self.base, self.clock = resolve(origin_url, ""), clock
+        self._headers, self._timeout_seconds = dict(headers or {}), timeout_seconds
         self._proxies = _proxies(proxy)
         handler = _HttpHandler(clock, verify_ssl, ca_file)
         self._direct, self._proxied = _opener(handler, {}), _opener(handler, self._proxies)
@@ -135,7 +136,7 @@ class HttpClient:
         raise DownloadError(f"{host_of(url)} redirects without end")
 
     def _send(self, url: str, headers: Dict[str, str], ends: float) -> HttpResponse:
-        timeout_seconds = min(self._timeout_seconds, ends - self._clock())
+        timeout_seconds = min(self._timeout_seconds, ends - self.clock())
         if timeout_seconds <= 0:
             raise Interrupted(f"there is no time left to ask {host_of(url)}")
 
@@ -148,9 +149,7 @@ class HttpClient:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise explain(error, self._peer(url)) from error
 
-        return run_with_timeout(
-            min(HOP_TIMEOUTS * timeout_seconds, ends - self._clock()), url, send
-        )
+        return run_with_timeout(min(HOP_TIMEOUTS * timeout_seconds, ends - self.clock()), url, send)
 
     def _proxy_for(self, url: str) -> str:
         """The proxy for this URL; empty for none."""

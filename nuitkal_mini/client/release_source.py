@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from ..manifest import MAX_BYTES
 from .config import UpdaterConfig
 from .errors import CheckError, DownloadError
-from .http_client import resolve
+from .http_client import HttpClient, resolve
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .transport import Transport
 
@@ -27,15 +27,16 @@ class ReleaseSource:
 
     def __init__(self, config: UpdaterConfig) -> None:
         self._config = config
-        self.transport = Transport(
+        http_client = HttpClient(
             config.check_api_url,
             timeout_seconds=config.timeout,
-            retries=config.retries,
             verify_ssl=config.verify_ssl,
             ca_file=config.ca_file,
             headers=config.headers,
-            chunk_size=config.chunk_size,
             proxy=config.proxy,
+        )
+        self.transport = Transport(
+            http_client, retries=config.retries, chunk_size=config.chunk_size
         )
 
     def active_release(self, installed: str, deadline_seconds: Optional[float] = None) -> Release:

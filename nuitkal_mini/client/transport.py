@@ -62,41 +62,23 @@ class Document(NamedTuple):
 
 
 class Transport:
-    """Reads from the server at `origin_url` and from where its documents lead.
+    """Reads what `http_client` can reach, as often as it takes.
 
     Args:
-        timeout_seconds: how long one operation of the network may take.
         retries: attempts after the first one that failed in a row.
-        headers: sent to the origin only.
         chunk_size: bytes between two calls of a `progress` callback.
-        proxy: a proxy's URL; None means the system's, "" none.
     """
 
     def __init__(
         self,
-        origin_url: str,
+        http_client: HttpClient,
         *,
-        timeout_seconds: float = 30.0,
         retries: int = 3,
-        verify_ssl: bool = True,
-        ca_file: Optional[str] = None,
-        headers: Optional[Mapping[str, str]] = None,
         chunk_size: int = 8192,
-        proxy: Optional[str] = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = HttpClient(
-            origin_url,
-            timeout_seconds=timeout_seconds,
-            verify_ssl=verify_ssl,
-            ca_file=ca_file,
-            headers=headers or {},
-            proxy=proxy,
-            clock=clock,
-        )
-        self._retries, self._sleep, self._clock = retries, sleep, clock
-        self._chunk_size = max(chunk_size, 1)
+        self._http, self._clock, self._sleep = http_client, http_client.clock, sleep
+        self._retries, self._chunk_size = retries, max(chunk_size, 1)
         self.ends = math.inf  #: on the clock: when every request, body and pause must be over
         self.received = 0  #: bytes of files that came over the network, those of failures included
 
@@ -140,8 +122,8 @@ class Transport:
         while nobody says it). Bytes of the same URL and size that are in `target` are not asked for
         again, so delete a `target` whose hash is wrong.
         """
-        partial = PartialFile(target, resolve(self._http.base, url), size, max_bytes)
-        self._fill(partial, None, progress)
+        partial = PartialFile(target, resolve(self._http.base, url), size, max_bytes, None)
+        self._fill(partial, progress)
         return partial.responses == 1
 
     def download_range(
@@ -156,34 +138,25 @@ class Transport:
 
         Returns the range around them that `target` has: the whole file, if the server sent that.
         """
-        partial = PartialFile(target, resolve(self._http.base, url), size, size)
-        self._fill(partial, wanted, progress)
+        partial = PartialFile(target, resolve(self._http.base, url), size, size, wanted)
+        self._fill(partial, progress)
         return partial.around(wanted)
 
-    def _fill(
-        self,
-        partial: PartialFile,
-        wanted: Optional[Range],
-        progress: Callable[[int, int], None],
-    ) -> None:
+    def _fill(self, partial: PartialFile, progress: Callable[[int, int], None]) -> None:
         def attempt() -> None:
             while True:
-                missing = partial.first_missing(wanted)
+                missing = partial.first_missing()
                 if missing is None:
                     return progress(partial.have, partial.have)
-                self._request(partial, missing, wanted, progress)
+                self._request(partial, missing, progress)
 
         self._persist(attempt, self._retries, lambda: partial.furthest, self.ends)
 
     def _request(
-        self,
-        partial: PartialFile,
-        missing: Range,
-        wanted: Optional[Range],
-        progress: Callable[[int, int], None],
+        self, partial: PartialFile, missing: Range, progress: Callable[[int, int], None]
     ) -> None:
         """Asks for the bytes `missing` once, and writes those that come."""
-        before, headers = partial.have, partial.range_header(missing, wanted)
+        before, headers = partial.have, partial.range_header(missing)
         try:
             accepted = (200, 206) if headers else (200,)
             with self._http.get(
@@ -192,7 +165,7 @@ class Transport:
                 partial.accept(response, missing)
                 for chunk in self._http.body(response):
                     self.received += len(chunk)
-                    self._write(partial, chunk, wanted, progress)
+                    self._write(partial, chunk, progress)
                     if partial.is_response_complete():
                         break
             partial.check_length()
@@ -208,15 +181,11 @@ class Transport:
             partial.use_ranges = False
 
     def _write(
-        self,
-        partial: PartialFile,
-        chunk: bytes,
-        wanted: Optional[Range],
-        progress: Callable[[int, int], None],
+        self, partial: PartialFile, chunk: bytes, progress: Callable[[int, int], None]
     ) -> None:
         before = partial.have
         partial.write(chunk)
-        will_have = partial.will_have(wanted)
+        will_have = partial.will_have()
         for have in range(before + self._chunk_size, partial.have, self._chunk_size):
             progress(have, will_have)
         progress(partial.have, will_have)
@@ -261,8 +230,15 @@ class PartialFile:
     and a line without its end is not believed.
     """
 
-    def __init__(self, path: Path, url: str, size: Optional[int], max_bytes: int) -> None:
-        self.url, self._announced = url, size
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        size: Optional[int],
+        max_bytes: int,
+        wanted: Optional[Range],
+    ) -> None:
+        self.url, self._announced, self._wanted = url, size, wanted
         self.size = size  # as announced, or as a response has said it
         self.responses = 0  # that brought the bytes; those of an earlier process count as two
         self.use_ranges = True
@@ -295,9 +271,9 @@ class PartialFile:
         """The number of bytes that have arrived."""
         return sum(part.end - part.start for part in self._arrived)
 
-    def first_missing(self, wanted: Optional[Range]) -> Optional[Range]:
-        """The first range of `wanted` (None: of the whole file) that has not arrived."""
-        start, end = wanted or Range(0, self._max_bytes if self.size is None else self.size)
+    def first_missing(self) -> Optional[Range]:
+        """The first range that is wanted and has not arrived."""
+        start, end = self._wanted or Range(0, self._max_bytes if self.size is None else self.size)
         for part in self._arrived:
             if part.start > start:
                 end = min(end, part.start)
@@ -309,17 +285,16 @@ class PartialFile:
         """The range without a gap that holds `wanted`."""
         return next(part for part in self._arrived if part.start <= wanted.start < part.end)
 
-    def will_have(self, wanted: Optional[Range]) -> int:
-        """The number of bytes that will have arrived with the end of `wanted` and the response."""
+    def will_have(self) -> int:
+        """The number of bytes that will have arrived when what is wanted and the response have."""
         if self.size is None:
             return self.have
-        goal = [self._running] + ([wanted] if wanted else [Range(0, self.size)])
-        whole = merge_ranges(sorted(self._arrived + [part for part in goal if part.end]), 0)
-        return sum(part.end - part.start for part in whole)
+        goal = [*self._arrived, self._running, self._wanted or Range(0, self.size)]
+        return sum(part.end - part.start for part in merge_ranges(sorted(goal), 0))
 
-    def range_header(self, missing: Range, wanted: Optional[Range]) -> Mapping[str, str]:
+    def range_header(self, missing: Range) -> Mapping[str, str]:
         """The header that asks for `missing`; empty where the whole file is asked for."""
-        known = wanted or (self._arrived and self.size is not None)
+        known = self._wanted or (self._arrived and self.size is not None)
         if not known or not self.use_ranges:
             return {}
         return {"Range": f"bytes={missing.start}-{missing.end - 1}"}

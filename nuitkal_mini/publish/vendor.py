@@ -26,6 +26,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
 LAST, FRONT, WINDOW = "client.__main__", "client.__init__", "client.window"
 LOGGER = "logger"
+MAX_COLUMNS = 100
 HEADER = '''"""The client of nuitkal_mini {version} as one file: keeps a program up to date.
 
     python nuitkal_update.py update --url https://host/api/nuitkal_pack/check/ --dir app
@@ -275,7 +276,28 @@ def _compact(code: str) -> str:
         if number not in inside:
             depth = (len(line) - len(line.lstrip(" "))) // 4
             lines[number] = "\t" * depth + line[4 * depth :]
-    return "\n".join(lines)
+    return _filled("\n".join(lines))
+
+
+def _filled(code: str) -> str:
+    """The code with as much of a bracket in a line as fits: 2 % of the file are indentation."""
+    inside, open_brackets = _lines_inside_strings(code), 0
+    continued: Set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.OP:
+            open_brackets += (token.string in "([{") - (token.string in ")]}")
+        elif token.type == tokenize.NL and open_brackets:
+            continued.add(token.start[0])
+    filled: List[str] = []
+    for number, line in enumerate(code.split("\n")):
+        text = line.strip()
+        if number in continued and number not in inside and filled[-1]:
+            space = "" if filled[-1][-1] in "([{" or text[:1] in ")]}" else " "
+            if len(filled[-1].expandtabs(4)) + len(space + text) <= MAX_COLUMNS:
+                filled[-1] += space + text
+                continue
+        filled.append(line)
+    return "\n".join(filled)
 
 
 def _without_comments(code: str) -> str:

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuitkal_mini.client.errors import DownloadError
-from nuitkal_mini.client.http_client import READ_BYTES, is_direct, resolve, retry_after
+from nuitkal_mini.client.http_client import READ_BYTES, HttpClient, is_direct, resolve, retry_after
 from nuitkal_mini.client.plan import Range
 from nuitkal_mini.client.transport import Document, PartialFile, Transport, content_range
 
@@ -47,7 +47,8 @@ def pauses() -> List[float]:
 def connect(pauses: List[float]) -> Callable[..., Transport]:
     def make(url: str, **options: Any) -> Transport:
         options.setdefault("timeout_seconds", 5.0)
-        return Transport(url, sleep=pauses.append, **options)
+        own = {name: options.pop(name) for name in ("retries", "chunk_size") if name in options}
+        return Transport(HttpClient(url, **options), sleep=pauses.append, **own)
 
     return make
 
@@ -351,7 +352,7 @@ def drip(e: Exchange, head: bytes, piece: bytes, gone: threading.Event) -> None:
 def test_nothing_that_a_server_does_outlasts_the_deadline(serve, target, slow, kind):
     gone = threading.Event()
     origin = serve(lambda e: SLOW[slow](e, gone))
-    transport = Transport(origin.url, timeout_seconds=30.0, retries=20)
+    transport = Transport(HttpClient(origin.url), retries=20)
     began = time.monotonic()
     transport.ends = began + 1.0
     calls = {
@@ -1036,10 +1037,11 @@ def test_a_killed_process_loses_a_megabyte_at_most(serve, connect, target):
     origin = serve(lambda e: e.reply_file(content))
     code = (
         "import os, sys; from pathlib import Path\n"
+        "from nuitkal_mini.client.http_client import HttpClient\n"
         "from nuitkal_mini.client.transport import Transport\n"
         "url, target, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])\n"
         "stop = lambda have, _: have > 4_500_000 and os._exit(9)\n"
-        "Transport(url).download(url, target, size, stop)\n"
+        "Transport(HttpClient(url)).download(url, target, size, stop)\n"
     )
     words = [sys.executable, "-c", code, origin.url, str(target), str(len(content))]
     assert subprocess.run(words, cwd=str(ROOT)).returncode == 9
