@@ -1,17 +1,24 @@
 """Automatic updates for Python programs that run without an installer: what an app imports."""
 
-from .client import (
-    CheckError,
-    ClientUpdater,
-    DownloadError,
-    InstallError,
-    LaunchError,
-    RollbackError,
-    UpdaterConfig,
-    UpdaterError,
-    VerificationError,
-    own_folder,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client import (
+        CheckError,
+        ClientUpdater,
+        DownloadError,
+        InstallError,
+        LaunchError,
+        Release,
+        RollbackError,
+        UpdaterConfig,
+        UpdaterError,
+        VerificationError,
+        own_folder,
+    )
+    from .client.window import update_and_run_in_window
 
 __version__ = "0.1.0"
 
@@ -21,9 +28,23 @@ __all__ = [
     "DownloadError",
     "InstallError",
     "LaunchError",
+    "Release",
     "RollbackError",
     "UpdaterConfig",
     "UpdaterError",
     "VerificationError",
     "own_folder",
+    "update_and_run_in_window",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The client's names, loaded when one is used: a server or a publisher needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = ".client.window" if name == "update_and_run_in_window" else ".client"
+    value = getattr(import_module(home, __name__), name)
+    globals()[name] = value
+    return value

@@ -195,7 +195,7 @@ def test_the_decoder_of_deltas_never_imports_the_encoder(name: str) -> None:
 
 
 def test_the_package_itself_imports_only_the_client() -> None:
-    assert own_imports(f"{PACKAGE}.__init__") == {"client"}
+    assert own_imports(f"{PACKAGE}.__init__") == {"client", "client.window"}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -375,7 +375,7 @@ def test_the_client_loads_nothing_that_every_client_needs_not_anyway() -> None:
 
 
 def test_the_client_loads_no_server_no_publisher_and_nothing_that_only_an_update_needs() -> None:
-    _, after = modules_after("import nuitkal_mini")
+    _, after = modules_after("from nuitkal_mini import ClientUpdater")
     own = {short(name) for name in after if name.startswith(PACKAGE + ".")}
     assert {name.split(".")[0] for name in own} <= {"client", *FORMATS}
     assert not own & {*DELTA, "delta", "minisign", "ed25519"}
@@ -388,6 +388,21 @@ def test_the_client_loads_no_server_no_publisher_and_nothing_that_only_an_update
         "argparse",
         "sqlite3",
     }
+
+
+def test_importing_the_package_loads_no_client_until_one_of_its_names_is_used() -> None:
+    _, after = modules_after("import nuitkal_mini")
+    assert {name for name in after if name.startswith(PACKAGE + ".")} == set()
+
+
+def test_every_public_name_of_the_package_and_of_the_client_can_be_imported() -> None:
+    import nuitkal_mini
+    from nuitkal_mini import client
+
+    for module in (nuitkal_mini, client):
+        assert [name for name in module.__all__ if getattr(module, name, None) is None] == []
+    with pytest.raises(AttributeError, match="no_such_name"):
+        nuitkal_mini.no_such_name  # noqa: B018
 
 
 def test_importing_the_server_package_is_light_until_an_application_is_made() -> None:
