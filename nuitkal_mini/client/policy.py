@@ -38,17 +38,30 @@ def was_rolled_back(state: State, release: Release, is_signed: bool) -> bool:
     )
 
 
-def excessive_age_days(
-    release: Release, trust: TrustState, max_age_days: Optional[float], now: float
-) -> Optional[float]:
-    """The newest signature's age in days, that of the offer included, if it exceeds the limit."""
-    if max_age_days is None or not trust.newest():
-        return None
-    if now - trust.newest() <= max_age_days * DAY_SECONDS:
-        return None
-    offered = offer_timestamp(release.signature, release.precedence, trust)
-    age_days = (now - max(trust.newest(), offered)) / DAY_SECONDS
-    return age_days if age_days > max_age_days else None
+def freeze_warning(
+    release: Release,
+    trust: TrustState,
+    max_age_days: Optional[float],
+    app: Optional[str],
+    now: float,
+) -> str:
+    """The sentence that says how old the newest signature is; empty while that is allowed.
+
+    The offer's own signature counts. Where keys are configured and no signature was ever seen,
+    nothing is known of the age, which is not allowed either.
+    """
+    if max_age_days is None or not trust.keys:
+        return ""
+    newest = trust.newest()
+    if now - newest > max_age_days * DAY_SECONDS:
+        offered = offer_timestamp(release.signature, release.precedence, trust, app)
+        newest = max(newest, offered)
+    if now - newest <= max_age_days * DAY_SECONDS:
+        return ""
+    age = f"the newest signature here is {(now - newest) / DAY_SECONDS:.0f} days old"
+    if not newest:
+        age = "no valid signature was ever seen here"
+    return f"{age}, {max_age_days:g} days are allowed; somebody may be holding updates back"
 
 
 def check_offer(manifest: Manifest, release: Release, version_file: str) -> None:

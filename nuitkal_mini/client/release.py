@@ -40,6 +40,7 @@ class Release(NamedTuple):
     signature: Optional[str]
     changelog: str
     deltas: Tuple[DeltaOffer, ...] = ()
+    rotations: Tuple[str, ...] = ()
 
     @property
     def precedence(self) -> Version:
@@ -67,6 +68,7 @@ def parse_release(body: bytes, url: str) -> Release:
             _text(values, "manifest_url", 8192),
             values.get("signature"),
             _text(values, "changelog", 2**20),
+            rotations=_urls(values.get("rotations"), url),
         )
         if release.manifest_url:
             release = release._replace(
@@ -108,6 +110,16 @@ def _text(values: Dict[str, Any], key: str, limit: int) -> str:
             "{key} is not a text of at most {limit} characters", key=key, limit=limit
         )
     return value
+
+
+def _urls(value: object, base: str) -> Tuple[str, ...]:
+    from .http_client import resolve
+
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ManifestError("rotations is not a list of addresses")
+    return tuple(resolve(base, item) for item in value)
 
 
 def _hash(values: Dict[str, Any], key: str = "file_hash") -> str:

@@ -6,12 +6,13 @@ Nothing here is believed: `trust.py` and `policy.py` decide what the bytes are w
 from __future__ import annotations
 
 import logging
-from typing import Optional
+from typing import Iterator, Optional, Tuple
 from urllib.parse import urlencode, urlsplit
 
 from ..manifest import MAX_BYTES
+from ..minisign import MAX_KEY_TEXT
 from .config import UpdaterConfig
-from .errors import CheckError, DownloadError
+from .errors import CheckError, DownloadError, VerificationError
 from .http_client import HttpClient, resolve
 from .release import MAX_CHECK_BYTES, Release, parse_release
 from .transport import Transport
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 # A manifest of 64 MiB must come within so many time-outs. Servers under 1 kB/s are refused earlier.
 MANIFEST_TIMEOUTS = 10
+MAX_ROTATIONS = 100  # a change of keys every month for eight years
+MAX_ROTATION_BYTES = 2 * MAX_BYTES  # of all of them: most list a program's few hundred files
+SIGNATURE_SUFFIX = ".minisig"  # behind a manifest's URL, that of its signature
 
 
 class ReleaseSource:
@@ -74,8 +78,26 @@ class ReleaseSource:
         Raises:
             DownloadError: they cannot be had.
         """
-        return self.transport.read(
-            release.manifest_url,
-            MAX_BYTES,
-            deadline_seconds=MANIFEST_TIMEOUTS * self._config.timeout,
-        ).body
+        return self._read(release.manifest_url, MAX_BYTES)
+
+    def rotations(self, release: Release) -> Iterator[Tuple[bytes, str]]:
+        """The manifests that have changed the keys, oldest first, each with its signature.
+
+        Raises:
+            DownloadError: one cannot be had; VerificationError: they are too many or too long.
+        """
+        left = MAX_ROTATION_BYTES
+        if len(release.rotations) > MAX_ROTATIONS:
+            raise VerificationError(
+                f"the server names {len(release.rotations)} changes of keys, "
+                f"{MAX_ROTATIONS} are allowed; nothing was installed"
+            )
+        for url in release.rotations:
+            text = self._read(url, left)
+            left -= len(text)
+            signature = self._read(url + SIGNATURE_SUFFIX, MAX_KEY_TEXT)
+            yield text, signature.decode("utf-8", "replace")
+
+    def _read(self, url: str, max_bytes: int) -> bytes:
+        deadline_seconds = MANIFEST_TIMEOUTS * self._config.timeout
+        return self.transport.read(url, max_bytes, deadline_seconds=deadline_seconds).body

@@ -38,6 +38,7 @@ _TYPES = {
     "keys": (tuple,),
     "records": (tuple,),
     "revoked": (tuple,),
+    "announced": (tuple,),
     "time": (int,),
 }
 

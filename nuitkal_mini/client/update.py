@@ -26,7 +26,7 @@ from .launch import load_ahead
 from .policy import (
     check_offer,
     check_requirements,
-    excessive_age_days,
+    freeze_warning,
     lowest_allowed,
     platform_name,
     was_rolled_back,
@@ -37,7 +37,17 @@ from .staging import Package, Staging
 from .state import State
 from .swap_plan import SwapPlan
 from .tree import IN_RELEASES
-from .trust import Accepted, TrustState, accept, add_configured_keys, current
+from .trust import (
+    TrustState,
+    VerifiedManifest,
+    accept,
+    add_configured_keys,
+    add_staged,
+    current,
+    is_signed_by_known_key,
+    offer_timestamp,
+    verify_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +74,25 @@ class Update:
         installed = self.state.version if self.state else ""
         return self._source.active_release(installed, deadline_seconds)
 
+    def follow_rotations(self, release: Release) -> None:
+        """Where no believed key has signed the release: believe the keys of a chain of manifests.
+
+        Each manifest of the chain counts if a key has signed it that is believed when its turn
+        comes; the others are passed over.
+        """
+        if not self.trust.keys or is_signed_by_known_key(release.signature, self.trust):
+            return
+        app = self._config.app
+        for text, signature in self._source.rotations(release):
+            try:
+                verified = verify_manifest(text, signature, self.trust, app=app, now=time.time())
+            except (Problem, VerificationError) as error:
+                logger.info("a change of keys is passed over: %s", error)
+                continue
+            self._learn(verified.trust)
+            if is_signed_by_known_key(release.signature, self.trust):
+                return
+
     def verify_installed_is_active(self, release: Release) -> None:
         """If the server offers the installed version: verify its proof, and remember a newer one.
 
@@ -73,15 +102,35 @@ class Update:
         state = self.state
         if state is None or not self.trust.keys or release.precedence != parse(state.version):
             return
+        if not state.manifest:  # installed by other means: `install` verifies the offered manifest
+            if not offer_timestamp(
+                release.signature, release.precedence, self.trust, self._config.app
+            ):
+                raise VerificationError(
+                    f"the server has no valid signature of {release.version}, "
+                    "and only signed releases are accepted here"
+                )
+            return
         text = state.manifest.encode("utf-8")
-        self.trust = current(text, release.signature, self.trust, time.time())
-        if self.trust != state.trust:
-            self.state = state._replace(trust=self.trust)
-            self._installation.remember(self.state)
+        self._learn(
+            current(text, release.signature, self.trust, app=self._config.app, now=time.time())
+        )
 
-    def excessive_age_days(self, release: Release) -> Optional[float]:
-        """The newest signature's age in days if it exceeds `max_age_days`: a freeze, perhaps."""
-        return excessive_age_days(release, self.trust, self._config.max_age_days, time.time())
+    def freeze_warning(self, release: Release) -> str:
+        """A sentence if the newest signature is older than `max_age_days`, else nothing."""
+        return freeze_warning(
+            release, self.trust, self._config.max_age_days, self._config.app, time.time()
+        )
+
+    def lacks_proof(self, release: Release) -> bool:
+        """Whether the offered version is here already, but installed by other means."""
+        state = self.state
+        return (
+            bool(self.trust.keys)
+            and state is not None
+            and not state.manifest
+            and parse(state.version) == release.precedence
+        )
 
     def may_install(self, release: Release) -> bool:
         """Whether the active release is another one that this client may go to."""
@@ -115,9 +164,9 @@ class Update:
         Raises:
             VerificationError: something is damaged, and the server offers another version only.
         """
-        state = self.state
-        assert state is not None
-        manifest, state = state.tree(), state._replace(trust=self.trust)
+        assert self.state is not None
+        state = self.state._replace(trust=self.trust)
+        manifest = state.tree()
         stamp = self._installation.stamp(manifest.files, time.time()) if manifest else ""
         # Comparing stamps takes 2 ms for 300 files of 900 MB; reading them takes 1 s from memory.
         is_known = stamp and stamp == state.stamp
@@ -166,14 +215,20 @@ class Update:
     def adopt(self, release: Release) -> str:
         """Take the files at the release's paths for an installed release; its version.
 
-        They count as the version that the version file names, "0" without one.
+        They count as the version that the version file names, "0" without one. If that is the
+        offered version, its own manifest counts, so that `update` repairs what differs.
         """
         accepted = self._accept(release, self._staging(release))
-        found = [self._installation.entry_at(entry.path) for entry in accepted.manifest.files]
-        files = tuple(entry for entry in found if entry is not None and entry.mode in IN_RELEASES)
         version = self.state.version if self.state else "0"
-        text = dumps(accepted.manifest._replace(version=version, files=files, terms=Terms()))
-        self._installation.remember(State(version, manifest=text.decode("utf-8"), trust=self.trust))
+        text, trust = accepted.text, accepted.trust
+        if parse(version) != release.precedence:
+            found = [self._installation.entry_at(entry.path) for entry in accepted.manifest.files]
+            files = tuple(
+                entry for entry in found if entry is not None and entry.mode in IN_RELEASES
+            )
+            own = accepted.manifest._replace(version=version, files=files, terms=Terms(), main="")
+            text, trust = dumps(own), self.trust
+        self._installation.remember(State(version, manifest=text.decode("utf-8"), trust=trust))
         return version
 
     # --- the parts of a step ------------------------------------------------------------------
@@ -182,7 +237,7 @@ class Update:
         package = Package(release.download_url, release.file_hash, release.file_size)
         return Staging(self._installation, self._source.transport, package, self._progress)
 
-    def _accept_delta(self, release: Release, staging: Staging) -> Optional[Accepted]:
+    def _accept_delta(self, release: Release, staging: Staging) -> Optional[VerifiedManifest]:
         """The release's manifest out of the delta to it, verified; None: there is no such delta."""
         state = self.state
         offer = offered_delta(release, state.version) if state and state.manifest else None
@@ -205,21 +260,33 @@ class Update:
         staging.open(accepted.text, delta)
         return accepted
 
-    def _accept(self, release: Release, staging: Staging) -> Accepted:
-        """The release's manifest, verified."""
+    def _accept(self, release: Release, staging: Staging) -> VerifiedManifest:
+        """The release's manifest, verified; its `trust` is the trust state once it is installed."""
         accepted = self._verified(release, self._manifest_text(release, staging))
         if release.manifest_url:
             staging.open(accepted.text)
         return accepted
 
-    def _verified(self, release: Release, text: bytes) -> Accepted:
+    def _learn(self, trust: TrustState) -> None:
+        """Remember a newer trust state at once, whatever becomes of the update."""
+        self.trust = trust
+        if self.state is not None and self.state.trust != trust:
+            self.state = self.state._replace(trust=trust)
+            try:
+                self._installation.remember(self.state)
+            except InstallError as error:  # a user who may not write may still check
+                logger.info("%s; what was proved is not remembered", error)
+
+    def _verified(self, release: Release, text: bytes) -> VerifiedManifest:
+        app = self._config.app
         try:
+            verified = verify_manifest(
+                text, release.signature, self.trust, app=app, now=time.time()
+            )
+            self._learn(verified.trust)
             accepted = accept(
-                text,
-                release.signature,
-                self.trust,
-                app=self._config.app,
-                now=time.time(),
+                verified,
+                app=app,
                 floor=self._config.minimum_version or "",
                 downgrade=self._config.allow_downgrade is True,
             )
@@ -290,14 +357,11 @@ def install_staged(
     manifest = state.tree() if state else None
     if state is None or manifest is None or installed is None:
         return
-    known, trust = trusted(config, installed), state.trust
-    if known.keys != trust.keys or not set(known.revoked) <= set(trust.revoked):
+    trust = add_staged(trusted(config, installed), state.trust)
+    if trust is None:
         logger.warning("%s was staged under other keys; it waits for the server", state.version)
         return
-    # What other keys have vouched for since then stays remembered.
-    staged = {record.key for record in trust.records}
-    records = trust.records + tuple(r for r in known.records if r.key not in staged)
-    state = state._replace(trust=trust._replace(records=records))
+    state = state._replace(trust=trust)
     swap_staged(client_folder, installation, manifest, state)
 
 

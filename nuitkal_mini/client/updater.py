@@ -70,17 +70,11 @@ class ClientUpdater:
         with self._client_folder.working_if_allowed() as installation:
             update = Update(self.config, self._client_folder, installation)
             release = update.ask()
-            try:
-                update.verify_installed_is_active(release)
-            except InstallError as error:  # this user may not write
-                logger.debug("%s; the proof is not remembered", error)
-            age_days = update.excessive_age_days(release)
-            if age_days is not None:
-                raise CheckError(
-                    f"the newest signature here is {age_days:.0f} days old, "
-                    f"{self.config.max_age_days:g} are allowed; "
-                    "somebody may be holding updates back"
-                )
+            update.follow_rotations(release)
+            update.verify_installed_is_active(release)
+            warning = update.freeze_warning(release)
+            if warning:
+                raise CheckError(warning)
             return release if update.may_install(release) else None
 
     def update(self, force: bool = False) -> bool:
@@ -100,15 +94,12 @@ class ClientUpdater:
         with self._client_folder.working() as installation:
             update = Update(self.config, self._client_folder, installation)
             release = update.ask(check_seconds)
+            update.follow_rotations(release)
             update.verify_installed_is_active(release)
-            age_days = update.excessive_age_days(release)
-            if age_days is not None:
-                logger.warning(
-                    "the newest signature here is %.0f days old; "
-                    "somebody may be holding updates back",
-                    age_days,
-                )
-            if not update.may_install(release):
+            warning = update.freeze_warning(release)
+            if warning:
+                logger.warning("%s", warning)
+            if not update.may_install(release) and not update.lacks_proof(release):
                 return update.repair(release)
             if update.was_rolled_back(release) and not force:
                 return False

@@ -38,6 +38,7 @@ class Site:
     def __init__(self, serve: Serve) -> None:
         self.files: Dict[str, bytes] = {}
         self.check: Dict[str, Any] = {}
+        self.rotations: List[str] = []
         self.origin = serve(self._answer)
         self.url = self.origin.url + "check"
 

@@ -9,7 +9,7 @@ import pytest
 
 from nuitkal_mini import VerificationError
 from nuitkal_mini.client import trust as decisions
-from nuitkal_mini.client.trust import TrustState, accept
+from nuitkal_mini.client.trust import TrustState, VerifiedManifest, verify_manifest
 from nuitkal_mini.manifest import Manifest, Terms, dumps
 from nuitkal_mini.minisign import key_name
 from nuitkal_mini.signing import sign
@@ -26,6 +26,12 @@ def offer(
     text = dumps(Manifest("a", version, (), terms or Terms()))
     comment = f"timestamp:{at}\tapp:a\tversion:{named or version}"
     return text, sign(secret, text, comment)  # type: ignore[arg-type]
+
+
+def accept(
+    text: bytes, signature: str, trust: TrustState, *, app: str, now: float
+) -> VerifiedManifest:
+    return decisions.accept(verify_manifest(text, signature, trust, app=app, now=now), app=app)
 
 
 def test_the_record_of_one_key_does_not_replace_that_of_another() -> None:
@@ -46,13 +52,13 @@ def test_the_record_of_one_key_does_not_replace_that_of_another() -> None:
 def test_a_proof_whose_comment_names_another_release_is_refused() -> None:
     trust = TrustState("a", (line(KEY),))
     with pytest.raises(VerificationError, match="the signature is for"):
-        decisions.current(*offer(KEY, "1.0.0", 5, named="2.0.0"), trust, NOW)
+        decisions.current(*offer(KEY, "1.0.0", 5, named="2.0.0"), trust, app="a", now=NOW)
 
 
 def test_a_proof_of_a_lower_version_keeps_the_highest_one() -> None:
     trust = TrustState("a", (line(KEY),))
     trust = accept(*offer(KEY, "2.0.0", 50), trust, app="a", now=NOW).trust
-    proved = decisions.current(*offer(KEY, "1.0.0", 5), trust, NOW).highest()
+    proved = decisions.current(*offer(KEY, "1.0.0", 5), trust, app="a", now=NOW).highest()
     assert proved is not None and proved.version == "2.0.0"
 
 

@@ -156,7 +156,7 @@ def test_a_slow_update_is_shown_and_then_the_new_program_starts(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "new an argument"), done.stderr
     lines = shown(done)
     assert any(
-        "files change" in line and "MB/s" in line and "s left" in line and line.endswith("Cancel")
+        "files change" in line and "B/s" in line and " left" in line and line.endswith("Cancel")
         for line in lines
     ), lines
 
