@@ -72,6 +72,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
+        if bar is not None:
+            bar.end_line()
+        print(f"{options.verb}: interrupted; what was downloaded is kept", file=sys.stderr)
         return 130
 
 
@@ -82,9 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m nuitkal_mini.client" if __package__ else None,
         description="Keep a program up to date, and start it.",
-        epilog="After -- come the program's arguments.",
+        epilog="\n".join(
+            ["verbs:"]
+            + [f"  {name:<10}{call.__doc__}" for name, call in VERBS.items()]
+            + ["", "After -- come the program's arguments."]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", choices=sorted(VERBS))
+    parser.add_argument("verb", choices=sorted(VERBS), metavar="VERB", help="one of those below")
     parser.add_argument("--url", default="", help="the server's check/, of the channel to follow")
     parser.add_argument("--dir", required=True, help="the folder that holds the program")
     parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
@@ -132,30 +140,41 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
 
 
 def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Say whether the server offers another version: exit code 10 if it does."""
     release = updater.check()
-    if release is None:
+    older = updater.older_offer
+    if older is not None:
+        print(
+            f"{updater.installed_version} stays: the server offers {older.version}, which is lower"
+        )
+    elif release is None:
         print(f"{updater.installed_version} is up to date")
+    if release is None:
         return 0
     print(f"{release.version} is available, {updater.installed_version or 'nothing'} is installed")
     return OTHER_VERSION
 
 
 def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Install the active release, or repair the installed one."""
     changed = updater.update(options.force)  # where nothing changed, the log says why
     print(f"{updater.installed_version} {'is' if changed else 'stays'} installed")
     return 0
 
 
 def _run(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Update if possible, then start the program; its exit code."""
     return updater.update_and_run(options.args, options.force)
 
 
 def _rollback(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Go back to the version before, and keep the newer one away."""
     print(f"{updater.rollback()} is installed again")
     return 0
 
 
 def _verify(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """List damaged files of the installed release: exit code 11 if there are any."""
     damaged = updater.verify()
     for path in damaged:
         print(path)
@@ -163,17 +182,20 @@ def _verify(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 
 def _status(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Say what is installed."""
     for name, value in updater.status():
         print(f"{name}: {value}")
     return 0
 
 
 def _confirm(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Keep the version that is on trial."""
     updater.confirm()
     return 0
 
 
 def _adopt(updater: ClientUpdater, options: argparse.Namespace) -> int:
+    """Take the files that are in the folder for the program."""
     print(f"what is in {options.dir} is taken for version {updater.adopt()}")
     return 0
 

@@ -35,13 +35,19 @@ class UpdaterConfig:
         headers: sent to the server of `check_api_url` only.
         log_file: where to log; None: `.update/log.txt`; False: nowhere. Rotates at 1 MB.
         confirm_seconds: how long a new version must live to be kept; 0 trusts it at once.
-        check_seconds: how long a start may wait for the check.
+        check_seconds: how long a start may wait for the check; a later answer is used behind it.
         lock_seconds: how long to wait for another updater on the same folder.
         trust_owner: True accepts a folder of another user, as on a share without owners.
         max_age_days: how old the newest signature may be before a check fails; None: any age.
         minimum_version: versions below it are refused.
         proxy: the URL of an HTTP proxy (`http://user:password@host:port`); None means the system's,
             "" none. Hosts in the environment's `no_proxy` are asked directly in each case.
+        wait_seconds: how long an update may hold a start up; then the program starts, and the
+            download goes on behind it for the next start. 0: never wait, None: as long as it takes.
+            A first install is waited for in any case.
+        fallback_urls: further `check/` addresses, tried in order when the one before is away.
+        adopt: True takes files that are at a release's paths before the first install for the
+            program, as `ClientUpdater.adopt` does.
     """
 
     def __init__(
@@ -71,6 +77,9 @@ class UpdaterConfig:
         trust_owner: bool = False,
         minimum_version: Optional[str] = None,
         proxy: Optional[str] = None,
+        wait_seconds: Optional[float] = 30.0,
+        fallback_urls: Sequence[str] = (),
+        adopt: bool = False,
     ) -> None:
         self.check_api_url = check_api_url
         self.client_dir = Path(client_dir)
@@ -96,3 +105,6 @@ class UpdaterConfig:
         self.trust_owner = trust_owner
         self.minimum_version = minimum_version
         self.proxy = proxy
+        self.wait_seconds = wait_seconds
+        self.fallback_urls = fallback_urls
+        self.adopt = adopt

@@ -49,7 +49,9 @@ _JOURNAL = UPDATE_FOLDER + "/journal.json"
 _NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
 _COPY = UPDATE_FOLDER + "/state.json"
-_KEPT = frozenset(["lock", RUNS, *LOG_FILES, "state.json", "staging", "download", "journal.json"])
+_KEPT = frozenset(
+    ["lock", RUNS, *LOG_FILES, "state.json", "staging", "download", "journal.json", "backoff.json"]
+)
 # FAT rounds times to that: a file touched so lately may change once more and show the same time
 SETTLED_SECONDS = 2
 # Characters, without the switch for long paths that no locked-down machine has set

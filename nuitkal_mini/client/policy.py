@@ -83,6 +83,26 @@ def check_offer(manifest: Manifest, release: Release, version_file: str) -> None
         )
 
 
+def check_main(manifest: Manifest, main_script: str) -> None:
+    """Refuse a release without the program to start; `main_script` counts if it names none itself.
+
+    Raises:
+        VerificationError: nothing was installed.
+    """
+    main = manifest.main or main_script.replace("\\", "/")
+    if main.startswith("/") or ":" in main or ".." in main.split("/"):
+        return  # a program outside of the release
+    main = fold("/".join(part for part in main.split("/") if part not in ("", ".")))
+    for entry in manifest.files:
+        path = fold(entry.path)
+        if path == main or (entry.link is not None and main.startswith(path + "/")):
+            return
+    raise VerificationError(
+        f"release {manifest.version} has no {manifest.main or main_script}, "
+        "the program to start; nothing was installed"
+    )
+
+
 def check_requirements(terms: Terms, python: Tuple[int, ...], platform: str) -> None:
     """Refuse a release for another Python or platform, before anything of it is downloaded.
 

@@ -6,7 +6,7 @@ Nothing here is believed: `trust.py` and `policy.py` decide what the bytes are w
 from __future__ import annotations
 
 import logging
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Tuple
 from urllib.parse import urlencode, urlsplit
 
 from ..manifest import MAX_BYTES
@@ -31,37 +31,50 @@ class ReleaseSource:
 
     def __init__(self, config: UpdaterConfig) -> None:
         self._config = config
+        self.transport = self._transport_to(config.check_api_url)
+
+    def active_release(self, installed: str, retry: bool = True) -> Release:
+        """The release that `check/` names; `installed` is told to the server, empty for nothing.
+
+        Where one address is away, the next of `fallback_urls` is asked. Without `retry` a refused
+        connection is not tried again.
+
+        Raises:
+            CheckError: the servers are away, or the answer describes no release.
+        """
+        addresses = [self._config.check_api_url, *self._config.fallback_urls]
+        for address, following in zip(addresses, [*addresses[1:], None]):
+            try:
+                return self._ask(address, installed, retry, is_last=following is None)
+            except CheckError as error:
+                if following is None:
+                    raise
+                logger.info("%s; asking %s", error, following)
+                self.transport = self._transport_to(following)
+        raise AssertionError("there is at least one address")
+
+    def _transport_to(self, address: str) -> Transport:
+        config = self._config
         http_client = HttpClient(
-            config.check_api_url,
+            address,
             timeout_seconds=config.timeout,
             verify_ssl=config.verify_ssl,
             ca_file=config.ca_file,
-            headers=config.headers,
+            headers=config.headers if address == config.check_api_url else None,
             proxy=config.proxy,
         )
-        self.transport = Transport(
-            http_client, retries=config.retries, chunk_size=config.chunk_size
-        )
+        return Transport(http_client, retries=config.retries, chunk_size=config.chunk_size)
 
-    def active_release(self, installed: str, deadline_seconds: Optional[float] = None) -> Release:
-        """The release that `check/` names; `installed` is told to the server, empty for nothing.
-
-        With a deadline a refused connection is not tried again.
-
-        Raises:
-            CheckError: the server is away, or its answer describes no release.
-        """
-        address = self._config.check_api_url
+    def _ask(self, address: str, installed: str, retry: bool, is_last: bool) -> Release:
         logger.info("%s is installed, asking %s", installed or "nothing", address)
         try:
             url = resolve(address, "")
             if installed:
                 url += ("&" if urlsplit(url).query else "?") + urlencode({"version": installed})
+            # A silent server must leave the others time to answer.
+            deadline_seconds = None if is_last else self._config.check_seconds
             document = self.transport.read(
-                url,
-                MAX_CHECK_BYTES,
-                deadline_seconds=deadline_seconds,
-                retry=deadline_seconds is None,
+                url, MAX_CHECK_BYTES, deadline_seconds=deadline_seconds, retry=retry and is_last
             )
         except DownloadError as error:
             raise CheckError(str(error)) from error

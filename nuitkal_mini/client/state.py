@@ -94,7 +94,7 @@ def state_from(values: Dict[str, Any]) -> State:
     """The state in a JSON object, each field of its own type."""
     trust = _object(values.get("trust", {}), "trust")
     rolled_back = values.get("rolled_back")
-    marks = trust.get("records", [])
+    marks = trust.get("records", trust.get("marks", []))  # marks: written by version 0.1.0
     if not isinstance(marks, list) or not all(isinstance(mark, list) for mark in marks):
         raise ManifestError("the version file's 'records' is of the wrong type")
     records = tuple(_build(KeyRecord, dict(zip(KeyRecord._fields, mark))) for mark in marks)

@@ -10,10 +10,12 @@ running judges.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Optional, Sequence, Tuple, Union
 
+from ..paths import UPDATE_FOLDER
 from ..semver import parse
 from .client_folder import ClientFolder
 from .config import UpdaterConfig
@@ -99,6 +101,10 @@ class Trial:
         Raises:
             LaunchError: the program must not start now.
         """
+        update_folder = installation.at(UPDATE_FOLDER)
+        if os.path.islink(update_folder):  # nothing is read or written where it leads
+            logger.warning("%s is a link and not used; remove it to get updates", update_folder)
+            return HeldLock(), False
         state = installation.state()
         try:
             if not installation.pending() and (state is None or state.trial_starts is None):

@@ -14,7 +14,7 @@ from typing import Optional
 
 from ..manifest import Manifest, Terms, dumps
 from ..problem import Problem
-from ..progress import readable_size
+from ..progress import Progress, readable_size
 from ..semver import parse
 from .client_folder import ClientFolder
 from .config import UpdaterConfig
@@ -24,6 +24,7 @@ from .install import STAGING, Installation
 from .journal import new_identifier
 from .launch import load_ahead
 from .policy import (
+    check_main,
     check_offer,
     check_requirements,
     freeze_warning,
@@ -34,6 +35,7 @@ from .policy import (
 from .release import Release
 from .release_source import ReleaseSource
 from .staging import Package, Staging
+from .start_update import StartUpdate
 from .state import State
 from .swap_plan import SwapPlan
 from .tree import IN_RELEASES
@@ -56,23 +58,31 @@ class Update:
     """An update of a locked and recovered installation; `trust` is the trust state so far."""
 
     def __init__(
-        self, config: UpdaterConfig, client_folder: ClientFolder, installation: Installation
+        self,
+        config: UpdaterConfig,
+        client_folder: ClientFolder,
+        installation: Installation,
+        start: Optional[StartUpdate] = None,
     ) -> None:
         self._config = config
+        self._start = start or StartUpdate()
         self._client_folder = client_folder
         self._installation = installation
         self._source = ReleaseSource(config)
+        self.older: Optional[Release] = None  #: the offer, if it is too low to go to
+        self._bar = terminal_bar(config)
+        self._callback = config.progress_callback or self._bar
         self.state = installation.state()
         self.trust = trusted(config, self.state)
 
-    def ask(self, deadline_seconds: Optional[float] = None) -> Release:
-        """The active release; with a deadline a refused connection is not tried again.
+    def ask(self, retry: bool = True) -> Release:
+        """The active release; without `retry` a refused connection is not tried again.
 
         Raises:
             CheckError: the server cannot be reached, or does not say.
         """
         installed = self.state.version if self.state else ""
-        return self._source.active_release(installed, deadline_seconds)
+        return self._source.active_release(installed, retry)
 
     def follow_rotations(self, release: Release) -> None:
         """Where no believed key has signed the release: believe the keys of a chain of manifests.
@@ -144,6 +154,7 @@ class Update:
                 release.version,
                 lowest.text,
             )
+            self.older = release
             return False
         return offered != installed
 
@@ -172,7 +183,8 @@ class Update:
         is_known = stamp and stamp == state.stamp
         damaged = self._installation.damaged(manifest.files) if manifest and not is_known else []
         if manifest is None or not damaged:
-            logger.info("%s is up to date", state.version)
+            if release.precedence == parse(state.version):
+                logger.info("%s is up to date", state.version)
             self._installation.clear_staging()
             self._remember_stamp(state, stamp)
             return False
@@ -197,6 +209,8 @@ class Update:
         Raises:
             UpdaterError: nothing was installed.
         """
+        if self._install_staged(release):
+            return True
         staging = self._staging(release)
         accepted = self._accept_delta(release, staging) or self._accept(release, staging)
         identifier = new_identifier()
@@ -211,6 +225,14 @@ class Update:
             trust=accepted.trust,
         )
         return self._stage_and_swap(staging, accepted.manifest, state)
+
+    def adopt_found(self, release: Release) -> None:
+        """Adopt a folder before its first install, if anything lies at the release's paths."""
+        if self.state is not None and self.state.manifest:
+            return
+        accepted = self._accept(release, self._staging(release))
+        if any(self._installation.entry_at(entry.path) for entry in accepted.manifest.files):
+            self.adopt(release)
 
     def adopt(self, release: Release) -> str:
         """Take the files at the release's paths for an installed release; its version.
@@ -228,7 +250,9 @@ class Update:
             )
             own = accepted.manifest._replace(version=version, files=files, terms=Terms(), main="")
             text, trust = dumps(own), self.trust
-        self._installation.remember(State(version, manifest=text.decode("utf-8"), trust=trust))
+        self.state = State(version, manifest=text.decode("utf-8"), trust=trust)
+        self.trust = trust
+        self._installation.remember(self.state)
         return version
 
     # --- the parts of a step ------------------------------------------------------------------
@@ -267,6 +291,19 @@ class Update:
             staging.open(accepted.text)
         return accepted
 
+    def _install_staged(self, release: Release) -> bool:
+        """Install the release without a further request, if all of it is staged already."""
+        staged = self._installation.staged()
+        if staged is None or not release.file_hash or staged.package != release.file_hash:
+            return False
+        try:
+            return install_staged(
+                self._config, self._client_folder, self._installation, self._start
+            )
+        except InstallError as error:
+            logger.info("%s; what is staged is verified again", error)
+            return False
+
     def _learn(self, trust: TrustState) -> None:
         """Remember a newer trust state at once, whatever becomes of the update."""
         self.trust = trust
@@ -295,6 +332,7 @@ class Update:
                 f"release {release.version}: {error}; nothing was installed"
             ) from error
         check_offer(accepted.manifest, release, self._config.version_file)
+        check_main(accepted.manifest, self._config.main_script)
         check_requirements(
             accepted.manifest.terms, sys.version_info[:3], platform_name(sys.platform, processor())
         )
@@ -322,13 +360,17 @@ class Update:
         """Stage what is missing, and swap; False when the program runs and the update waits."""
         move_in = plan_staged(self._installation, manifest, state.id).move_in
         logger.info("%s: %d of %d files change", state.version, len(move_in), len(manifest.files))
-        staging.fill(manifest, [(move.source, move.entry) for move in move_in])
+        try:
+            staging.fill(manifest, [(move.source, move.entry) for move in move_in])
+        finally:
+            if self._bar is not None:
+                self._bar.end_line()
         logger.info(
             "%s is downloaded and verified, %s travelled",
             state.version,
             readable_size(staging.fetched),
         )
-        return swap_staged(self._client_folder, self._installation, manifest, state)
+        return swap_or_stage(self._client_folder, self._installation, manifest, state, self._start)
 
     def _remember_stamp(self, state: State, stamp: str) -> None:
         """Spare the next start reading all files, if the stamp can be written."""
@@ -339,10 +381,12 @@ class Update:
                 logger.debug("%s; the next start reads every file again", error)
 
     def _progress(self, downloaded: int, total: int) -> None:
-        if self._config.progress_callback is None:
+        if self._start.is_cancelled:
+            raise UpdaterError("the program has ended; the next start goes on with the download")
+        if self._callback is None or self._start.is_behind:
             return
         try:
-            self._config.progress_callback(downloaded, total)
+            self._callback(downloaded, total)
         except UpdaterError:
             raise
         except Exception as error:  # the app's own code may raise anything; the program must start
@@ -350,19 +394,38 @@ class Update:
 
 
 def install_staged(
-    config: UpdaterConfig, client_folder: ClientFolder, installation: Installation
-) -> None:
-    """Without a server: install the update that was staged, complete, while the program ran."""
+    config: UpdaterConfig,
+    client_folder: ClientFolder,
+    installation: Installation,
+    start: StartUpdate,
+) -> bool:
+    """Install the update that was staged, complete, while the program ran; whether it was done."""
     state, installed = installation.staged(), installation.state()
     manifest = state.tree() if state else None
     if state is None or manifest is None or installed is None:
-        return
+        return False
     trust = add_staged(trusted(config, installed), state.trust)
     if trust is None:
         logger.warning("%s was staged under other keys; it waits for the server", state.version)
-        return
+        return False
     state = state._replace(trust=trust)
-    swap_staged(client_folder, installation, manifest, state)
+    return swap_or_stage(client_folder, installation, manifest, state, start)
+
+
+def swap_or_stage(
+    client_folder: ClientFolder,
+    installation: Installation,
+    manifest: Manifest,
+    state: State,
+    start: StartUpdate,
+) -> bool:
+    """Swap in what is staged, complete, unless the program of this start already runs."""
+    with start.swapping() as may_swap:
+        if may_swap:
+            return swap_staged(client_folder, installation, manifest, state)
+    installation.stage(state)
+    logger.info("%s will be installed at the next start", state.version)
+    return False
 
 
 def swap_staged(
@@ -403,6 +466,13 @@ def trusted(config: UpdaterConfig, state: Optional[State]) -> TrustState:
     if state is None:
         return add_configured_keys(TrustState(), config.public_keys, "", "")
     return add_configured_keys(state.trust, config.public_keys, state.version, state.manifest)
+
+
+def terminal_bar(config: UpdaterConfig) -> Optional[Progress]:
+    """A bar for a launcher on a terminal that shows no progress itself."""
+    if config.progress_callback is None and sys.stderr is not None and sys.stderr.isatty():
+        return Progress("update")
+    return None
 
 
 def processor() -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
+from ..paths import UPDATE_FOLDER
+from ..semver import parse
 from .client_folder import ClientFolder
 from .config import UpdaterConfig
 from .disk import Disk
@@ -26,9 +29,15 @@ from .errors import (
 from .journal import new_identifier
 from .launch import occupy_standard_streams, run
 from .release import Release
+from .start_update import NOTICEABLE_SECONDS, BackOff, LateAnswer, StartUpdate
 from .trial import Trial
 
+if TYPE_CHECKING:
+    from .update import Update
+
 logger = logging.getLogger(__name__)
+
+BACK_OFF_FILE = UPDATE_FOLDER + "/backoff.json"
 
 
 class ClientUpdater:
@@ -39,6 +48,9 @@ class ClientUpdater:
         self._client_folder = ClientFolder(config, disk or Disk())
         self._trial = Trial(config, self._client_folder)
         self._failure: Optional[UpdaterError] = None  # of the update that this start tried
+        self._start_update: Optional[StartUpdate] = None  # while it goes on behind the program
+        #: The offer of the last check or update, if it is lower than what this client may go to.
+        self.older_offer: Optional[Release] = None
         occupy_standard_streams()
 
     def __enter__(self) -> ClientUpdater:
@@ -75,7 +87,9 @@ class ClientUpdater:
             warning = update.freeze_warning(release)
             if warning:
                 raise CheckError(warning)
-            return release if update.may_install(release) else None
+            may_install = update.may_install(release)
+            self.older_offer = update.older
+            return release if may_install else None
 
     def update(self, force: bool = False) -> bool:
         """Install the active release, or repair the installed one; whether any file came.
@@ -86,24 +100,28 @@ class ClientUpdater:
         Raises:
             UpdaterError: the sentence says what happened; the installed program is whole.
         """
-        return self._update(force, None)
-
-    def _update(self, force: bool, check_seconds: Optional[float]) -> bool:
         from .update import Update  # with urllib and ssl: a start without an update needs neither
 
         with self._client_folder.working() as installation:
             update = Update(self.config, self._client_folder, installation)
-            release = update.ask(check_seconds)
-            update.follow_rotations(release)
-            update.verify_installed_is_active(release)
-            warning = update.freeze_warning(release)
-            if warning:
-                logger.warning("%s", warning)
-            if not update.may_install(release) and not update.lacks_proof(release):
-                return update.repair(release)
-            if update.was_rolled_back(release) and not force:
-                return False
-            return update.install(release)
+            return self._follow(update, update.ask(), force)
+
+    def _follow(self, update: Update, release: Release, force: bool) -> bool:
+        """The path of an update from the server's answer on; whether any file came."""
+        update.follow_rotations(release)
+        update.verify_installed_is_active(release)
+        warning = update.freeze_warning(release)
+        if warning:
+            logger.warning("%s", warning)
+        if self.config.adopt:
+            update.adopt_found(release)
+        may_install = update.may_install(release)
+        self.older_offer = update.older
+        if not may_install and not update.lacks_proof(release):
+            return update.repair(release)
+        if update.was_rolled_back(release) and not force:
+            return False
+        return update.install(release)
 
     def update_and_run(self, args: Optional[Sequence[str]] = None, force: bool = False) -> int:
         """Update if possible, start the program in any case; its exit code.
@@ -112,39 +130,93 @@ class ClientUpdater:
             LaunchError: there is nothing to start, or it cannot be started.
         """
         self.try_update(force)
-        return self.run(args)
+        try:
+            return self.run(args)
+        finally:
+            if self._start_update is not None:
+                self._start_update.cancel()
 
     def try_update(self, force: bool = False) -> Optional[UpdaterError]:
         """Update if possible, as a start does; the error that kept it from it, if there was one.
 
-        A server that is away is waited for no longer than `check_seconds`; an update that is
-        staged is then installed without it.
+        Returns after `wait_seconds`: the update then goes on behind the program, and what it
+        downloads is installed at the next start. A server that is away is waited for no longer than
+        `check_seconds`. After failures that held starts up, the next ones do not wait.
         """
-        self._failure = None
+        self._start_update = StartUpdate()
+        error: Optional[UpdaterError]
         try:
-            self._update(force, self.config.check_seconds)
-        except CheckError as error:
-            logger.warning("%s; starting what is here", error)
-            self._failure = error
-            self._try_install_staged()
-        except UpdaterError as error:
-            logger.warning("%s; starting what is installed", error)
-            self._failure = error
-        except Exception as error:  # a broken configuration, folder or environment: it must start
-            logger.warning("%r; starting what is installed", error)
+            error = self._update_within(self._start_update, force, self.config.wait_seconds)
+        except UpdaterError as known:
+            error = known
+        except Exception as fault:  # a broken configuration, folder or environment: it must start
             logger.debug("the update failed unexpectedly", exc_info=True)
-            self._failure = UpdaterError(f"the update failed: {error!r}")
-        return self._failure
-
-    def _try_install_staged(self) -> None:
-        from .update import install_staged
-
-        try:
-            with self._client_folder.working() as installation:
-                install_staged(self.config, self._client_folder, installation)
-        except UpdaterError as error:
+            error = UpdaterError(f"the update failed: {fault!r}")
+        if isinstance(error, CheckError):  # being offline is nothing to warn of
+            logger.info("%s; starting what is here", error)
+        elif error is not None:
             logger.warning("%s; starting what is installed", error)
-            self._failure = error
+        self._failure = error
+        return error
+
+    def _update_within(
+        self, start: StartUpdate, force: bool, wait_seconds: Optional[float]
+    ) -> Optional[UpdaterError]:
+        """Update in a thread that is waited for so long; the error, if it has ended with one."""
+        installation = self._client_folder.open_unlocked()
+        state, back_off = installation.state(), BackOff(Path(installation.at(BACK_OFF_FILE)))
+        if state is None:
+            wait_seconds = None  # there is nothing to start
+        elif back_off.is_on(time.time()):
+            wait_seconds = 0.0
+
+        def work() -> None:
+            self._update_at_start(start, force, wait_seconds)
+            back_off.succeeded()
+
+        # A start that does not wait for the network still installs what is staged.
+        limit = None if wait_seconds is None else wait_seconds or self.config.lock_seconds
+        began = time.monotonic()
+        has_ended = start.run(work, limit)
+        is_slow = time.monotonic() - began > NOTICEABLE_SECONDS
+        if is_slow and state is not None and (start.error is not None or not has_ended):
+            back_off.failed(time.time())
+        if not has_ended:
+            logger.info("the update goes on behind the program")
+            if state is not None and state.trial_starts is not None:
+                start.cancel()  # or the trial could not be judged: the update holds the lock
+        return start.error
+
+    def _update_at_start(
+        self, start: StartUpdate, force: bool, wait_seconds: Optional[float]
+    ) -> None:
+        """Update as `update` does; while the server is silent, install what is staged."""
+        from .update import Update, install_staged
+
+        with self._client_folder.working() as installation:
+            update = Update(self.config, self._client_folder, installation, start)
+            answer = LateAnswer(lambda: update.ask(retry=False))
+            is_first, is_awaited = update.state is None, wait_seconds != 0
+            try:
+                seconds = None if is_first else self.config.check_seconds
+                release = answer.within(seconds) if is_awaited else None
+            except CheckError:
+                install_staged(self.config, self._client_folder, installation, start)
+                raise
+            if release is None:
+                if is_awaited:
+                    logger.info("the server has not answered yet; starting what is here")
+                install_staged(self.config, self._client_folder, installation, start)
+                start.let_start()
+                release = answer.within(None)
+                update = Update(self.config, self._client_folder, installation, start)
+            assert isinstance(release, Release)
+            self._follow(update, release, force)
+
+    def start_now(self) -> None:
+        """Have `try_update` return: the update goes on behind the program; from any thread."""
+        if self._start_update is not None:
+            self._start_update.let_start()
 
     def run(self, args: Optional[Sequence[str]] = None) -> int:
         """Start the program and wait for it; its exit code.
@@ -205,6 +277,12 @@ class ClientUpdater:
             raise RollbackError("there is no earlier version to go back to")
         with self._client_folder.working() as installation:
             self._client_folder.refuse_while_running(installation, RollbackError)
+            state, before = installation.state(), installation.rollback_state()
+            if state and before and parse(before.version) > parse(state.version):
+                raise RollbackError(
+                    f"there is no earlier version to go back to: {before.version} was here before, "
+                    f"and the server has withdrawn it for {state.version}"
+                )
             return installation.rollback(new_identifier(), "asked for").version
 
     def adopt(self) -> str:

@@ -1,8 +1,10 @@
-"""A window that shows the update, for programs without a console: what is happening, a bar, speed, and Cancel.
+"""A window that shows the update, for programs without a console: what is happening, a bar,
+speed, and Cancel.
 
-`update_and_run_in_window` is `ClientUpdater.update_and_run` with that window. It appears only when the update takes longer
-than half a second, and not at all without a display or without tkinter, which is imported only then. The update works in a
-thread of its own and the window in the main one, as toolkits want it; the program is started when the window has gone.
+`update_and_run_in_window` is `ClientUpdater.update_and_run` with that window. It appears only
+when the update takes longer than half a second, and not at all without a display or without
+tkinter, which is imported only then. The update works in a thread of its own and the window in
+the main one, as toolkits want it; the program is started when the window has gone.
 """
 
 from __future__ import annotations
@@ -23,14 +25,11 @@ REDRAW_SECONDS = 0.05
 BAR_STEPS = 1000
 
 
-class Cancelled(UpdaterError):
-    """The user would rather start what is installed."""
-
-
 def update_and_run_in_window(
     config: UpdaterConfig, args: Optional[Sequence[str]] = None, *, title: str = ""
 ) -> int:
-    """Update if possible, start the program in any case; its exit code. `title` is the program's name for people.
+    """Update if possible, start the program in any case; its exit code. `title` is the program's
+    name for people.
 
     Raises:
         LaunchError: there is nothing to start, or it cannot be started; the window has said so.
@@ -50,7 +49,10 @@ def update_and_run_in_window(
 
 
 class _Update(logging.Handler):
-    """The update in its thread; what the window shows of it are its last log line and its progress."""
+    """The update in its thread.
+
+    What the window shows of it are its last log line and its progress.
+    """
 
     def __init__(self, config: UpdaterConfig) -> None:
         super().__init__(logging.INFO)
@@ -71,8 +73,6 @@ class _Update(logging.Handler):
         self.error = self.updater.try_update()
 
     def _progress(self, downloaded: int, total: int) -> None:
-        if self.cancelled:
-            raise Cancelled("cancelled")
         self.downloaded, self.total = downloaded, total
         if self._callback is not None:
             self._callback(downloaded, total)
@@ -84,12 +84,14 @@ class _Update(logging.Handler):
         """The configuration and the log as they were."""
         self._log.removeHandler(self)
         self._log.setLevel(self._level)
-        if not self.cancelled:  # else a thread that was left behind still has to hear of it
-            self.updater.config.progress_callback = self._callback
+        self.updater.config.progress_callback = self._callback
 
 
 def _show(update: _Update, title: str) -> bool:
-    """Shows the update until it has ended or was cancelled; False when no window can be shown here."""
+    """Shows the update until it has ended or was cancelled.
+
+    False when no window can be shown here.
+    """
     window = _window(title)
     if window is None:
         return False
@@ -152,6 +154,7 @@ class _Window:
             self._draw(update, pace)
             if self._pressed and ends is None:
                 update.cancelled, ends = True, time.monotonic() + LEAVE_BEHIND_SECONDS
+                update.updater.start_now()
                 self._button.state(["disabled"])
             self._wait()
         if update.error is not None and not update.cancelled:

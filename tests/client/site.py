@@ -53,10 +53,11 @@ class Site:
         terms: Terms = Terms(),
         order: Optional[List[str]] = None,
         basic: bool = False,
+        main: str = "",
     ) -> None:
         """Make a release the active one; `basic` as a server does that knows no manifests."""
         package = package_of(tree, order)
-        text = dumps(manifest_of(tree, app, version)._replace(terms=terms))
+        text = dumps(manifest_of(tree, app, version)._replace(terms=terms, main=main))
         self.files[f"{version}.zip"], self.files[f"{version}.json"] = package, text
         self.check = {
             "version": version,

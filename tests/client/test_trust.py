@@ -603,6 +603,19 @@ def test_nothing_is_written_where_a_linked_update_folder_leads(
     assert not list((tmp_path / "outside").iterdir()) and not site.requests()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has links only for developers")
+def test_a_start_alone_reads_and_writes_nothing_where_a_linked_update_folder_leads(
+    config: UpdaterConfig, updater: ClientUpdater, tmp_path: Path
+) -> None:
+    own, outside = config.client_dir / ".update", tmp_path / "outside"
+    own.rename(outside)
+    own.symlink_to(outside)
+    (outside / "journal.json").write_text("{}")
+    before = sorted(path.name for path in outside.rglob("*"))
+    assert updater.run([]) == 0 and len(ran(config)) == 1
+    assert sorted(path.name for path in outside.rglob("*")) == before
+
+
 def test_an_unusable_configured_key_says_so(site: Site, config: UpdaterConfig) -> None:
     config.public_keys = ["nonsense"]
     site.publish("1.0.0", ONE, secret=KEY)

@@ -202,6 +202,8 @@ def test_changes_in_the_middle_of_a_package_come_by_ranges(
         f"{number:03}.bin": (noise.getrandbits(8 * 50_000).to_bytes(50_000, "big"), "644")
         for number in range(100)
     }
+    tree["000.py"] = program("one")
+    config.main_script = "000.py"
     site.publish("1.0.0", tree)
     updater.update()
     new = {
@@ -533,7 +535,8 @@ def test_a_start_without_a_server_starts_what_is_installed_at_once(
     config.check_api_url = "http://127.0.0.1:9/check"
     config.retries = 3
     began = time.monotonic()
-    assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
+    with caplog.at_level(logging.INFO):
+        assert updater.update_and_run([]) == 0 and ran(config) == ["one"]
     assert time.monotonic() - began < 5
     assert "starting what is" in caplog.text
 
@@ -548,7 +551,7 @@ def test_nothing_installed_and_no_server_is_a_launch_error_that_says_why(
         updater.update_and_run([])
     site.publish("1.0.0", {"other.py": program("one")})
     config.check_api_url = site.url
-    with pytest.raises(LaunchError, match="there is no program .*main.py"):
+    with pytest.raises(LaunchError, match="nothing is installed yet: .* has no main.py"):
         updater.update_and_run([])
 
 

@@ -179,7 +179,7 @@ def test_cancel_starts_the_installed_version_and_the_next_start_updates(
     slowly(site, 20.0)
     began = time.monotonic()
     done = launch(
-        site, tmp_path / "app", "if 'MB/s' in text: self._button.invoke()", DISPLAY=display
+        site, tmp_path / "app", "if 'B/s' in text: self._button.invoke()", DISPLAY=display
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "started an argument"), (
         done.stderr
