@@ -113,7 +113,7 @@ def test_a_package_that_changed_between_two_processes_is_fetched_once_more(
     site: Site, updater: ClientUpdater
 ) -> None:
     """The parts of two packages of one size make neither: the hash shows it."""
-    site.publish("1.0.2", {f"new{n}": noise(100 + n) for n in range(4)})
+    site.publish("1.0.2", {"main.py": noise(99), **{f"new{n}": noise(100 + n) for n in range(4)}})
     good = site.files["1.0.2.zip"]
     bad = bytes(len(good))
 
