@@ -106,7 +106,10 @@ def _encode(task: _Task) -> Optional[CodedFile]:
     """A file's delta; a small file's literals where it has no source; None: carry it whole."""
     coded = None
     if task.source and max(task.source.size, task.target.size) <= MAX_CODED_FILE:
-        coded = encode_file(task.old.read(task.source), task.new.read(task.target))
+        try:
+            coded = encode_file(task.old.read(task.source), task.new.read(task.target))
+        except MemoryError:  # within a limit that the caller has set: such a file goes whole
+            coded = None
     if coded is None and task.target.size <= _SOLID:
         coded = _as_literals(task.new.read(task.target))
     return coded

@@ -25,6 +25,7 @@ from .attempts import RateLimiter
 from .backup import back_up
 from .check_data import check_data
 from .database import Database
+from .delta_maker import BUSY, DeltaMaker, limit_resources, make_next
 from .export import GRACE_SECONDS as GRACE_SECONDS_OF_FILES
 from .export import Exported, export, watch
 from .http.server import HttpServer, listen
@@ -34,6 +35,7 @@ from .store import open_database
 from .workers import Stop, run_workers
 
 GRACE_SECONDS = 10.0  # for running requests after SIGTERM
+DELTAS = 5  # releases whose users get a delta; the others fetch ranges of the package
 SHELL = "command line"  # as whom the log names whoever may write the data folder anyway
 
 
@@ -102,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="believe its X-Forwarded-For and X-Forwarded-Proto; loopback is trusted anyway",
     )
+    parser.add_argument(
+        "--deltas",
+        type=_between(0, 100),
+        default=DELTAS,
+        metavar="N",
+        help="make deltas from the last N releases of a channel to its active one (default: 5)",
+    )
     parser.add_argument("--no-admin", action="store_true", help="no admin site")
     parser.add_argument(
         "--admin-host",
@@ -148,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         help="default: a day",
     )
     site.add_argument("--watch", action="store_true", help="export again after every change")
+    delta = commands.add_parser(
+        "make-delta", help="make the delta that is missing next; the server itself runs this"
+    )
+    delta.set_defaults(run=make_delta)
+    _add_data(delta)
+    delta.add_argument("--deltas", type=_between(0, 100), default=argparse.SUPPRESS, metavar="N")
     check = commands.add_parser(
         "check-data", help="read every row and file; a sentence for each fault, exit code 11"
     )
@@ -265,6 +280,7 @@ def _serve(
                 args.admin_host,
             ),
         )
+        maker = DeltaMaker(application.store.database, args.data, args.deltas)
         try:
             server = _server(application, listener, args)
             if show_address:
@@ -272,9 +288,11 @@ def _serve(
             watch(lambda: server.shutdown(GRACE_SECONDS))
             if show_address:
                 _show_address(args, listener)
+            maker.start()
             server.serve_forever()
             return 0
         finally:
+            maker.close()
             application.close()
     except Problem as problem:
         print(problem, file=sys.stderr)
@@ -391,6 +409,13 @@ def show_faults(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.data} is whole")
     return 11 if found else 0
+
+
+def make_delta(args: argparse.Namespace) -> int:
+    """Make one delta; BUSY when another process is at it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    limit_resources()
+    return 0 if make_next(args.data, args.deltas) else BUSY
 
 
 def forget_failures(args: argparse.Namespace) -> None:

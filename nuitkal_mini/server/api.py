@@ -20,6 +20,7 @@ from ..semver import parse
 from ..strict_json import JsonError, json_object
 from . import auth, releases
 from .attempts import address_key
+from .deltas import deltas_to
 from .fleet import Fleet
 from .media import is_name
 from .messages import ACTIVATED, UPLOADED, language_of, say
@@ -285,7 +286,16 @@ def check_document(db: sqlite3.Connection, channel: str, base: str) -> Optional[
     if release is None:
         return None
     walk = [_media_url(base, rotation.manifest) for rotation in rotations(db, channel)]
-    return {**_show(release, base), "deltas": [], "rotations": walk}
+    deltas = [
+        {
+            "from": delta.source_version,
+            "url": _media_url(base, delta.file),
+            "size": delta.size,
+            "hash": delta.sha256,
+        }
+        for delta in deltas_to(db, release.id)
+    ]
+    return {**_show(release, base), "deltas": deltas, "rotations": walk}
 
 
 def read_upload(form: Form, channel: str) -> releases.Upload:

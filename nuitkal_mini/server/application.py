@@ -18,6 +18,7 @@ MEDIA = "/media/"
 TYPES = {
     ".zip": "application/zip",
     ".json": "application/json; charset=utf-8",
+    ".delta": "application/octet-stream",
     ".minisig": "text/plain; charset=utf-8",
 }
 

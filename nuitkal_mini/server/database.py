@@ -123,6 +123,18 @@ MIGRATIONS = (
         PRIMARY KEY (channel, manifest)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Deltas to a release. Without a file: it is being made, does not pay, or making it failed.
+    CREATE TABLE deltas (
+        release INTEGER NOT NULL REFERENCES releases (id),
+        source INTEGER NOT NULL REFERENCES releases (id),
+        attempts INTEGER NOT NULL,
+        file TEXT,                          -- below media/
+        size INTEGER,                       -- NULL until one has been made, to keep or not
+        sha256 TEXT,
+        PRIMARY KEY (release, source)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -25,6 +25,7 @@ from .complete_package import (
     complete_package,
 )
 from .database import now, write_log
+from .deltas import forget
 from .refused import Refused
 from .rotations import Rotation, record
 from .store import PACKS, Store, manifest_name, signature_name, write_synced
@@ -222,8 +223,9 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
             )
         db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
         db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
+        delta_files = forget(db, release.id)
         write_log(db, who, "delete", f"{channel} {release.version}")
-    store.remove_unowned(_file_names(release.package))
+    store.remove_unowned([*_file_names(release.package), *delta_files])
 
 
 def _link_or_copy(store: Store, release: StoredRelease, target: Path) -> None:
@@ -267,6 +269,13 @@ def find(db: sqlite3.Connection, channel: str, version: str) -> StoredRelease:
             channel=channel,
         )
     return release
+
+
+def release_by_id(db: sqlite3.Connection, number: int) -> StoredRelease:
+    """The release of a row that another table names."""
+    return _release(
+        db.execute(f"SELECT {_COLUMNS} FROM releases WHERE id = ?", (number,)).fetchone()
+    )
 
 
 def active(db: sqlite3.Connection, channel: str) -> Optional[StoredRelease]:

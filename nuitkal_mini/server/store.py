@@ -216,6 +216,7 @@ def owned_names(db: sqlite3.Connection) -> Set[str]:
         "SELECT package, signature IS NOT NULL FROM releases WHERE deleted_at IS NULL"
     ):
         names.update([package, manifest_name(package)] + [signature_name(package)] * signed)
+    names.update(name for (name,) in db.execute("SELECT file FROM deltas WHERE file IS NOT NULL"))
     for rotation in all_rotations(db):
         names.update([rotation.manifest, rotation.manifest + SIGNATURE_SUFFIX])
     return names
