@@ -1,4 +1,4 @@
-"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|server|memory|start|frozen]…` (default: job, check, start).
+"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|server|memory|start|frozen|bytes]…` (default: job, check, start).
 
 job     a 180-file, 10 MB tree over a counting relay: requests and bytes of a first install, a one-file update, a check that
         finds nothing; wall time and peak memory of each process; publishing an unchanged tree
@@ -7,6 +7,7 @@ server  check/ (200 and 304, 16 and 128 connections) and a download of 60 MB, be
 check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
 memory  peak memory of server, publisher and client with a release of 1 GB, above idle; what a start that finds nothing takes then
 start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
+bytes   deltas of wheels from PyPI beside bsdiff, zstd and xdelta3; see tools/bench_bytes.py
 frozen  a start of a launcher that Nuitka compiled and that finds nothing, against one that makes one urllib request (builds it first)
 """
 
@@ -370,6 +371,10 @@ def compare_servers(folder: Path) -> None:
     bench_server.cold_start(ROOT, folder / "data")
 
 
+def bytes_of_updates(folder: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "tools" / "bench_bytes.py")], check=True)
+
+
 BENCHMARKS: Dict[str, Callable[[Path], None]] = {
     "job": job,
     "check": check,
@@ -377,6 +382,7 @@ BENCHMARKS: Dict[str, Callable[[Path], None]] = {
     "memory": memory,
     "start": start,
     "frozen": frozen,
+    "bytes": bytes_of_updates,
 }
 
 

@@ -1,7 +1,7 @@
 """The deltas of the data folder: which there are, and which are still to be made.
 
-A delta leads from an earlier release of a channel to the one that is active. Its file lies beside the
-package that it leads to, and its row is written in the transaction that puts the file there, so
+A delta leads from an earlier release of a channel to the one that is active. Its file lies beside
+the package that it leads to, and its row is written in the transaction that puts the file there, so
 `check/` never names a delta that is not whole. A row without a file: the delta is being made, or it
 does not pay, or making it has failed.
 """

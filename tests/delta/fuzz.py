@@ -1,7 +1,7 @@
 """Fuzzes the delta codec: `python -m tests.delta.fuzz SECONDS [FILE…]`; prints what came of it.
 
-By turns: a changed file must come out of its delta; a damaged delta must give a file or DeltaError. Further
-files (executables) join the two that the tests use.
+By turns: a changed file must come out of its delta; a damaged delta must give a file or DeltaError.
+Further files (executables) join the two that the tests use.
 """
 
 from __future__ import annotations
