@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, NamedTuple, Tuple
 from .format import (
     AS_EXECUTABLE,
     AS_LITERALS,
-    MAX_CODED_FILE,
+    MAX_BLOCK,
     MAX_GROUP_FILES,
     MAX_GROUP_PACKED,
     MAX_GROUP_STREAMS,
@@ -145,7 +145,7 @@ def _read_outlines(head: VarintReader, count: int, target: int) -> List[_Outline
 
 def _read_block(head: VarintReader) -> Tuple[int, int]:
     """The sizes of a file's own block, unpacked and packed; (0, 0): it has none."""
-    size = head.unsigned(MAX_CODED_FILE)
+    size = head.unsigned(MAX_BLOCK)
     return size, head.unsigned(MAX_GROUP_PACKED) if size else 0
 
 

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from .elf import elf_references, parse_elf
 from .format import Bytes, DeltaError, max_references
-from .image import ELF, Image, Section
+from .image import ELF, MAX_CODE_SECTIONS, Image, Section
 from .pe import parse_pe, pe_references
 from .rebuild import strip
 from .references import (
@@ -34,7 +34,7 @@ def parse_image(data: Bytes) -> Optional[Image]:
         image = parse_elf(data) or parse_pe(data)
     except (struct.error, IndexError, ValueError):
         return None
-    return image if image and image.code else None
+    return image if image and 0 < len(image.code) <= MAX_CODE_SECTIONS else None
 
 
 def analyse(data: bytearray, image: Image) -> Executable:

@@ -17,8 +17,10 @@ DIGEST_BYTES = 16  # of the new manifest's SHA-256: it finds mistakes, the signa
 
 MAX_CODED_FILE = 2**28  # the encoder holds both files; larger ones are carried whole
 MAX_GROUP_FILES = 4096
-MAX_GROUP_PACKED = 32 * 2**20  # a group is read into memory at once
-MAX_GROUP_STREAMS = 24 * 2**20  # its unpacked streams: most of the 70 MB that decoding may take
+# A group is read into memory at once: these three are most of the 70 MB that decoding may take.
+MAX_GROUP_PACKED = 8 * 2**20
+MAX_GROUP_STREAMS = 16 * 2**20  # unpacked, all together
+MAX_BLOCK = 16 * 2**20  # unpacked literals of one file
 MAX_MANIFEST = 64 * 2**20
 MAX_SIGNATURE = 8192
 MAX_DICTIONARY = 2**20

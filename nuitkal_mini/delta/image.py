@@ -12,6 +12,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 UNLOADED = 2**40  # the address of offset 0 for sections that are not loaded; real ones are below
 ELF, PE = "elf", "pe"
 MAX_SEGMENTS = 64
+MAX_CODE_SECTIONS = 16  # ELF has six kinds; each gap is compared with each section
 MAX_SECTIONS = 200  # a Nuitka binary has 40; every loop over them is cheap up to here
 
 

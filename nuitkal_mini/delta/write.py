@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional
 from ..entries import FileEntry
 from ..manifest import loads
 from .container import Record, read_group
-from .encode import encode_file
+from .encode import encode_file, packed_size
 from .format import (
     AS_EXECUTABLE,
     AS_LITERALS,
@@ -23,7 +23,10 @@ from .format import (
     DIGEST_BYTES,
     END_OF_DELTA,
     GROUP,
+    MAX_BLOCK,
     MAX_CODED_FILE,
+    MAX_GROUP_PACKED,
+    MAX_GROUP_STREAMS,
     SMALL_STREAM,
     STREAM_COUNT,
     USED_STREAMS,
@@ -38,7 +41,7 @@ from .lzma2 import lzma2_filters
 from .lzma2_encoder import pack
 from .pairs import Pair, pair_files
 
-_GROUP_STREAMS = 8 * 2**20  # a group is closed above it, well below what a decoder accepts
+_GROUP_BYTES = 4 * 2**20  # a group is closed above it: with one more file it stays below the limits
 _GROUP_FILES = 2000
 _SOLID = 2**18  # new files up to this size are compressed together
 _PIECE = 2**18
@@ -83,7 +86,7 @@ def write_delta(old: Release, new: Release, map_files: MapFiles = map) -> Iterat
         if coded is not None:
             group.append(Record(pair.target, _source_of(pair, coded), coded))
             size += sum(map(len, coded.streams)) + len(coded.literal_block) + len(coded.code_block)
-        if group and (coded is None or size > _GROUP_STREAMS or len(group) == _GROUP_FILES):
+        if group and (coded is None or size > _GROUP_BYTES or len(group) == _GROUP_FILES):
             yield bytes([GROUP]) + _group(group, following)
             following = group[-1].target + 1
             group, size = [], 0
@@ -110,9 +113,23 @@ def _encode(task: _Task) -> Optional[CodedFile]:
             coded = encode_file(task.old.read(task.source), task.new.read(task.target))
         except MemoryError:  # within a limit that the caller has set: such a file goes whole
             coded = None
+    if coded is not None and not _fits(coded):
+        coded = None
     if coded is None and task.target.size <= _SOLID:
         coded = _as_literals(task.new.read(task.target))
     return coded
+
+
+def _fits(coded: CodedFile) -> bool:
+    """Whether the file may join a group that is just not closed yet."""
+    streams = sum(map(len, coded.streams))
+    most = streams + len(coded.literal_block) + len(coded.code_block)
+    packed_limit = MAX_GROUP_PACKED - _GROUP_BYTES
+    return (
+        streams <= MAX_GROUP_STREAMS - _GROUP_BYTES
+        and max(coded.literal_size, coded.code_size) <= MAX_BLOCK
+        and (most <= packed_limit or packed_size(coded) <= packed_limit)
+    )
 
 
 def _as_literals(content: bytes) -> CodedFile:
