@@ -38,6 +38,7 @@ def check_data(root: Path) -> Iterator[str]:
                 yield from _check_row(row)
                 if row["deleted_at"] is None:
                     yield from _check_release(db, root / "media", row)
+            yield from _check_deltas(db, root / "media")
             yield from _check_rotations(root / "media", all_rotations(db))
     except (sqlite3.Error, UnicodeError, Problem) as error:
         yield f"{path} cannot be read ({error}); restore it from a backup"
@@ -72,6 +73,18 @@ def _check_row(row: Row) -> Iterator[str]:
         yield f"{name}: {error}"
     if row["is_active"] and row["deleted_at"] is not None:
         yield f"{name} is deleted and active"
+
+
+def _check_deltas(db: sqlite3.Connection, media: Path) -> Iterator[str]:
+    for name, size, sha256 in db.execute(
+        "SELECT file, size, sha256 FROM deltas WHERE file IS NOT NULL ORDER BY file"
+    ):
+        try:
+            is_whole = _digest(media / name) == (size, sha256)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            yield f"{media / name} is not what was made; delete it, the next start makes it again"
 
 
 def _check_release(db: sqlite3.Connection, media: Path, row: Row) -> Iterator[str]:

@@ -145,6 +145,9 @@ class Store:
         for name in found - owned:
             logger.warning("deleting %s, which an interrupted upload or deletion left", name)
             _unlink(self.media / name)
+        for (name,) in db.execute("SELECT file FROM deltas WHERE file IS NOT NULL").fetchall():
+            if name not in found:
+                db.execute("DELETE FROM deltas WHERE file = ?", (name,))
         signatures = {item.manifest: item.signature for item in all_rotations(db)}
         for release, package, signature in db.execute(
             "SELECT id, package, signature FROM releases WHERE deleted_at IS NULL"

@@ -15,8 +15,11 @@ from nuitkal_mini.delta.format import DeltaError
 from nuitkal_mini.problem import Problem
 from nuitkal_mini.server import delta_maker
 from nuitkal_mini.server.application import Application
+from nuitkal_mini.server.backup import back_up
+from nuitkal_mini.server.check_data import check_data
 from nuitkal_mini.server.delta_maker import make_next
 from nuitkal_mini.server.deltas import MAX_ATTEMPTS
+from nuitkal_mini.server.export import export
 from nuitkal_mini.server.store import lock_file, owned_names
 
 from ..delta.programs import library
@@ -144,6 +147,32 @@ def test_a_damaged_package_gives_no_delta(call: Caller, data: Path) -> None:
     with pytest.raises(Problem, match="another 'a'"):
         make_next(data, 5)
     assert offered(call) == [] and list((data / "media").rglob("*.delta")) == []
+
+
+def test_a_damaged_delta_is_found_and_made_again(call: Caller, data: Path) -> None:
+    call.upload("1.0.0", OLD)
+    call.upload("1.0.1", NEW)
+    make_all(data)
+    assert list(check_data(data)) == []
+    (file,) = (data / "media").rglob("*.delta")
+    content = file.read_bytes()
+    file.write_bytes(b"damaged")
+    assert [sentence for sentence in check_data(data) if str(file) in sentence]
+    file.unlink()
+    make_all(data)
+    assert file.read_bytes() == content and list(check_data(data)) == []
+
+
+def test_a_delta_goes_into_backup_and_export(call: Caller, data: Path, tmp_path: Path) -> None:
+    call.upload("1.0.0", OLD)
+    call.upload("1.0.1", NEW)
+    make_all(data)
+    export(data, tmp_path / "site", None, False, 1.0)
+    back_up(data, tmp_path / "backup")
+    for folder in ("site", "backup"):
+        assert len(list((tmp_path / folder).rglob("*.delta"))) == 1
+    check = json.loads((tmp_path / "site/api/nuitkal_pack/check.json").read_bytes())
+    assert check["deltas"][0]["from"] == "1.0.0"
 
 
 def test_two_processes_do_not_make_the_same_delta(call: Caller, data: Path) -> None:
