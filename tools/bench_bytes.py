@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -99,8 +99,10 @@ def _measure(name: str, old: Path, new: Path, scratch: Path) -> Dict[str, int]:
     delta = scratch / "delta"
     encode = _child("encode", old, new, delta)
     apply = _child("apply", old, new, delta)
-    old_contents, new_contents = _contents(old), _contents(new)
-    old_files, new_files = (loads(_manifest(c)).files for c in (old_contents, new_contents))
+    old_contents, new_contents = dict(_contents(old)), dict(_contents(new))
+    old_files, new_files = (
+        loads(_manifest(contents.items())).files for contents in (old_contents, new_contents)
+    )
     pairs = [
         (old_contents[old_files[pair.source].path] if pair.source >= 0 else b"",
          new_contents[new_files[pair.target].path])
@@ -155,15 +157,18 @@ def _run(command: List[str]) -> Cost:
     return Cost(0, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def _contents(wheel: Path) -> Dict[str, bytes]:
+def _contents(wheel: Path) -> Iterator[Tuple[str, bytes]]:
+    """One file at a time, so that the peaks are those of encoding and decoding."""
     with zipfile.ZipFile(wheel) as package:
-        return {name: package.read(name) for name in package.namelist() if name[-1] != "/"}
+        for name in package.namelist():
+            if name[-1] != "/":
+                yield name, package.read(name)
 
 
-def _manifest(contents: Dict[str, bytes]) -> bytes:
+def _manifest(contents: Iterable[Tuple[str, bytes]]) -> bytes:
     entries = sorted(
         FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), "644")
-        for path, content in contents.items()
+        for path, content in contents
     )
     return dumps(Manifest("bench", "1.0.0", tuple(entries)))
 
