@@ -13,7 +13,7 @@ import ssl
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, List, Optional, TextIO
+from typing import TYPE_CHECKING, Callable, List, Optional, TextIO
 from urllib.parse import urlsplit
 
 from ..minisign import PublicKey, SignatureError, parse_public_key
@@ -37,6 +37,10 @@ from .workers import Stop, run_workers
 GRACE_SECONDS = 10.0  # for running requests after SIGTERM
 DELTAS = 5  # releases whose users get a delta; the others fetch ranges of the package
 SHELL = "command line"  # as whom the log names whoever may write the data folder anyway
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -64,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=serve)
     _add_data(parser, Path("nuitkal_data"))
+    _add_serving(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    _add_users_and_tokens(commands)
+    _add_copies(commands)
+    return parser
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=_between(0, 65535), default=8000, help="0 takes a free one")
     parser.add_argument(
@@ -117,16 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST",
         help="the admin site only under this name, or over this address of the machine",
     )
-    commands = parser.add_subparsers(metavar="COMMAND")
-    user = commands.add_parser("createsuperuser", help="make a user of the admin site")
-    user.set_defaults(run=create_superuser)
-    _add_data(user)
-    user.add_argument("--username", required=True)
-    user.add_argument(
-        "--password-stdin",
-        action="store_true",
-        help="read the password from the first line of standard input",
-    )
+
+
+def _add_copies(commands: Commands) -> None:
+    """Backup, static site, and the check of a data folder."""
     backup = commands.add_parser(
         "backup", help="copy the data folder while servers work on it; again: only what is new"
     )
@@ -168,6 +174,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=show_faults)
     _add_data(check)
+
+
+def _add_users_and_tokens(commands: Commands) -> None:
+    user = commands.add_parser("createsuperuser", help="make a user of the admin site")
+    user.set_defaults(run=create_superuser)
+    _add_data(user)
+    user.add_argument("--username", required=True)
+    user.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="read the password from the first line of standard input",
+    )
     unlock = commands.add_parser(
         "unlock", help="forget all failed logins of the last minute, so that nobody has to wait"
     )
@@ -186,7 +204,6 @@ def _parser() -> argparse.ArgumentParser:
         _add_data(command)
         if verb != "list":
             command.add_argument("name")
-    return parser
 
 
 def _add_data(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:

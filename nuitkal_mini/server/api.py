@@ -281,7 +281,7 @@ CALLS: Dict[Tuple[str, int], Dict[str, Call]] = {  # (first word, how many words
 
 
 def check_document(db: sqlite3.Connection, channel: str, base: str) -> Optional[Dict[str, Any]]:
-    """What `check/` shows of the channel, with URLs that begin with `base`; None: none is active."""
+    """What `check/` shows of the channel, below `base`; None when no release is active."""
     release = releases.active(db, channel)
     if release is None:
         return None

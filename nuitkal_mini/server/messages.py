@@ -60,7 +60,9 @@ TEXTS = {
     "the request has a Content-Length and a Transfer-Encoding": (
         "请求同时带有 Content-Length 和 Transfer-Encoding"
     ),
-    "the request's Transfer-Encoding does not end with chunked": "请求的 Transfer-Encoding 没有以 chunked 结尾",
+    "the request's Transfer-Encoding does not end with chunked": (
+        "请求的 Transfer-Encoding 没有以 chunked 结尾"
+    ),
     "the only Transfer-Encoding that is read is chunked": "只支持 chunked 这一种 Transfer-Encoding",
     "the request has a chunk that cannot be read": "请求中有无法解析的分块",
     "the request came too slowly": "请求发送得太慢",

@@ -1,9 +1,9 @@
 """Several processes that serve one listening socket: a parent that forks them and waits.
 
-The parent opens no data folder and serves nothing. It starts a worker again that ended, unless it
-ended in its first seconds with an error: then the command line is wrong, and all end. On SIGTERM or
-SIGINT it passes SIGTERM on and waits for the workers. A worker whose parent was killed notices it by
-a pipe, and stops as on SIGTERM.
+The parent serves nothing. It starts a worker again that ended, unless that ended in its first
+seconds with an error: then the command line is wrong, and all end. On SIGTERM or SIGINT it passes
+SIGTERM on and waits for the workers. A worker notices by a pipe that its parent was killed, and stops
+as on SIGTERM.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chinese and English: every sentence of the server has both, and each client gets the right one."""
+"""Chinese and English: every sentence has both, and each client gets the right one."""
 
 from __future__ import annotations
 

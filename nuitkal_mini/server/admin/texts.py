@@ -95,8 +95,8 @@ CHINESE_TEXTS = {
         "通道 {channel} 的版本 {version}（{size}，{files} "
         "个文件）及其下载地址将被删除。该版本以后只能以相同的文件重新发布。"
     ),
-    "The release before, {before}, has the main program {main}; this one has neither it nor another "
-    "one. Clients will refuse it and stay with what they have.": (
+    "The release before, {before}, has the main program {main}; this one has neither it nor "
+    "another one. Clients will refuse it and stay with what they have.": (
         "之前的版本 {before} 有主程序 {main}；此版本既没有它，也没有其他主程序。"
         "客户端会拒绝此版本并保持现有版本。"
     ),
