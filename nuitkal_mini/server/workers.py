@@ -2,8 +2,8 @@
 
 The parent serves nothing. It starts a worker again that ended, unless that ended in its first
 seconds with an error: then the command line is wrong, and all end. On SIGTERM or SIGINT it passes
-SIGTERM on and waits for the workers. A worker notices by a pipe that its parent was killed, and stops
-as on SIGTERM.
+SIGTERM on and waits for the workers. A worker notices by a pipe that its parent was killed, and
+stops as on SIGTERM.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ id="channels">{channels}</datalist></p>
 <p><input id="is_active" name="is_active" type="checkbox" value="on"{checked}> <label
 for="is_active">[[Make it the active version: clients will install it]]</label></p>
 <p><label for="program">[[Main program, such as main/main.bin (optional)]]</label><input
-id="program" name="main" maxlength="500" autocomplete="off" autocapitalize="none" value="{main}"></p>
+id="program" name="main" maxlength="500" autocomplete="off"
+autocapitalize="none" value="{main}"></p>
 <details{open}><summary>[[Manifest and signature (optional)]]</summary>
 <p><label for="manifest">[[Manifest (.json): then the ZIP may leave out what the server
 has]]</label><input id="manifest" name="manifest" type="file" accept=".json,application/json"></p>
