@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", required=True, help="the folder that holds the program")
     parser.add_argument("--main", default="main.py", help="what to start in it (default: main.py)")
     parser.add_argument(
-        "--force", action="store_true", help="install also a version that was rolled back before"
+        "--force",
+        action="store_true",
+        help="install also a version that was rolled back; adopt: begin anew where the state is lost",
     )
     parser.add_argument(
         "--public-key",
@@ -196,7 +198,7 @@ def _confirm(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 def _adopt(updater: ClientUpdater, options: argparse.Namespace) -> int:
     """Take the files that are in the folder for the program."""
-    print(f"what is in {options.dir} is taken for version {updater.adopt()}")
+    print(f"what is in {options.dir} is taken for version {updater.adopt(options.force)}")
     return 0
 
 

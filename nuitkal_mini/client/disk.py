@@ -102,6 +102,11 @@ class Disk:
                 raise
             logger.debug("%s; this file system decides when it is durable", error)
 
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """A file's contents, cut at `max_bytes`."""
+        data: bytes = self._do("read", path, _read, path, max_bytes)
+        return data
+
     def sync_folder(self, path: str) -> None:
         """Make the names in a folder durable.
 
@@ -155,6 +160,12 @@ def _mkdir(path: str) -> None:
                 os.chmod(path, mode | 0o755)
             except OSError as error:
                 logger.debug("%s; the folder keeps its mode", error)
+
+
+def _read(path: str, max_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        # read(max_bytes) would take memory for all of them first, where there may be none
+        return file.read(min(os.fstat(file.fileno()).st_size, max_bytes))
 
 
 def _unlink(path: str) -> None:

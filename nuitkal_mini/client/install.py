@@ -20,23 +20,16 @@ import logging
 import os
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..entries import FileEntry
+from ..entries import FileEntry, check_owned_names, check_tree
 from ..manifest import Manifest
-from ..paths import BACKUP_FOLDER, UPDATE_FOLDER
+from ..paths import BACKUP_FOLDER, UPDATE_FOLDER, UnsafePath
 from .disk import BUSY_SECONDS, Disk, check_owned
 from .errors import InstallError, RollbackError
 from .journal import Journal, dump_journal, parse_journal
 from .locks import RUNS
 from .log_file import LOG_FILES
-from .state import (
-    MAX_STATE_BYTES,
-    RolledBack,
-    State,
-    dump_state,
-    load_state,
-    read_at_most,
-    read_state,
-)
+from .state import MAX_STATE_BYTES, RolledBack, State, parse_state
+from .state_files import NEXT, PINS, StateFiles, StateLost
 from .swap import Swap, disk_error
 from .swap_plan import Move, SwapPlan, plan_swap
 from .tree import IN_RELEASES, ancestors, parent_of
@@ -46,9 +39,7 @@ logger = logging.getLogger(__name__)
 STAGING = UPDATE_FOLDER + "/staging"
 DOWNLOAD = UPDATE_FOLDER + "/download"
 _JOURNAL = UPDATE_FOLDER + "/journal.json"
-_NEXT = UPDATE_FOLDER + "/next.json"
 _STAGED = STAGING + "/next.json"
-_COPY = UPDATE_FOLDER + "/state.json"
 _KEPT = frozenset(
     ["lock", RUNS, *LOG_FILES, "state.json", "staging", "download", "journal.json", "backoff.json"]
 )
@@ -78,32 +69,42 @@ class Installation(Swap):
         self._version_file = version_file
         self._preserve = preserve
         self._launcher = launcher
-        self._is_state_known = (
-            False  # between `recover` and the end of the lock it was called under
-        )
+        self._files = StateFiles(folder, version_file, self.disk, trust_owner)
+        self._is_state_known = False  # from `recover` on, while its caller holds the lock
         self._state: Optional[State] = None
-        self._parsed: Tuple[str, Optional[Manifest]] = (
-            "",
-            None,
-        )  # a manifest's text, and its value
+        self._manifest: Optional[Manifest] = None
+        self._manifest_text = ""  # of which `_manifest` is the value
 
     def state(self) -> Optional[State]:
-        """What is installed, None before the first install; read once after `recover`."""
-        if self._is_state_known:
-            return self._state
-        return load_state(self.folder, self._version_file)
+        """What is installed, None before the first install; read once after `recover`.
+
+        Raises:
+            InstallError: the files that hold it cannot be read.
+            StateLost: they are damaged or missing.
+        """
+        return self._state if self._is_state_known else self._files.read()
+
+    def forget_lost_state(self) -> None:
+        """Where `state` raises `StateLost`: take the folder for one with nothing installed."""
+        try:
+            self.state()
+        except StateLost:
+            self._state, self._is_state_known = None, True
 
     def manifest(self) -> Optional[Manifest]:
         """The installed manifest, parsed once; None when nobody knows it."""
         state = self.state()
         if state is None:
             return None
-        if self._parsed[0] != state.manifest:
-            self._parsed = state.manifest, state.tree()
-        return self._parsed[1]
+        if self._manifest_text != state.manifest:
+            self._manifest_text, self._manifest = state.manifest, state.tree()
+        return self._manifest
 
     def damaged(self, files: Iterable[FileEntry]) -> List[FileEntry]:
-        """The files that are missing or not as they were installed; `preserve`d ones may be edited."""
+        """The files that are missing or not as they were installed.
+
+        `preserve`d ones may be edited.
+        """
         return [
             entry
             for entry in files
@@ -114,8 +115,9 @@ class Installation(Swap):
     def stamp(self, files: Sequence[FileEntry], now: float) -> str:
         """A digest of the files' sizes, times and modes, for which none need be read.
 
-        Of `preserve`d files it covers only that they are there. It is empty when a file is not there, or was
-        changed so lately (`now` is in seconds since 1970) that its next change might not show.
+        Of `preserve`d files it covers only that they are there. It is empty when a file is not
+        there, or was changed so lately (`now` is in seconds since 1970) that its next change
+        might not show.
         """
         seen: List[Tuple[object, ...]] = []
         for entry in files:
@@ -148,14 +150,25 @@ class Installation(Swap):
     def plan_swap(
         self, new: Iterable[FileEntry], identifier: str, source_of: Callable[[FileEntry], str]
     ) -> SwapPlan:
-        """What turns the folder as it is into the tree `new`; see `swap_plan.plan_swap`."""
-        return plan_swap(self, self.installed(), new, identifier, source_of, self._preserved)
+        """What turns the folder as it is into the tree `new`; see `swap_plan.plan_swap`.
+
+        Raises:
+            InstallError: `new` brings what the updater owns, or something is in the way.
+        """
+        entries = tuple(new)
+        try:
+            check_tree(entries)
+            check_owned_names(entries, [self._version_file])
+        except UnsafePath as error:
+            raise InstallError(f"{error}; nothing was installed") from error
+        return plan_swap(self, self.installed(), entries, identifier, source_of, self._preserved)
 
     def install(self, changes: SwapPlan, state: State) -> None:
         """Make the changes, as one transaction, and `state` the installed one.
 
         Raises:
-            InstallError: everything is as it was, or the sentence says that the next start will undo it.
+            InstallError: everything is as it was, or the sentence says that the next start will
+            undo it.
         """
         changes = _launcher_last(changes, self._launcher)
         journal = Journal(state.id, state, self.state(), self._launcher, changes)
@@ -177,18 +190,17 @@ class Installation(Swap):
             raise InstallError(said) from error
         try:
             self.swap(journal)
-            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+            self._files.commit()
         except OSError as error:
-            if not self._is_committed(
-                journal
-            ):  # a network's file system can do it and say it failed
+            # On a network's file system a rename can be done and its answer lost
+            if not self._files.is_installed(journal.id):
                 self._undo(journal)
                 raise InstallError(f"{disk_error(error)}; the installed version stays") from error
         self._state = state
         self._clean_up(journal)
 
     def rollback(self, identifier: str, reason: str) -> State:
-        """Put back the release before, as transaction `identifier`, and keep the one that leaves away.
+        """Put back the release before, as transaction `identifier`; the one that leaves stays away.
 
         Raises:
             RollbackError: there is none, or its backup is damaged; nothing was changed.
@@ -231,7 +243,7 @@ class Installation(Swap):
         return before
 
     def _backup_sources(self, journal: Journal) -> Dict[str, Move]:
-        """The moves of a journal that a rollback takes back, by the path to which a file returns."""
+        """The journal's moves that a rollback takes back, by the path to which a file returns."""
         sources = {}
         for move in journal.changes.move_out:
             if self.holds(move.target, move.entry):
@@ -249,7 +261,7 @@ class Installation(Swap):
     def _rollback_journal(self) -> Optional[Journal]:
         state = self.state()
         try:
-            if state is None or not state.backup or not os.path.lexists(self.at(BACKUP_FOLDER)):
+            if state is None or not state.backup or self.lstat(BACKUP_FOLDER) is None:
                 return None
             check_owned(self.at(BACKUP_FOLDER), self._trust_owner)
             return self._load(f"{BACKUP_FOLDER}/{state.backup}/journal.json")
@@ -286,11 +298,11 @@ class Installation(Swap):
         """Replace the state without touching the app."""
         self.disk.patience = BUSY_SECONDS
         try:
-            self._write_state(_NEXT, state)
-            self.disk.rename(self.at(_NEXT), self.at(self._version_file))
+            self._files.write(NEXT, state)
+            self._files.commit()
             self._state = state
             self._sync_version_file()
-            self._write_copy(state)
+            self._files.mend(state)
         except OSError as error:
             raise InstallError(
                 f"{disk_error(error)}; the version file could not be written"
@@ -298,11 +310,14 @@ class Installation(Swap):
 
     def stage(self, state: State) -> None:
         """Keep what is staged, complete, for a start that finds nobody running the program."""
-        self._write_state(_STAGED, state)
+        self._files.write(_STAGED, state)
 
     def staged(self) -> Optional[State]:
         """What `stage` kept; None when nothing is."""
-        return read_state(self.at(_STAGED))
+        try:
+            return parse_state(self.disk.read(self.at(_STAGED), MAX_STATE_BYTES))
+        except (OSError, ValueError, TypeError):
+            return None  # then it is staged again
 
     def has_journal(self) -> bool:
         """Whether an install was interrupted, or is going on."""
@@ -312,33 +327,34 @@ class Installation(Swap):
         """Whether the app is between two versions; behind a commit only the cleaning up is left."""
         try:
             journal = self._load(_JOURNAL)
+            return journal is not None and not self._files.is_installed(journal.id)
         except InstallError:
             return True
-        return journal is not None and not self._is_committed(journal)
 
     def recover(self) -> None:
-        """Undo what was interrupted, or clean up behind it; called once the caller holds the update lock.
+        """Undo what was interrupted, or clean up behind it; the caller holds the update lock.
 
         Raises:
             InstallError: that was not possible; the app must not be started.
         """
-        if os.path.isdir(self.at(UPDATE_FOLDER)):
-            self.disk.patience = BUSY_SECONDS
-            journal = self._load(_JOURNAL)
-            if journal is None:
-                self._sweep()
-            elif self._is_committed(journal):
-                self._clean_up(journal)
-            else:
-                version = journal.state.version
-                logger.warning("an interrupted installation of %s is being undone", version)
-                self._undo(journal)
-        self._state = load_state(self.folder, self._version_file)
+        self.disk.patience = BUSY_SECONDS
+        journal = self._load(_JOURNAL)
+        try:
+            self._state = self._files.read()
+        except StateLost:
+            if journal is None or journal.before is None:
+                return  # each call of `state` says it
+            self._state = journal.before
         self._is_state_known = True
-
-    def _is_committed(self, journal: Journal) -> bool:
-        state = load_state(self.folder, self._version_file)
-        return state is not None and state.id == journal.id
+        if journal is None:
+            self._sweep()
+        elif self._state is not None and self._state.id == journal.id:
+            self._clean_up(journal)
+        else:
+            logger.warning(
+                "an interrupted installation of %s is being undone", journal.state.version
+            )
+            self._undo(journal)
 
     def _check_targets(self, journal: Journal) -> None:
         for move in journal.changes.move_in:
@@ -360,14 +376,14 @@ class Installation(Swap):
                 self.disk.rename(self.at(path), self.at(path))  # fails while somebody holds it open
 
     def _prepare(self, journal: Journal, text: bytes) -> None:
-        """Write all that needs space: the folders, the next version file, and at the end the journal."""
+        """Write all that needs space: folders, the next version file, and at last the journal."""
         for folder in (BACKUP_FOLDER, journal.backup_folder, STAGING):
-            if not os.path.lexists(self.at(folder)):
+            if self.lstat(folder) is None:
                 self.disk.mkdir(self.at(folder))
             check_owned(self.at(folder), self._trust_owner)
         for _, prepared in journal.new_folders():
             self.disk.mkdir(self.at(prepared))
-        self._write_state(_NEXT, journal.state)
+        self._files.write(NEXT, journal.state)
         self.disk.write(self.at(_JOURNAL + ".new"), [text])
         self.sync(STAGING, BACKUP_FOLDER, "")
         self.disk.rename(self.at(_JOURNAL + ".new"), self.at(_JOURNAL))
@@ -393,13 +409,6 @@ class Installation(Swap):
             raise InstallError(said) from error
         self._sweep()
 
-    def _write_state(self, path: str, state: State) -> None:
-        self.disk.write(self.at(path), [dump_state(state)])
-
-    def _write_copy(self, state: State) -> None:
-        self._write_state(_COPY + ".new", state)
-        self.disk.rename(self.at(_COPY + ".new"), self.at(_COPY))
-
     def _sync_version_file(self) -> None:
         """Make the rename of the version file durable."""
         if os.name == "nt":
@@ -422,23 +431,27 @@ class Installation(Swap):
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what nothing refers to, and mend the version file and its copy."""
-        installed, copy = read_state(self.at(self._version_file)), read_state(self.at(_COPY))
-        state = installed or copy
-        # Leftovers are not waited for: on Windows the launcher's old file is held while it runs.
+        """Remove what nothing refers to, and mend the version file and its copies."""
+        try:
+            state = self.state()
+            self._remove_leftovers(state.backup if state else "")
+            if state is not None:
+                self._files.mend(state)
+        except OSError as error:
+            logger.warning("%s; the next start will clean up", disk_error(error))
+        except InstallError as error:
+            logger.warning("%s", error)
+
+    def _remove_leftovers(self, backup: str) -> None:
+        # They are not waited for: on Windows the launcher's old file is held while it runs.
         self.disk.patience = 0.0
         try:
             for name in os.listdir(self.at(UPDATE_FOLDER)):
                 if name not in _KEPT:
                     self.disk.remove(self.at(f"{UPDATE_FOLDER}/{name}"))
             for name in os.listdir(self.at(BACKUP_FOLDER)) if self.is_folder(BACKUP_FOLDER) else ():
-                if state is None or name != state.backup:
+                if name not in (backup, PINS.rpartition("/")[2]):
                     self.disk.remove(self.at(f"{BACKUP_FOLDER}/{name}"))
-            if state is not None and installed != state:
-                self._write_state(_NEXT, state)
-                self.disk.rename(self.at(_NEXT), self.at(self._version_file))
-            if state is not None and copy != state:
-                self._write_copy(state)
         except OSError as error:
             logger.warning("%s; the next start will clean up", disk_error(error))
 
@@ -453,19 +466,24 @@ class Installation(Swap):
                 self.disk.remove(self.at(f"{DOWNLOAD}/{name}"))
 
     def _forget(self, path: str) -> None:
-        if os.path.lexists(self.at(path)):
+        if self.lstat(path) is not None:
             self.disk.unlink(self.at(path))
             self.sync(parent_of(path))
 
     def _load(self, path: str) -> Optional[Journal]:
+        full = self.at(path)
         try:
-            with open(self.at(path), "rb") as file:
-                return parse_journal(read_at_most(file, 2 * MAX_STATE_BYTES))
+            return parse_journal(self.disk.read(full, 2 * MAX_STATE_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except OSError as error:
             raise InstallError(
-                f"{self.at(path)} cannot be read ({error}); remove it and run update"
+                f"{disk_error(error)}; nothing was changed, try again when it can be read"
+            ) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InstallError(
+                f"{full} is damaged ({error}), so an interrupted update cannot be undone; "
+                "delete this file and run update, which repairs the program"
             ) from error
 
 

@@ -1,4 +1,7 @@
-"""The journal of a transaction: the value and its file, whose content is checked when it is read back."""
+"""The journal of a transaction.
+
+The value and its file, whose content is checked when it is read back.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Journal(NamedTuple):
         return f"{BACKUP_FOLDER}/{self.id}"
 
     def new_folders(self) -> List[Tuple[str, str]]:
-        """Each folder that the transaction makes, and the name under which it is made beforehand."""
+        """Each folder that the transaction makes, and the name under which it is prepared."""
         folders = self.changes.make_dirs
         return [(path, f"{self.backup_folder}/new-{n}") for n, path in enumerate(folders)]
 

@@ -1,8 +1,9 @@
 """From a manifest to verified files in `.update/staging/`, over the fewest bytes.
 
-Contents that lie elsewhere in the installed tree are copied, the others come out of the package: a few ranges of it, or
-all. Whatever way they came, a file is only staged when its size and SHA-256 are the manifest's. Staged files have the
-number of their entry in the manifest as name, and survive a failed update: the next one fetches only what is missing.
+Contents that lie elsewhere in the installed tree are copied, the others come out of the package:
+a few ranges of it, or all. Whatever way they came, a file is only staged when its size and
+SHA-256 are the manifest's. Staged files have the number of their entry in the manifest as name,
+and survive a failed update: the next one fetches only what is missing.
 """
 
 from __future__ import annotations
@@ -159,12 +160,15 @@ class Staging:
             0 < free < need
         ):  # 0: a mount that does not say; one that is full fails at the first write
             raise InstallError(
-                f"{self._installation.folder} has {free / 1e6:.1f} MB of free space, the update needs {need / 1e6:.1f} MB; "
-                "make room and start again"
+                f"{self._installation.folder} has {free / 1e6:.1f} MB of free space, "
+                f"the update needs {need / 1e6:.1f} MB; make room and start again"
             )
 
     def _reuse(self, files: Sequence[Tuple[str, FileEntry]]) -> List[Tuple[str, FileEntry]]:
-        """Copy contents that are here already, under another name or mode or in the backup; returns what is left."""
+        """Copy contents that are here already, under another name or mode or in the backup.
+
+        Returns what is left.
+        """
         here = {move.entry.sha256: move.target for move in self._installation.backup_files()}
         here.update(
             (entry.sha256, entry.path)
@@ -301,12 +305,16 @@ def _verified(entry: FileEntry, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
     if size != entry.size or digest.hexdigest() != entry.sha256:
         raise VerificationError(
-            f"{entry.path}: SHA-256 is {digest.hexdigest()[:12]}…, the manifest says {entry.sha256[:12]}…; nothing was installed"
+            f"{entry.path}: SHA-256 is {digest.hexdigest()[:12]}…, "
+            f"the manifest says {entry.sha256[:12]}…; nothing was installed"
         )
 
 
 def _largest_package(manifest: Manifest) -> int:
-    """What a package of these files may weigh: an unsigned size must not make us fetch without end."""
+    """What a package of these files may weigh.
+
+    An unsigned size must not make us fetch without end.
+    """
     return 2**20 + sum(
         entry.size + entry.size // 100 + 2 * len(entry.path.encode("utf-8")) + 512
         for entry in manifest.files

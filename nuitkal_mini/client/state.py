@@ -1,18 +1,15 @@
 """What the updater knows about the installed release: one value, in one file, the version file.
 
-All that must agree lies in it, so that one rename of it commits an update. A copy in `.update/` restores it
-when it cannot be read; an unreadable version file is never taken for a first install.
+All that must agree lies in it, so that one rename of it commits an update.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from typing import Any, BinaryIO, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 from ..manifest import Manifest, ManifestError, loads
-from ..paths import UPDATE_FOLDER
 from ..problem import Problem
 from ..semver import parse
 from ..strict_json import json_object
@@ -44,7 +41,10 @@ _TYPES = {
 
 
 class State(NamedTuple):
-    """The installed release and what is remembered beyond it; `{"version": …}` alone is valid, as the original wrote."""
+    """The installed release and what is remembered beyond it.
+
+    `{"version": …}` alone is valid, as the original wrote.
+    """
 
     version: str
     id: str = ""  # of the transaction that installed it
@@ -122,7 +122,10 @@ def _object(value: object, name: str) -> Dict[str, Any]:
 
 
 def _build(kind: Any, values: Dict[str, Any]) -> Any:
-    """The named tuple of these values, each checked against its field's type; fields without a default are required."""
+    """The named tuple of these values, each checked against its field's type.
+
+    Fields without a default are required.
+    """
     fields = {}
     for name in kind._fields:
         value = values.get(name, kind._field_defaults.get(name))
@@ -136,27 +139,3 @@ def _build(kind: Any, values: Dict[str, Any]) -> Any:
             )
         fields[name] = value
     return kind(**fields)
-
-
-def load_state(folder: str, version_file: str) -> Optional[State]:
-    """The state of a client folder; None when nothing was ever installed there."""
-    return read_state(os.path.join(folder, version_file)) or read_state(
-        os.path.join(folder, UPDATE_FOLDER, "state.json")
-    )
-
-
-def read_state(path: str) -> Optional[State]:
-    """The state in one file; None when it is not there, or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return parse_state(read_at_most(file, MAX_STATE_BYTES))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s cannot be read (%s); going by its copy", path, error)
-        return None
-
-
-def read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """The bytes of a file, cut at `limit`; `read(limit)` would take memory for the limit first, where there may be none."""
-    return file.read(min(os.fstat(file.fileno()).st_size, limit))

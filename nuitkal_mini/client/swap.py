@@ -1,15 +1,17 @@
 """The renames of a transaction, forward and back.
 
-`swap` runs once, in the process that wrote the journal. `swap_back` undoes it, however far it came, and
-can itself be interrupted anywhere and run again by another process. It needs no free space: nothing is
-created, except a folder that somebody removed meanwhile. A folder's names are durable before a later step
-relies on them, and where a file arrives they are durable before they are where it left.
+`swap` runs once, in the process that wrote the journal. `swap_back` undoes it, however far it
+came, and can itself be interrupted anywhere and run again by another process. It needs no free
+space: nothing is created, except a folder that somebody removed meanwhile. A folder's names are
+durable before a later step relies on them, and where a file arrives they are durable before they
+are where it left.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 from typing import Iterator
 
 from .disk import Disk
@@ -33,7 +35,7 @@ class Swap(Tree):
         for move in changes.move_out:
             self._set_aside(move.source, move.target, move.source == journal.launcher)
         for path in changes.delete_bytecode:
-            if os.path.lexists(self.at(path)):
+            if self.lstat(path) is not None:
                 self.disk.unlink(self.at(path))
         for path, emptied in journal.emptied_folders():
             self._move_emptied(path, emptied)
@@ -53,13 +55,11 @@ class Swap(Tree):
         self.sync(*_changed_folders(changes), *map(parent_of, changes.delete_bytecode))
 
     def swap_back(self, journal: Journal) -> None:
-        """Undo `swap`, however far it came. What somebody has put in the way since is kept beside."""
+        """Undo `swap`, however far it came; what somebody put in the way since is kept beside."""
         changes = journal.changes
         left = {move.source for move in changes.move_out}
         for move in reversed(changes.move_in):
-            is_gone = not os.path.lexists(self.at(move.source)) or self.is_one_file(
-                move.source, move.target
-            )
+            is_gone = self.lstat(move.source) is None or self.is_one_file(move.source, move.target)
             if is_gone and self.holds(move.target, move.entry):
                 self._set_aside(move.target, move.source, move.target == journal.launcher in left)
         # As in `swap`; a rollback's files return to an earlier backup
@@ -67,12 +67,12 @@ class Swap(Tree):
         for path in reversed(changes.make_dirs):
             self._remove_empty(path)
         for path, emptied in reversed(journal.emptied_folders()):
-            if os.path.lexists(self.at(emptied)) and not self.is_folder(path):
+            if self.lstat(emptied) is not None and not self.is_folder(path):
                 self._make_parents(path, journal)
                 self._set_user_file_aside(emptied, path, journal)
                 self.disk.rename(self.at(emptied), self.at(path))
         for move in reversed(changes.move_out):
-            if os.path.lexists(self.at(move.target)):
+            if self.lstat(move.target) is not None:
                 self._make_parents(move.source, journal)
                 if move.source != journal.launcher:
                     self._set_user_file_aside(move.target, move.source, journal)
@@ -91,11 +91,11 @@ class Swap(Tree):
                 return
             except OSError as error:  # exFAT has no hard links
                 logger.debug("%s; for a moment there will be no launcher", disk_error(error))
-        if os.path.lexists(self.at(path)):
+        if self.lstat(path) is not None:
             self.move(path, target)
 
     def move(self, source: str, target: str) -> None:
-        """Rename; a power cut may have left one file under both names, where a rename does nothing."""
+        """Rename, also where a power cut left one file under both names (rename does nothing)."""
         if self.is_one_file(source, target):
             self.disk.unlink(self.at(source))
         else:
@@ -104,9 +104,9 @@ class Swap(Tree):
     def _set_user_file_aside(self, incoming: str, path: str, journal: Journal) -> None:
         """Keep, under another name, what somebody put where `incoming` goes since we looked."""
         kept = f"{path}.user-{journal.id}"
-        while os.path.lexists(self.at(kept)):
+        while self.lstat(kept) is not None:
             kept += "-"
-        if os.path.lexists(self.at(path)) and not self.is_one_file(incoming, path):
+        if self.lstat(path) is not None and not self.is_one_file(incoming, path):
             self.disk.rename(self.at(path), self.at(kept))
 
     def _make_parents(self, path: str, journal: Journal) -> None:
@@ -139,7 +139,8 @@ class Swap(Tree):
 
     def is_folder(self, path: str) -> bool:
         """Whether a real folder lies at a path, and no link to one."""
-        return os.path.isdir(self.at(path)) and not os.path.islink(self.at(path))
+        found = self.lstat(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
 
     def sync(self, *folders: str) -> None:
         """Make the names in folders durable, except those that have gone; "" is the tree's own."""
@@ -162,7 +163,8 @@ def _changed_folders(changes: SwapPlan) -> Iterator[str]:
 def disk_error(error: OSError, unnamed: str = "the disk") -> str:
     """The file and what is wrong with it; `unnamed` where the system does not say which file.
 
-    Of a rename both names: one of them is the program's own, the other a number in `.update/` or `.backup/`.
+    Of a rename both names: one of them is the program's own, the other a number in `.update/` or
+    `.backup/`.
     """
     names = [name for name in (error.filename, error.filename2) if name is not None] or [unnamed]
     texts = [os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name) for name in names]

@@ -1,7 +1,7 @@
-"""Deciding what must leave and what must come, to turn the folder as it is into a release's tree.
+"""Deciding which files move out and in, to turn the folder as it is into a release's tree.
 
-Nothing is changed here. Files that the installed manifest does not list are the user's: they are never deleted, and one
-that is in the way of a new file is kept beside it.
+Nothing is changed here. Files that the installed manifest does not list are the user's: they are
+never deleted, and one that is in the way of a new file is kept beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Move(NamedTuple):
 
 
 class SwapPlan(NamedTuple):
-    """What must happen on disk: `out` leaves, `stale` is deleted, folders are dropped and made, then `into` arrives."""
+    """The changes of a transaction, in the order of its steps, except that folders come last."""
 
     move_out: Tuple[Move, ...]
     move_in: Tuple[Move, ...]
@@ -43,8 +43,8 @@ def plan_swap(
 ) -> SwapPlan:
     """What turns the folder, in which the tree `old` was installed, into the tree `new`.
 
-    A user's file in the way is kept as `NAME.user-<identifier>`; a `preserved` one that was edited stays, and the shipped
-    one comes beside it as `NAME.new`.
+    A user's file in the way is kept as `NAME.user-<identifier>`; a `preserved` one that was
+    edited stays, and the shipped one comes beside it as `NAME.new`.
 
     Raises:
         InstallError: a link, another file system, or a folder with the user's files is in the way.
@@ -120,7 +120,7 @@ class _SwapPlanner:
         self._sources_by_fold[fold(path)] = path
 
     def _plan_removal(self, entry: FileEntry, keep: bool) -> None:
-        """A path that the new tree does not have, or spells in another way; what the user has changed stays as the user's."""
+        """Plan for a path that the new tree lacks or spells otherwise; an edited file stays."""
         found = self._installation.entry_at(entry.path)
         if found is None or found.mode not in IN_RELEASES:
             return
@@ -130,7 +130,7 @@ class _SwapPlanner:
             self._move_out(entry.path, found, keep=keep)
 
     def _target(self, entry: FileEntry, preserved: Callable[[str], bool]) -> str:
-        """Where the new entry goes, after what is there has been arranged to leave; empty when it is there."""
+        """Where the new entry goes, once what is there moves out; empty if it is there already."""
         path = entry.path
         before = self._old.get(fold(path))
         found = self._installation.entry_at(path)
@@ -158,7 +158,7 @@ class _SwapPlanner:
         return path
 
     def _is_leaving(self, path: str) -> bool:
-        """Whether what lies at a path leaves already, perhaps under another spelling of its one name (Windows, macOS)."""
+        """Whether what lies at a path moves out already, perhaps under another spelling."""
         twin = self._sources_by_fold.get(fold(path), path)
         return (
             path in self._move_outs or twin != path and self._installation.is_one_file(path, twin)
@@ -184,13 +184,14 @@ class _SwapPlanner:
                     continue
                 if "__pycache__" not in relative.split("/"):
                     raise InstallError(
-                        f"{self._installation.at(path)} must become a file, but {name} in it is not the program's; move it away and update again"
+                        f"{self._installation.at(path)} must become a file, but {name} in it "
+                        "is not the program's; move it away and update again"
                     )
                 self._bytecode_paths.add(f"{relative}/{name}")
             self._dirs_to_remove.add(relative)
 
     def _remove_emptied_dirs(self, needed: Set[str]) -> None:
-        """The folders that the old release had and the new one has not go, if nothing but cached bytecode stays in them."""
+        """Remove the folders that only the old release had, if only cached bytecode stays there."""
         left = {
             move.source
             for move in self._move_outs.values()
@@ -232,7 +233,8 @@ class _SwapPlanner:
             )
         if not os.access(full, os.W_OK | os.X_OK):
             raise InstallError(
-                f"{full} may not be changed by this user: Permission denied; let its owner update, or give write access"
+                f"{full} may not be changed by this user: Permission denied; "
+                "let its owner update, or give write access"
             )
 
     def _clear_way(self, folder: str) -> None:
@@ -247,7 +249,8 @@ class _SwapPlanner:
             self._check_folder(folder)
         elif found.link is not None or found.mode == "special":
             raise InstallError(
-                f"{self._installation.at(folder)} is a link or special file where the program has a folder; remove it and update again"
+                f"{self._installation.at(folder)} is a link or special file where the program "
+                "has a folder; remove it and update again"
             )
         else:
             self._move_out(folder, found, keep=True)

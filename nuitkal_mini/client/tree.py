@@ -11,7 +11,8 @@ from ..entries import FileEntry, link_entry
 from ..paths import UPDATE_FOLDER
 
 IN_RELEASES = ("644", "755")
-# Of the updater's own files, written with mode 644, one of them is there whenever trees are compared.
+# Of the updater's own files, written with mode 644, one of them is there whenever trees are
+# compared.
 _PLAIN = (
     f"{UPDATE_FOLDER}/staging/manifest.json",
     f"{UPDATE_FOLDER}/state.json",
@@ -20,7 +21,10 @@ _PLAIN = (
 
 
 class Tree:
-    """A client folder, looked at by the paths of a manifest; each file is hashed once while it does not change."""
+    """A client folder, looked at by the paths of a manifest.
+
+    Each file is hashed once while it does not change.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -32,16 +36,16 @@ class Tree:
         return os.path.join(self.folder, path.replace("/", os.sep))
 
     def entry_at(self, path: str) -> Optional[FileEntry]:
-        """What lies at a path: None for nothing; mode `folder` or `special` for what no release has there.
+        """What lies at a path: None for nothing; mode `folder` or `special` for what no release
+        has there.
 
         What lies behind a link is not in this tree.
         """
         full = self.at(path)
         if any(os.path.islink(self.at(folder)) for folder in ancestors(path)):
             return None
-        try:
-            found = os.lstat(full)
-        except (FileNotFoundError, NotADirectoryError):
+        found = self.lstat(path)
+        if found is None:
             return None
         if stat.S_ISLNK(found.st_mode):
             return link_entry(path, os.readlink(full).replace(os.sep, "/"))
@@ -56,9 +60,8 @@ class Tree:
 
     def holds(self, path: str, entry: FileEntry) -> bool:
         """Whether exactly `entry` lies at a path."""
-        try:
-            found = os.lstat(self.at(path))
-        except OSError:
+        found = self.lstat(path)
+        if found is None:
             return False
         if entry.link is None and found.st_size != entry.size:
             return False  # saves the hashing
@@ -66,27 +69,42 @@ class Tree:
         return seen is not None and seen.mode in IN_RELEASES and self.same(seen, entry)
 
     def same(self, found: FileEntry, entry: FileEntry) -> bool:
-        """Whether what was found is the entry, under whatever name; its mode counts where files have one."""
+        """Whether what was found is the entry, under any name.
+
+        Modes count where files have them.
+        """
         alike = found._replace(path=entry.path, mode=entry.mode) == entry
         return alike and (
             found.mode == entry.mode or found.mode in IN_RELEASES and not self._has_modes()
         )
 
     def _has_modes(self) -> bool:
-        """False on Windows, and where every file is executable: on exFAT, FAT, NTFS, and on most shares of Windows'."""
+        """False on Windows and where every file is executable.
+
+        ExFAT, FAT, NTFS, most CIFS shares.
+        """
         if self._modes is None:
+            found = [self.lstat(path) for path in _PLAIN] if os.name == "posix" else []
+            # and not os.access, which noexec decides
             self._modes = os.name == "posix" and not any(
-                os.stat(self.at(path)).st_mode & 0o100
-                for path in _PLAIN
-                if os.path.exists(self.at(path))
-            )  # and not os.access, which noexec decides
+                plain is not None and plain.st_mode & 0o100 for plain in found
+            )
         return self._modes
+
+    def lstat(self, path: str) -> Optional[os.stat_result]:
+        """What the file system says of a path, None for nothing there.
+
+        A failed read is an OSError.
+        """
+        try:
+            return os.lstat(self.at(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def is_one_file(self, path: str, other: str) -> bool:
         """Whether two names lead to one file."""
-        try:
-            found, twin = os.lstat(self.at(path)), os.lstat(self.at(other))
-        except OSError:
+        found, twin = self.lstat(path), self.lstat(other)
+        if found is None or twin is None:
             return False
         return found.st_ino != 0 and os.path.samestat(found, twin)
 

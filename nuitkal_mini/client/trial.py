@@ -105,8 +105,8 @@ class Trial:
         if os.path.islink(update_folder):  # nothing is read or written where it leads
             logger.warning("%s is a link and not used; remove it to get updates", update_folder)
             return HeldLock(), False
-        state = installation.state()
         try:
+            state = installation.state()
             if not installation.pending() and (state is None or state.trial_starts is None):
                 return self._client_folder.lock_run(installation), False
             with self._client_folder.working() as installation:

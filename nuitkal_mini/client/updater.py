@@ -285,12 +285,15 @@ class ClientUpdater:
                 )
             return installation.rollback(new_identifier(), "asked for").version
 
-    def adopt(self) -> str:
+    def adopt(self, force: bool = False) -> str:
         """Take a folder that was filled by other means for an installed release; its version.
 
         The files at the paths of the server's active release count as the program from now on, so
         that an update replaces them, keeps them for a rollback, and fetches only what differs. All
         other files stay the user's.
+
+        Args:
+            force: begin anew where the version file and its copies are lost.
 
         Raises:
             InstallError: a release is installed already.
@@ -298,6 +301,8 @@ class ClientUpdater:
         from .update import Update
 
         with self._client_folder.working() as installation:
+            if force:
+                installation.forget_lost_state()
             update = Update(self.config, self._client_folder, installation)
             if update.state is not None and update.state.manifest:
                 raise InstallError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Callable, List
 
@@ -143,7 +144,7 @@ NO_LAUNCHER: Tree = {"main.py": (b"2", "644"), "start2": (b"2", "755")}
 
 def without_backup(installation: Installation) -> None:
     installed(DEEP_1)(installation)
-    os.rmdir(installation.at(".backup"))
+    shutil.rmtree(installation.at(".backup"))
 
 
 def damaged(installation: Installation) -> None:

@@ -1,12 +1,15 @@
-"""Breaking an installation in every way that a machine can: a folder as a value, and disks that die, forget, or fail.
+"""Breaking an installation in every way that a machine can: a folder as a value, and disks that
+die, forget, or fail.
 
-A `Scenario` is one transaction, with the tree before and the tree after it. `Image` is what lies in a folder, so each state
-that a kill or a power cut can leave is a value: it is laid down again, recovered, and judged, once. From there the recovery
-itself is killed at each of its operations, and so on, until no new state turns up: that is every depth of dying again.
+A `Scenario` is one transaction, with the tree before and the tree after it. `Image` is what lies
+in a folder, so each state that a kill or a power cut can leave is a value: it is laid down again,
+recovered, and judged, once. From there the recovery itself is killed at each of its operations,
+and so on, until no new state turns up: that is every depth of dying again.
 
-The power cut keeps what was fsynced. Of the operations since, any subset may survive, an operation whose folder or file
-was lost is lost with it. A file's rename between two folders may have arrived without having left; and once the folder
-that it left was fsynced, but not the one where it arrives, it may be gone. A folder's rename is done or not.
+The power cut keeps what was fsynced. Of the operations since, any subset may survive, an
+operation whose folder or file was lost is lost with it. A file's rename between two folders may
+have arrived without having left; and once the folder that it left was fsynced, but not the one
+where it arrives, it may be gone. A folder's rename is done or not.
 """
 
 from __future__ import annotations
@@ -36,11 +39,14 @@ OURS = (".update", ".backup", "local_version.json")
 FIRST, SECOND, THIRD, FOURTH = ("%d" % number * 16 for number in range(1, 5))  # ids of transactions
 
 
-# --- a folder as a value ----------------------------------------------------------------------------
+# --- a folder as a value --------------------------------------------------------------------------
 
 
 class Node(NamedTuple):
-    """`kind` is dir, file or link (`content` is its target then); the names of one file or link share a `number`."""
+    """`kind` is dir, file or link (`content` is its target then).
+
+    The names of one file or link share a `number`.
+    """
 
     path: str
     kind: str
@@ -101,7 +107,7 @@ def lay_down(image: Image, folder: str) -> None:
         first.setdefault(node.number, path)
 
 
-# --- one transaction --------------------------------------------------------------------------------
+# --- one transaction ------------------------------------------------------------------------------
 
 
 class Shop:
@@ -145,9 +151,11 @@ def update(installation: Installation, tree: Tree, version: str, identifier: str
 
 
 class Scenario(NamedTuple):
-    """`prepare` makes the folder, `act` is the transaction that gets interrupted; `{id}` in a path stands for its id.
+    """`prepare` makes the folder, `act` is the transaction that gets interrupted; `{id}` in a
+    path stands for its id.
 
-    The trees are all that lies in the folder, the user's files included; cached bytecode is left out unless it is shipped.
+    The trees are all that lies in the folder, the user's files included; cached bytecode is left
+    out unless it is shipped.
     """
 
     name: str
@@ -225,7 +233,7 @@ class Sweep:
         return watch.images
 
     def judge(self) -> str:
-        """What the folder is, now that nothing is pending, and that the next transaction reaches the new tree from here."""
+        """`old` or `new`, once nothing is pending; the next transaction must reach the new tree."""
         installation = self.installation()
         state = installation.state()
         verdict = self.judge_tree()
@@ -244,7 +252,7 @@ class Sweep:
             if os.path.isdir(os.path.join(self.folder, ".backup"))
             else []
         )
-        if left or [name for name in backups if state is None or name != state.backup]:
+        if left or set(backups) - {"trust.json", state.backup if state else ""}:
             return f"broken: left over {left} {backups}"
         if (
             state is not None
@@ -264,7 +272,8 @@ class Sweep:
             named(scenario.after, state.id) if state and is_new else scenario.before,
         )
         if found != wanted or (state and state.version) != scenario.versions[is_new]:
-            return f"broken: {'new' if is_new else 'old'} version with {sorted(difference(found, wanted))}"
+            name = "new" if is_new else "old"
+            return f"broken: {name} version with {sorted(difference(found, wanted))}"
         if is_new and self.stale_bytecode():
             return f"broken: stale bytecode {self.stale_bytecode()}"
         return "new" if is_new else "old"
@@ -307,7 +316,10 @@ class Sweep:
     # the ways to break it
 
     def kills(self, depth: int) -> Iterator[Image]:
-        """Every state in which the process can die: in the transaction, in the recovery from that, and so on down to `depth`."""
+        """Every state in which the process can die.
+
+        In the transaction, in the recovery from that, and so on down to `depth`.
+        """
         lay_down(self.start, self.folder)
         watch = Watch(self.folder)
         self.act(watch)
@@ -323,7 +335,10 @@ class Sweep:
             level = below
 
     def log_of_next_start(self, killed_at: int) -> Tuple[Op, ...]:
-        """A transaction that was killed, the recovery from that, and the transaction again: what was not fsynced before still is not."""
+        """A transaction that was killed, the recovery from that, and the transaction again.
+
+        What was not fsynced before still is not.
+        """
         log = self.log()[:killed_at]
         ops = folded(log)
         lay_down(replay(self.start, ops, [DONE] * len(ops)), self.folder)
@@ -366,7 +381,7 @@ def difference(found: Tree, wanted: Tree) -> List[Tuple[str, Any, Any]]:
     ]
 
 
-# --- disks ------------------------------------------------------------------------------------------
+# --- disks ----------------------------------------------------------------------------------------
 
 
 class Unsynced(Disk):
@@ -384,7 +399,10 @@ class Unsynced(Disk):
 
 
 class Watch(Unsynced):
-    """Notes, before every operation, what a kill would leave; of a file that is being written, also half."""
+    """Notes, before every operation, what a kill would leave.
+
+    Of a file that is being written, also half.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -421,7 +439,7 @@ class Dying(Disk):
 
 
 class Failing(Unsynced):
-    """From operation `at` on, whatever is done to that operation's path, or to `everything`, fails for `seconds`; 0 is once."""
+    """From operation `at` on, those on its path (or `everything`) fail for `seconds`; 0: once."""
 
     def __init__(
         self, at: int, error: Callable[[str], OSError], seconds: float, everything: bool = False
@@ -458,21 +476,24 @@ class Full(Unsynced):
     def __init__(self, at: int, error: int, needing: Tuple[str, ...] = NEEDS_SPACE) -> None:
         super().__init__()
         self._left, self._error, self._needing = at, error, needing
-        self.refused: List[str] = []
+        self.refused: List[Tuple[str, str]] = []
 
     def perform(self, operation: str, path: str, call: Callable[..., Any], *args: Any) -> Any:
         self._left -= 1
         if self._left < 0 and operation in self._needing:
-            self.refused.append(operation)
+            self.refused.append((operation, path))
             raise OSError(self._error, os.strerror(self._error), path)
         return super().perform(operation, path, call, *args)
 
 
-# --- the power cut ----------------------------------------------------------------------------------
+# --- the power cut --------------------------------------------------------------------------------
 
 
 class Op(NamedTuple):
-    """An operation with names relative to the folder; `target` is that of a rename, a link or a symlink."""
+    """An operation with names relative to the folder.
+
+    `target` is that of a rename, a link or a symlink.
+    """
 
     kind: str
     path: str
@@ -495,6 +516,8 @@ class Recorder(Unsynced):
             raise OSError(errno.EIO, "Input/output error", path)
         is_folder = os.path.isdir(path) and not os.path.islink(path)
         result = super().perform(operation, path, call, *args)
+        if operation == "read":
+            return result
         name = self._name(path)
         if operation in ("rename", "link"):
             kind = "move folder" if is_folder else operation
@@ -519,7 +542,10 @@ RENAMES = ("rename", "link", "move folder")
 
 
 def folded(log: Tuple[Op, ...]) -> List[Op]:
-    """The log with each file that was written as one operation, `file`; its content stands in `data`, its mode in `target`."""
+    """The log with each file that was written as one operation, `file`.
+
+    Its content stands in `data`, its mode in `target`.
+    """
     ops: List[Op] = []
     begun: Dict[str, int] = {}
     for op in log:
@@ -537,7 +563,10 @@ def folded(log: Tuple[Op, ...]) -> List[Op]:
 
 
 def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
-    """What may have become of each operation, now that the power is gone: the best first, the worst last."""
+    """What may have become of each operation, now that the power is gone.
+
+    The best first, the worst last.
+    """
     synced = {op.path: index for index, op in enumerate(ops) if op.kind == "fsync"}  # when last
     removed = {op.path: index for index, op in enumerate(ops) if op.kind == "rmdir"}
     made = {op.path: index for index, op in enumerate(ops) if op.kind == "mkdir"}
@@ -580,7 +609,10 @@ def fates(ops: List[Op]) -> List[Tuple[str, ...]]:
 
 
 def survivors(start: Image, log: Tuple[Op, ...], draws: int) -> Iterator[Image]:
-    """States after a cut: nothing lost, all lost, each single one lost or kept, and random subsets with fixed seeds."""
+    """States after a cut.
+
+    Nothing lost, all lost, each single one lost or kept, and random subsets with fixed seeds.
+    """
     ops = folded(log)
     choices = fates(ops)
     best, worst = [choice[0] for choice in choices], [choice[-1] for choice in choices]

@@ -10,8 +10,8 @@ from typing import Sequence
 import pytest
 
 from nuitkal_mini import CheckError, ClientUpdater, UpdaterConfig, VerificationError
+from nuitkal_mini.client.install import Installation
 from nuitkal_mini.client.release_source import MAX_ROTATIONS
-from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS, TrustState, verify_manifest
 from nuitkal_mini.manifest import Manifest, Terms, dumps
 from nuitkal_mini.minisign import key_name
@@ -255,7 +255,7 @@ class TestKeysThatCameLater:
         if adopts:
             assert migrated.adopt() == "1.0.0"
         migrated.update()
-        state = load_state(str(config.client_dir), "local_version.json")
+        state = Installation(str(config.client_dir), "local_version.json").state()
         assert state is not None and state.manifest.encode() == site.files["1.0.0.json"]
         assert app_of(config) == ONE and migrated.check() is None and migrated.verify() == []
         site.publish("1.0.1", TWO, secret=OLD_KEY)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuitkal_mini.client.state import RolledBack, State, dump_state, load_state, parse_state
+from nuitkal_mini.client.state import RolledBack, State, dump_state, parse_state
 from nuitkal_mini.client.trust import KeyRecord, TrustState
 from nuitkal_mini.manifest import dumps, loads
 from nuitkal_mini.problem import Problem
@@ -85,17 +83,3 @@ def test_any_json_is_a_state_or_a_sentence(value: object) -> None:
         return
     assert parse_state(dump_state(state)) == state
     state.trust.highest(), state.trust.minimum(), state.trust.newest()  # what a start asks it works
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"\0" * 100, b"{", b"[]", b'{"version": 1}', b'{"version": "x"}', b"\xff"]
-)
-def test_an_unreadable_version_file_is_restored_from_its_copy(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / ".update").mkdir()
-    (tmp_path / ".update" / "state.json").write_bytes(dump_state(State("1.0.0")))
-    (tmp_path / "v.json").write_bytes(text)
-    assert load_state(str(tmp_path), "v.json") == State("1.0.0")
-    (tmp_path / "v.json").unlink()
-    assert load_state(str(tmp_path), "v.json") == State("1.0.0")
-    (tmp_path / ".update" / "state.json").write_bytes(text)
-    assert load_state(str(tmp_path), "v.json") is None

@@ -31,7 +31,7 @@ def decide(folder: Path, old: Tree, new: Tree, preserved: Sequence[str] = ()) ->
 
 
 def moves(changes: SwapPlan) -> Tuple[Dict[str, str], Set[str]]:
-    """Where what leaves goes to (`backup` or the name it is kept under), and where something arrives."""
+    """Where files move out to (`backup`, or a name beside), and where files move in."""
     return (
         {
             move.source: "backup" if move.target.startswith(".backup/id/") else move.target

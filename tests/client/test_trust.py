@@ -24,9 +24,9 @@ from nuitkal_mini import (
     UpdaterError,
     VerificationError,
 )
+from nuitkal_mini.client.install import Installation
 from nuitkal_mini.client.locks import FolderLocks
 from nuitkal_mini.client.policy import platform_name
-from nuitkal_mini.client.state import load_state
 from nuitkal_mini.client.trust import DAY_SECONDS
 from nuitkal_mini.client.update import processor
 from nuitkal_mini.manifest import Terms
@@ -630,7 +630,7 @@ def test_a_state_that_was_restored_from_its_copy_still_knows_its_keys(
     config.public_keys = []
     site.publish("1.0.1", TWO)
     refused(updater, "not signed")
-    state = load_state(str(config.client_dir), "local_version.json")
+    state = Installation(str(config.client_dir), "local_version.json").state()
     assert state is not None and state.trust.keys
 
 
