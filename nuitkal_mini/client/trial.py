@@ -68,7 +68,10 @@ class Trial:
     def _try_start(
         self, installation: Installation, arguments: Sequence[str], held: HeldLock
     ) -> Union[Child, LaunchError]:
-        state = installation.state()
+        try:
+            state = installation.state()
+        except InstallError:  # the program must start all the same
+            state = None
         main = main_of(state) or self._config.main_script
         logger.info("starting %s", main)
         try:

@@ -78,7 +78,8 @@ def staged(folder: str) -> None:
 
 
 def trial(folder: str, disk: Disk) -> Trial:
-    return Trial(ClientFolder(UpdaterConfig("http://nowhere/", folder), disk))
+    config = UpdaterConfig("http://nowhere/", folder, confirm_seconds=5.0, log_file=False)
+    return Trial(config, ClientFolder(config, disk))
 
 
 def remember(folder: str, disk: Disk) -> None:
