@@ -95,13 +95,13 @@ def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path)
     assert written[2:] == wanted and len(wanted) > 300  # before them: __all__ and the logger
 
 
-def test_it_is_at_most_216_kb_beside_the_delta_decoder(tmp_path: Path) -> None:
+def test_it_is_at_most_220_kb_beside_the_delta_decoder(tmp_path: Path) -> None:
     assert vendor.main([str(tmp_path / "one.py")]) == 0
     sources = vendor._reachable([vendor.LAST]).values()
     decoder = [vendor._section(source) for source in sources if source.name.startswith("delta.")]
     size = sum(len(f"{part.heading}{part.code}".encode()) for part in decoder)
     assert decoder and size <= 80_000
-    assert (tmp_path / "one.py").stat().st_size - size <= 216_000
+    assert (tmp_path / "one.py").stat().st_size - size <= 220_000
 
 
 def test_what_a_program_calls_keeps_its_docstring(one_file: Path) -> None:
