@@ -32,7 +32,10 @@ class TransferRate:
         self._first = self._last = 0
 
     def line(self, done: int, total: int) -> str:
-        """Such as `12.3 of 61.0 MB, 2.1 MB/s, 0:23 left`; the speed is that since the first call."""
+        """Such as `12.3 of 61.0 MB, 2.1 MB/s, 0:23 left`.
+
+        The speed is that since the first call.
+        """
         now = self._clock()
         if self._start is None or done < self._last:
             # Bytes of an earlier attempt have no speed, and a download may begin again.

@@ -356,8 +356,9 @@ def modules_after(program: str) -> Tuple[Set[str], Set[str]]:
     unicodedata (NFC of every path).
     """
     script = (
-        "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib, unicodedata\n"
-        "before = sorted(sys.modules)\n{}\nimport json\nprint(json.dumps([before, sorted(sys.modules)]))"
+        "import sys\nimport __future__, typing, urllib.request, json, logging, pathlib,"
+        " unicodedata\nbefore = sorted(sys.modules)\n{}\nimport json\nprint(json.dumps([before,"
+        " sorted(sys.modules)]))"
     )
     shown = subprocess.run(
         [sys.executable, "-S", "-c", script.format(program)],
@@ -419,3 +420,23 @@ def test_the_design_names_every_module() -> None:
     assert [name for name in named if f"`{name}`" not in design] == []
     mapped = set(re.findall(r"^\| `([a-z0-9_/]+\.py)` \|", design, re.M))
     assert mapped - set(modules) == set()
+
+
+def test_the_design_specifies_every_key_of_manifest_version_file_and_journal() -> None:
+    """Each key that is written stands there in backquotes."""
+    from nuitkal_mini.client.journal import Journal
+    from nuitkal_mini.client.state import State
+    from nuitkal_mini.client.swap_plan import SwapPlan
+    from nuitkal_mini.client.trust import KeyRecord, TrustState
+    from nuitkal_mini.entries import FileEntry
+
+    design = (ROOT / PACKAGE / "DESIGN.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"`[^`\n]*`", design))
+    words = {word for span in known for word in re.findall(r"\w+", span)}
+    keys = {
+        name
+        for values in (State, TrustState, KeyRecord, Journal, SwapPlan, FileEntry)
+        for name in values._fields
+    }
+    manifest = {"format", "app", "version", "files", "main", "keys", "minimum", "revoked"}
+    assert keys | manifest | {"requires", "python", "platform"} <= words

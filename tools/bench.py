@@ -1,14 +1,16 @@
-"""Measure what we promise, comparing in one run: `python3 tools/bench.py [job|check|server|memory|start|frozen|bytes]…` (default: job, check, start).
+"""Measure what we promise, comparing in one run: `python3 tools/bench.py
+[job|check|server|memory|start|frozen|bytes]…` (default: job, check, start).
 
-job     a 180-file, 10 MB tree over a counting relay: requests and bytes of a first install, a one-file update, a check that
-        finds nothing; wall time and peak memory of each process; publishing an unchanged tree
-server  check/ (200 and 304, 16 and 128 connections) and a download of 60 MB, beside waitress, gunicorn and nginx;
-        p99, errors, ratios; peak memory; the cold start (tools/bench_server.py)
-check   check/ per second at 16 keep-alive connections, against wsgiref.simple_server
-memory  peak memory of server, publisher and client with a release of 1 GB, above idle; what a start that finds nothing takes then
-start   what `import nuitkal_mini.client` costs, against `import urllib.request` alone
-bytes   deltas of wheels from PyPI beside bsdiff, zstd and xdelta3; see tools/bench_bytes.py
-frozen  a start of a launcher that Nuitka compiled and that finds nothing, against one that makes one urllib request (builds it first)
+job     a 180-file, 10 MB tree over a counting relay: requests and bytes of a first install, a
+one-file update, a check that finds nothing; wall time and peak memory of each process; publishing
+an unchanged tree server  check/ (200 and 304, 16 and 128 connections) and a download of 60 MB,
+beside waitress, gunicorn and nginx; p99, errors, ratios; peak memory; the cold start
+(tools/bench_server.py) check   check/ per second at 16 keep-alive connections, against
+wsgiref.simple_server memory  peak memory of server, publisher and client with a release of 1 GB,
+above idle; what a start that finds nothing takes then start   what `import nuitkal_mini.client`
+costs, against `import urllib.request` alone bytes   deltas of wheels from PyPI beside bsdiff,
+zstd and xdelta3; see tools/bench_bytes.py frozen  a start of a launcher that Nuitka compiled and
+that finds nothing, against one that makes one urllib request (builds it first)
 """
 
 from __future__ import annotations
@@ -140,7 +142,8 @@ def job(folder: Path) -> None:
             meter.requests = meter.up = meter.down = 0
             done = run("nuitkal_mini.client", verb, "--url", check, "--dir", str(folder / "client"))
             print(
-                f"{what:<34}{meter.requests:>3} requests {meter.up + meter.down:>12,} bytes {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB"
+                f"{what:<34}{meter.requests:>3} requests {meter.up + meter.down:>12,} bytes"
+                f" {done.seconds:>7.2f} s {done.peak_mb:>6.1f} MB"
             )
 
         first = publish("1.0.0")
@@ -156,7 +159,8 @@ def job(folder: Path) -> None:
         client("check that finds nothing", "check")
         again = publish("1.0.1")
         print(
-            f"{'publish, unchanged':<58}{again.seconds:>13.2f} s {again.peak_mb:>6.1f} MB   {again.seconds / first.seconds:.2f} of the first"
+            f"{'publish, unchanged':<58}{again.seconds:>13.2f} s {again.peak_mb:>6.1f} MB  "
+            f" {again.seconds / first.seconds:.2f} of the first"
         )
 
 
@@ -227,11 +231,13 @@ def check(folder: Path) -> None:
         simple.stdout.close()
     for name, values in rates.items():
         print(
-            f"check/, {CONNECTIONS} connections, {name:<24}{statistics.median(values):>10,.0f} per second"
+            f"check/, {CONNECTIONS} connections, {name:<24}{statistics.median(values):>10,.0f} per"
+            " second"
         )
     ratios = [ours / other for ours, other in zip(*rates.values())]
     print(
-        f"ratio{statistics.median(ratios):>53.1f}   (the client, in Python too, takes its share of the processors)"
+        f"ratio{statistics.median(ratios):>53.1f}   (the client, in Python too, takes its share of"
+        " the processors)"
     )
 
 
@@ -264,7 +270,8 @@ def memory(folder: Path) -> None:
             token=token,
         )
         print(
-            f"1 GB upload: server {peak() - idle:>6.1f} MB above idle, publisher {publisher.peak_mb:.1f} MB in all, {publisher.seconds:.1f} s"
+            f"1 GB upload: server {peak() - idle:>6.1f} MB above idle, publisher"
+            f" {publisher.peak_mb:.1f} MB in all, {publisher.seconds:.1f} s"
         )
         nothing = run("nuitkal_mini.client", "--help")
         update = (
@@ -277,12 +284,14 @@ def memory(folder: Path) -> None:
         )
         client = run(*update)
         print(
-            f"1 GB install: client {client.peak_mb - nothing.peak_mb:>5.1f} MB above idle, server {peak() - idle:.1f} MB, {client.seconds:.1f} s"
+            f"1 GB install: client {client.peak_mb - nothing.peak_mb:>5.1f} MB above idle, server"
+            f" {peak() - idle:.1f} MB, {client.seconds:.1f} s"
         )
         time.sleep(3)  # what was written a moment ago is read at every start
         first, later = run(*update).seconds, run(*update).seconds
         print(
-            f"1 GB, nothing new: {later:.2f} s; {first:.2f} s, {first / later:.1f} times as long, at the first start after an update: it reads every file"
+            f"1 GB, nothing new: {later:.2f} s; {first:.2f} s, {first / later:.1f} times as long,"
+            " at the first start after an update: it reads every file"
         )
 
 
@@ -306,7 +315,8 @@ def start(folder: Path) -> None:
         pairs = [(measure("nuitkal_mini.client"), measure("urllib.request")) for _ in range(11)]
         ours, theirs = (statistics.median(values) for values in zip(*pairs))
         print(
-            f"{name:<28} nuitkal_mini.client {ours:6.1f} ms, urllib.request {theirs:6.1f} ms, ratio {statistics.median(a / b for a, b in pairs):.2f}"
+            f"{name:<28} nuitkal_mini.client {ours:6.1f} ms, urllib.request {theirs:6.1f} ms, ratio"
+            f" {statistics.median(a / b for a, b in pairs):.2f}"
         )
 
 
@@ -351,7 +361,8 @@ def frozen(folder: Path) -> None:
                     seconds.append(1000 * (time.perf_counter() - began))
             request, update = (statistics.median(seconds) for seconds in taken.values())
             print(
-                f"{mode:<12} one request {request:6.1f} ms, an update that finds nothing {update:6.1f} ms, {update - request:+.1f} ms"
+                f"{mode:<12} one request {request:6.1f} ms, an update that finds nothing"
+                f" {update:6.1f} ms, {update - request:+.1f} ms"
             )
 
 

@@ -1,8 +1,9 @@
 """The server beside waitress, gunicorn and nginx, all in one run: `python3 tools/bench.py server`.
 
-wrk and nginx come from the system (Debian packages), waitress and gunicorn from PyPI into an environment that is made
-for the run and deleted with it. Each measurement is taken by turns, three times; the median of the ratios counts.
-What is missing is left out, with a line that says so.
+wrk and nginx come from the system (Debian packages), waitress and gunicorn from PyPI into an
+environment that is made for the run and deleted with it. Each measurement is taken by turns,
+three times; the median of the ratios counts. What is missing is left out, with a line that says
+so.
 """
 
 from __future__ import annotations
@@ -117,7 +118,10 @@ def others(stack: ExitStack, folder: Path) -> Dict[str, str]:
     urls: Dict[str, str] = {}
     commands = {
         "waitress": ["waitress", "--threads=4", "--listen=127.0.0.1:{port}", "constant:app"],
-        "gunicorn": ["gunicorn", "-k", "gthread", "--threads", "16", "-b", "127.0.0.1:{port}", "constant:app"],
+        "gunicorn": [
+            *("gunicorn", "-k", "gthread", "--threads", "16"),
+            *("-b", "127.0.0.1:{port}", "constant:app"),
+        ],
     }  # fmt: skip
     for name, arguments in commands.items():
         install = [str(python), "-m", "pip", "install", "-q", name]

@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="install also a version that was rolled back; adopt: begin anew where the state is lost",
+        help=(
+            "install also a version that was rolled back; adopt: begin anew where the state is lost"
+        ),
     )
     parser.add_argument(
         "--public-key",

@@ -107,7 +107,10 @@ def _check_release(db: sqlite3.Connection, media: Path, row: Row) -> Iterator[st
         if signature is not None:
             parse_signature(str(signature))
             if _read(media / signature_name(package)) != str(signature).encode("utf-8"):
-                yield f"{media / signature_name(package)} differs from the database; the next start mends it"
+                yield (
+                    f"{media / signature_name(package)} differs from the database; the next start"
+                    " mends it"
+                )
     except OSError as error:
         yield f"{error.filename or path}: {error.strerror or error}; {again}"
     except (Problem, ValueError) as error:

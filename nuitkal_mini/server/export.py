@@ -53,7 +53,8 @@ def export(
     has had for `grace_seconds` are deleted.
 
     Raises:
-        Problem: `root` is no data folder, `out` lies in it, another export runs, or the disk refuses.
+        Problem: `root` is no data folder, `out` lies in it, another export runs, or the disk
+        refuses.
     """
     _check_folders(root, out)
     try:

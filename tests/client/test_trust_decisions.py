@@ -1,4 +1,7 @@
-"""Decisions about trust as pure calls: signed bytes and a trust state in, a trust state or a refusal out."""
+"""Decisions about trust as pure calls.
+
+Signed bytes and a trust state in, a trust state or a refusal out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The window, for real: on a display of its own (Xvfb), with a real server that takes its time, and a mouse that is Tk's own event."""
+"""The window, for real.
+
+On a display of its own (Xvfb), with a real server that takes its time, and a mouse that is Tk's
+own event.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,8 @@ NEW: Tree = {
     "large.bin": (os.urandom(600_000), "644"),
 }
 
-# What a launcher does; `watch(window)` is called at every redraw of the window, with its widgets' texts.
+# What a launcher does; `watch(window)` is called at every redraw of the window, with its widgets'
+# texts.
 LAUNCHER = """
     import sys
     from nuitkal_mini.client import UpdaterConfig, window
@@ -35,19 +40,15 @@ LAUNCHER = """
     seen = []
     real_wait, real_close = window._Window._wait, window._Window.close
 
-    def wait(self):
-        real_wait(self)
-        text = " | ".join(str(part.cget("text")) for part in (self._line, self._numbers, self._button))
-        if text not in seen:
-            seen.append(text)
-            print("window:", text, flush=True)
-        watch(self, text)
+    def wait(self): real_wait(self) text = " | ".join(str(part.cget("text")) for part in
+        (self._line, self._numbers, self._button)) if text not in seen: seen.append(text)
+        print("window:", text, flush=True) watch(self, text)
 
     def watch(self, text):
         {watch}
 
-    window._Window._wait = wait
-    config = UpdaterConfig(sys.argv[1], sys.argv[2], python=sys.executable, retries=0, chunk_size=8192, timeout=5.0)
+    window._Window._wait = wait config = UpdaterConfig(sys.argv[1], sys.argv[2],
+    python=sys.executable, retries=0, chunk_size=8192, timeout=5.0)
     sys.exit(update_and_run_in_window(config, ["an argument"], title="My Program"))
 """
 
@@ -80,7 +81,7 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.close(writing)
     try:
         with open(reading) as said:
-            number = said.readline().strip()  # to the end of the line: it comes in two pieces, and a closed pipe would kill the server
+            number = said.readline().strip()  # to the end of the line: it comes in two pieces, and a closed pipe would kill the server  # noqa: E501
         assert number, "Xvfb did not start"
         yield ":" + number
     finally:

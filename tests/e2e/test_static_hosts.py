@@ -1,4 +1,7 @@
-"""A static site on real hosts: nginx, and an S3 server that rclone copies it to; signed, with ranges."""
+"""A static site on real hosts.
+
+Nginx, and an S3 server that rclone copies it to; signed, with ranges.
+"""
 
 from __future__ import annotations
 

@@ -122,19 +122,19 @@ def test_json_may_come_in_chunks(tmp_path: Path) -> None:
 
 
 HEADERS = (
-    "Accept Accept-Encoding Accept-Language Authorization Connection Content-Type Cookie Expect Host If-Match "
-    "If-Modified-Since If-None-Match If-Range If-Unmodified-Since Origin Range Referer Sec-Fetch-Site "
-    "Transfer-Encoding X-Forwarded-For X-Forwarded-Proto X"
+    "Accept Accept-Encoding Accept-Language Authorization Connection Content-Type Cookie Expect"
+    " Host If-Match If-Modified-Since If-None-Match If-Range If-Unmodified-Since Origin Range"
+    " Referer Sec-Fetch-Site Transfer-Encoding X-Forwarded-For X-Forwarded-Proto X"
 ).split()
 VALUES = [
-    "", " ", "http://[", "http://]", "http://[::1", "http://a:b", "[", "%", "\xff\xfe", "\xe9", "*", "bytes=-", "bytes=0-",
-    "bytes=99999999999999999999-", "q=", ";;;", '"', "a=b; c", "a" * 3000, ", " * 500, "Mon, 99 Foo 99999 99:99:99 GMT",
-    "Bearer \xff", "Bearer " + "x" * 2000, "Basic =", "multipart/form-data", "multipart/form-data; boundary=\xff",
-    "application/x-www-form-urlencoded", "http://\u2100".encode("utf-8").decode("latin-1"), "fe80::1%eth0", "::ffff:1.2.3.4",
+    "", " ", "http://[", "http://]", "http://[::1", "http://a:b", "[", "%", "\xff\xfe", "\xe9", "*", "bytes=-", "bytes=0-",  # noqa: E501
+    "bytes=99999999999999999999-", "q=", ";;;", '"', "a=b; c", "a" * 3000, ", " * 500, "Mon, 99 Foo 99999 99:99:99 GMT",  # noqa: E501
+    "Bearer \xff", "Bearer " + "x" * 2000, "Basic =", "multipart/form-data", "multipart/form-data; boundary=\xff",  # noqa: E501
+    "application/x-www-form-urlencoded", "http://\u2100".encode("utf-8").decode("latin-1"), "fe80::1%eth0", "::ffff:1.2.3.4",  # noqa: E501
 ]  # fmt: skip
 PATHS = [
-    "/", "/admin/", "/admin/login/", "/admin/upload/", "/api/nuitkal_pack/check/", "/api/nuitkal_pack/versions/",
-    "/api/nuitkal_pack/upload/", "/api/nuitkal_pack/missing/", "/media/nuitkal_packs/x.zip", "/%ff", "/api/nuitkal_pack/health/",
+    "/", "/admin/", "/admin/login/", "/admin/upload/", "/api/nuitkal_pack/check/", "/api/nuitkal_pack/versions/",  # noqa: E501
+    "/api/nuitkal_pack/upload/", "/api/nuitkal_pack/missing/", "/media/nuitkal_packs/x.zip", "/%ff", "/api/nuitkal_pack/health/",  # noqa: E501
 ]  # fmt: skip
 
 
@@ -149,7 +149,10 @@ def test_no_header_makes_a_500(
         for name in HEADERS:
             for value in VALUES:
                 host = "" if name == "Host" else "Host: x\r\n"
-                head = f"{method} {rng.choice(PATHS)} HTTP/1.1\r\n{host}{name}: {value}\r\nConnection: close\r\n\r\n"
+                head = (
+                    f"{method} {rng.choice(PATHS)} HTTP/1.1\r\n{host}{name}: {value}\r\nConnection:"
+                    " close\r\n\r\n"
+                )
                 with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
                     sock.sendall(head.encode("latin-1"))
                     sock.shutdown(socket.SHUT_WR)

@@ -14,7 +14,10 @@ from nuitkal_mini.server.refused import Refused
 
 
 def decode(pieces: List[bytes], limit: int = 1000) -> bytes:
-    """The content of a chunked body that comes in pieces; what is left of the last piece must be `next`."""
+    """The content of a chunked body that comes in pieces.
+
+    What is left of the last piece must be `next`.
+    """
     decoder, received, content = ChunkedBody(), bytearray(), b""
     for piece in pieces:
         received += piece

@@ -20,7 +20,10 @@ from tests.support import RunningServer, start_server
 
 IDLE, DRIPPING, CHECKS_A_SECOND, SECONDS = 1000, 500, 200, 15
 GET = b"GET /api/nuitkal_pack/health/ HTTP/1.1\r\nHost: x\r\n\r\n"
-DRIP = b"POST /admin/login/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n"
+DRIP = (
+    b"POST /admin/login/ HTTP/1.1\r\nHost: x\r\nContent-Type:"
+    b" application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 def connect(server: RunningServer) -> socket.socket:

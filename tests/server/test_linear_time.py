@@ -164,7 +164,8 @@ def test_a_parser_needs_linear_time(name: str) -> None:
                 )
                 taken = seconds(parse, large)
                 assert taken < QUICK_SECONDS or taken < MOST * seconds(parse, small), (
-                    f"{name}: {beginning!r} + {filling!r}… + {end!r}: {taken:.2f} s for {len(large)} characters"
+                    f"{name}: {beginning!r} + {filling!r}… + {end!r}: {taken:.2f} s for"
+                    f" {len(large)} characters"
                 )
 
 

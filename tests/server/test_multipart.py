@@ -110,7 +110,10 @@ def test_fields_and_files_arrive(tmp_path: Path) -> None:
         ),
         ("form-data; name=\"file\"; filename*=iso-8859-1'de'%e9t%e9.zip", "file", "été.zip"),
         (
-            'form-data; name="file"; filename*0*=UTF-8\'\'%e6%9b; filename*1*=%b4; filename*2=".zip"',
+            (
+                "form-data; name=\"file\"; filename*0*=UTF-8''%e6%9b; filename*1*=%b4;"
+                ' filename*2=".zip"'
+            ),
             "file",
             "更.zip",
         ),
