@@ -219,8 +219,8 @@ def _try_lock(descriptor: int, shared: bool) -> Optional[bool]:
 
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _LOCKED:
-            return False
+        if sys.platform == "win32" or error.errno in _LOCKED:
+            return False  # on Windows every file system locks, and Wine names no errno
         logger.debug("a lock file cannot be locked (%s); its process id decides", error)
         return None
     return True

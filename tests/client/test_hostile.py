@@ -671,8 +671,9 @@ def test_a_package_that_changes_between_two_requests(
 def endless(head: bytes, piece: bytes) -> Callable[[Exchange], None]:
     def answer(exchange: Exchange) -> None:
         exchange.wfile.write(head)
-        while True:
+        while piece:
             exchange.wfile.write(piece)
+        exchange.close_connection = True
 
     return answer
 

@@ -216,10 +216,8 @@ def test_run_updates_starts_and_exits_with_the_programs_code(
 def test_two_updaters_at_once_leave_one_whole_version(
     updater: ClientUpdater, site: Site, config: UpdaterConfig
 ) -> None:
-    both = [
-        python("-m", "nuitkal_mini.client", "update", "--url", site.url, "--dir", config.client_dir)
-        for _ in range(2)
-    ]
+    words = ("--url", site.url, "--dir", config.client_dir, "--main", "main.bat")
+    both = [python("-m", "nuitkal_mini.client", "update", *words) for _ in range(2)]
     assert [ended(process) for process in both] and [process.returncode for process in both] == [
         0,
         0,
@@ -270,7 +268,8 @@ class Dying(Disk):
 
 if sys.argv[4:]:
     sys.frozen = True  # as a compiled launcher is
-ClientUpdater(UpdaterConfig(sys.argv[1], sys.argv[2], retries=0), disk=Dying()).update()
+config = UpdaterConfig(sys.argv[1], sys.argv[2], main_script="main.bat", retries=0)
+ClientUpdater(config, disk=Dying()).update()
 """
 
 
