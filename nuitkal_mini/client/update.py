@@ -354,7 +354,12 @@ class Update:
         from ..zip_read import read_tree
 
         with open(staging.whole_package(), "rb") as file:
-            return dumps(read_tree(file, "", release.version))
+            try:
+                return dumps(read_tree(file, "", release.version))
+            except Problem as error:
+                raise VerificationError(
+                    f"release {release.version}: {error}; nothing was installed"
+                ) from error
 
     def _stage_and_swap(self, staging: Staging, manifest: Manifest, state: State) -> bool:
         """Stage what is missing, and swap; False when the program runs and the update waits."""

@@ -1,8 +1,4 @@
-"""The window, for real.
-
-On a display of its own (Xvfb), with a real server that takes its time, and a mouse that is Tk's
-own event.
-"""
+"""The window, on a display of its own (Xvfb), with a real and slow server and real events of Tk."""
 
 from __future__ import annotations
 
@@ -30,8 +26,7 @@ NEW: Tree = {
     "large.bin": (os.urandom(600_000), "644"),
 }
 
-# What a launcher does; `watch(window)` is called at every redraw of the window, with its widgets'
-# texts.
+# What a launcher does; `watch(window)` is called at every redraw, with the widgets' texts.
 LAUNCHER = """
     import sys
     from nuitkal_mini.client import UpdaterConfig, window
@@ -40,17 +35,21 @@ LAUNCHER = """
     seen = []
     real_wait, real_close = window._Window._wait, window._Window.close
 
-    def wait(self): real_wait(self) text = " | ".join(str(part.cget("text")) for part in
-        (self._line, self._numbers, self._button)) if text not in seen: seen.append(text)
-        print("window:", text, flush=True) watch(self, text)
+    def wait(self):
+        real_wait(self)
+        text = " | ".join(str(part.cget("text")) for part in (self._line, self._numbers, self._button))
+        if text not in seen:
+            seen.append(text)
+            print("window:", text, flush=True)
+        watch(self, text)
 
     def watch(self, text):
         {watch}
 
-    window._Window._wait = wait config = UpdaterConfig(sys.argv[1], sys.argv[2],
-    python=sys.executable, retries=0, chunk_size=8192, timeout=5.0)
+    window._Window._wait = wait
+    config = UpdaterConfig(sys.argv[1], sys.argv[2], python=sys.executable, retries=0, chunk_size=8192, timeout=5.0)
     sys.exit(update_and_run_in_window(config, ["an argument"], title="My Program"))
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
