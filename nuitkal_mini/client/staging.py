@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import (
@@ -131,9 +132,7 @@ class Staging:
             if not self._installation.holds(source, entry):
                 absent.append((source, entry))
             elif entry.link is None:
-                self._installation.disk.sync_file(
-                    self._installation.at(source), int(entry.mode, 8)
-                )  # whoever wrote it may have been killed before its chmod or fsync
+                self._sync_staged(source, entry)
         for source, entry in absent:
             if entry.link is not None:
                 self._installation.disk.remove(self._installation.at(source))
@@ -148,6 +147,16 @@ class Staging:
             self._forget_download()  # or the next try would believe the same bytes complete
             raise
         self._forget_download()
+
+    def _sync_staged(self, source: str, entry: FileEntry) -> None:
+        """Complete a file whose writer may have been killed before its chmod or fsync."""
+        try:
+            self._installation.disk.sync_file(self._installation.at(source), int(entry.mode, 8))
+        except PermissionError as error:
+            if os.name == "posix":
+                raise
+            # A launcher that runs: it was installed, so made durable, before an undo moved it here.
+            logger.debug("%s cannot be opened for writing (%s)", source, error)
 
     def _check_space(self, entries: Iterable[FileEntry]) -> None:
         need = 2 * sum(entry.size for entry in entries) + SPACE_RESERVE  # downloaded and unpacked

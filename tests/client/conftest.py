@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import logging
 import ssl
 import threading
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import pytest
+
+from nuitkal_mini.client.log_file import LogFile
 
 
 class Asked(NamedTuple):
@@ -134,3 +137,15 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_log_file_outlives_its_test() -> Iterator[None]:
+    """Updaters that a test does not close would write every later record to their log files."""
+    yield
+    log = logging.getLogger("nuitkal_mini.client")
+    for handler in reversed(list(log.handlers)):
+        if isinstance(handler, LogFile):
+            handler.detach()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True

@@ -24,6 +24,14 @@ posix = pytest.mark.skipif(os.name != "posix", reason="executable bits and exec 
 GOOD: Tree = {"run": (b"#!/bin/sh\nexit 7\n", "755")}
 
 
+@pytest.fixture(autouse=True)
+def own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configurations with relative paths write there, and not into the checkout."""
+    folder = tmp_path.with_name(tmp_path.name + "-work")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
 @pytest.fixture
 def site(serve: Serve) -> Site:
     site = Site(serve)

@@ -88,6 +88,8 @@ class HttpResponse:
             self._pieces = iter((content,))
         elif isinstance(result, FileWrapper) and self._can_send_file(result.filelike):
             self._file, self._offset = result.filelike, result.filelike.tell()
+        elif isinstance(result, FileWrapper):
+            self._pieces = self._announced_part(result)
         else:
             self._pieces = iter(result)
 
@@ -144,6 +146,23 @@ class HttpResponse:
             raise self._too_short()
         else:
             self.is_complete = True
+
+    def _announced_part(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of a wrapped file, which may be longer than announced: PEP 3333 lets it end
+        there.
+        """
+        length = self._announced()
+        if length is None:
+            yield from pieces
+            return
+        left = length - self._content_bytes
+        source = iter(pieces)
+        while left > 0:
+            piece = next(source, b"")[:left]
+            if not piece:
+                return
+            left -= len(piece)
+            yield piece
 
     def _send_file(self, file: IO[bytes]) -> int:
         left = (self._length or 0) - self._content_bytes
