@@ -42,9 +42,13 @@ def __getattr__(name: str) -> object:
     """The client's names, loaded when one is used: a server or a publisher needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from . import client  # a plain import, which Nuitka follows
 
-    home = ".client.window" if name == "update_and_run_in_window" else ".client"
-    value = getattr(import_module(home, __name__), name)
+    if name == "update_and_run_in_window":
+        from .client import window
+
+        value: object = window.update_and_run_in_window
+    else:
+        value = getattr(client, name)
     globals()[name] = value
     return value

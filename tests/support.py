@@ -69,6 +69,7 @@ class RunningServer:
             "0",
             "--data",
             str(data),
+            *(() if "--deltas" in args else ("--deltas", "0")),  # else a process an upload
             *args,
         ]
         self.process = subprocess.Popen(

@@ -250,6 +250,8 @@ versions = itertools.count(1)
 def test_any_pair_of_trees_updates_and_rolls_back_exactly(
     server: RunningServer, old: Tree, new: Tree
 ) -> None:
+    program: Tree = {"main.py": (b"", "644")}  # a release without it is refused
+    old, new = {**old, **program}, {**new, **program}
     folder = Path(tempfile.mkdtemp())
     channel = f"pair{next(versions)}"
     try:
