@@ -54,6 +54,10 @@ class Swap(Tree):
                 self.disk.unlink(self.at(move.source))
         self.sync(*_changed_folders(changes), *map(parent_of, changes.delete_bytecode))
 
+    def sync_changed(self, journal: Journal) -> None:
+        """Make the names durable in every folder that the transaction changes."""
+        self.sync(*_changed_folders(journal.changes))
+
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came; what somebody put in the way since is kept beside."""
         changes = journal.changes
