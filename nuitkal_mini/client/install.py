@@ -358,7 +358,7 @@ class Installation(Swap):
             self._undo(journal)
 
     def _sync_interrupted(self, journal: Journal) -> None:
-        """Make durable what the interrupted process did; it may have been killed before its fsyncs."""
+        """Make durable what an interrupted process did; a kill came perhaps before its fsyncs."""
         try:
             self.sync(STAGING, BACKUP_FOLDER, journal.backup_folder, UPDATE_FOLDER, "")
             self.sync_changed(journal)
