@@ -354,17 +354,7 @@ class Installation(Swap):
             logger.warning(
                 "an interrupted installation of %s is being undone", journal.state.version
             )
-            self._sync_interrupted(journal)
             self._undo(journal)
-
-    def _sync_interrupted(self, journal: Journal) -> None:
-        """Make durable what an interrupted process did; a kill came perhaps before its fsyncs."""
-        try:
-            self.sync(STAGING, BACKUP_FOLDER, journal.backup_folder, UPDATE_FOLDER, "")
-            self.sync_changed(journal)
-        except OSError as error:
-            said = f"{disk_error(error)}; the next start will undo the installation"
-            raise InstallError(said) from error
 
     def _check_targets(self, journal: Journal) -> None:
         for move in journal.changes.move_in:

@@ -39,9 +39,10 @@ class Swap(Tree):
                 self.disk.unlink(self.at(path))
         for path, emptied in journal.emptied_folders():
             self._move_emptied(path, emptied)
-        # Nothing may arrive, durably, over what is not durably kept
-        prepared_in = [journal.backup_folder] if changes.make_dirs else []
-        self.sync(*(parent_of(move.target) for move in changes.move_out), *prepared_in)
+        # Nothing may leave, durably, before it is durably kept: the backup comes before the folders
+        # in which a user's file was only renamed. And nothing may arrive over what is not kept.
+        kept_in = {parent_of(move.target) for move in changes.move_out}
+        self.sync(*([journal.backup_folder] if changes.make_dirs or kept_in else []), *kept_in)
         for path, prepared in journal.new_folders():
             if not self.is_folder(path):
                 self.disk.rename(self.at(prepared), self.at(path))
@@ -52,11 +53,7 @@ class Swap(Tree):
         for move in changes.move_out:
             if self.is_one_file(move.source, move.target):  # a launcher that has no successor
                 self.disk.unlink(self.at(move.source))
-        self.sync(*_changed_folders(changes), *map(parent_of, changes.delete_bytecode))
-
-    def sync_changed(self, journal: Journal) -> None:
-        """Make the names durable in every folder that the transaction changes."""
-        self.sync(*_changed_folders(journal.changes))
+        self._sync_changed(changes)
 
     def swap_back(self, journal: Journal) -> None:
         """Undo `swap`, however far it came; what somebody put in the way since is kept beside."""
@@ -81,7 +78,15 @@ class Swap(Tree):
                 if move.source != journal.launcher:
                     self._set_user_file_aside(move.target, move.source, journal)
                 self.move(move.target, move.source)
-        self.sync(*_changed_folders(changes))
+        self._sync_changed(changes)
+
+    def _sync_changed(self, changes: SwapPlan) -> None:
+        """Make the names durable in the app's folders, those of deleted bytecode among them.
+
+        Undo needs the latter too: a later plan does not see bytecode that only a power cut brings
+        back.
+        """
+        self.sync(*_changed_folders(changes), *map(parent_of, changes.delete_bytecode))
 
     def _set_aside(self, path: str, target: str, is_launcher: bool) -> None:
         """Rename. The launcher gets a second name, and the next file is renamed over the first one.
@@ -147,8 +152,11 @@ class Swap(Tree):
         return found is not None and stat.S_ISDIR(found.st_mode)
 
     def sync(self, *folders: str) -> None:
-        """Make the names in folders durable, except those that have gone; "" is the tree's own."""
-        for folder in sorted(set(folders)):
+        """Make the names in folders durable, in this order, except those that have gone.
+
+        "" is the tree's own folder.
+        """
+        for folder in dict.fromkeys(folders):
             full = self.at(folder) if folder else self.folder
             if os.path.isdir(full):
                 self.disk.sync_folder(full)
