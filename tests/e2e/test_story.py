@@ -130,8 +130,11 @@ def test_two_releases_an_update_and_the_way_back(server: RunningServer, tmp_path
         and client(server, user, "verify") == ""
     )
     assert read_tree(user, OURS)["lib/007.bin"] == read_tree(app)["lib/007.bin"]
-    assert client(server, user, "rollback") == "1.0.1 is installed again\n"
-    assert "installed: 1.0.1" in client(server, user, "status")
+    assert client(server, user, "rollback", code=1) == ""  # never up to what was withdrawn
+    run("publish", "activate", "1.0.1", "--server", server.api, NUITKAL_TOKEN=server.token)
+    assert client(server, user, "run") == "two\n"
+    assert client(server, user, "rollback") == "1.0.0 is installed again\n"
+    assert "installed: 1.0.0" in client(server, user, "status")
     assert client(server, user, "rollback", code=1) == ""
 
 

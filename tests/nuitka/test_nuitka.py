@@ -290,9 +290,8 @@ def test_a_start_that_finds_nothing_costs_little_above_one_request(
     launcher: Launcher, site: Site, tmp_path: Path
 ) -> None:
     own = build.copy_to(tmp_path / "own", launcher.made)
-    site.publish(
-        "1.0.0", {f"lib/{number}": (b"%d" % number * 50_000, "644") for number in range(100)}
-    )
+    files = {f"lib/{number}": (b"%d" % number * 50_000, "644") for number in range(100)}
+    site.publish("1.0.0", {**files, "main.py": (b"", "644")})
     env = environment(site, tmp_path)
     subprocess.run([str(own)], env={**env, "TEST_VERB": "update"}, check=False)
 
