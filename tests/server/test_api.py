@@ -311,7 +311,7 @@ def test_a_bad_upload_is_refused_and_leaves_nothing(
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xfe", id="not text"),
-        pytest.param(SIGNATURE * 2, id="two of them"),
+        pytest.param(SIGNATURE + b"one line more", id="more behind it"),
         pytest.param(b"x" * 10_000, id="long"),
     ],
 )
