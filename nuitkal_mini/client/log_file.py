@@ -49,9 +49,11 @@ class LogFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Append a record, if that is possible."""
         self._append(record)
-        passes_on = self._threshold > logging.INFO and record.levelno >= self._threshold
-        if passes_on and self._before[1] and self._log.parent is not None:
-            self._log.parent.callHandlers(record)
+        parent = self._log.parent
+        if self._threshold > logging.INFO and self._before[1] and parent is not None:
+            # asked anew, as the application may choose another level at any time
+            if record.levelno >= (self._before[0] or parent.getEffectiveLevel()):
+                parent.callHandlers(record)
 
     def _append(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):  # a full disk, a bad path, a record without its values
