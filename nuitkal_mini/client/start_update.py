@@ -32,6 +32,7 @@ class StartUpdate:
         self.error: Optional[UpdaterError] = None
         self.is_behind = False  #: the program has started: files must not change, nothing is shown
         self.is_cancelled = False
+        self.is_wanted_now = False  #: the user asked for the program before the update was done
         self._has_ended = False
         self._crash: Optional[BaseException] = None
         self._may_start = threading.Event()

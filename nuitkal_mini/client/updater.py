@@ -179,7 +179,8 @@ class ClientUpdater:
         began = time.monotonic()
         has_ended = start.run(work, limit)
         is_slow = time.monotonic() - began > NOTICEABLE_SECONDS
-        if is_slow and state is not None and (start.error is not None or not has_ended):
+        has_failed = start.error is not None or not (has_ended or start.is_wanted_now)
+        if is_slow and state is not None and has_failed:
             back_off.failed(time.time())
         if not has_ended:
             logger.info("the update goes on behind the program")
@@ -216,6 +217,7 @@ class ClientUpdater:
     def start_now(self) -> None:
         """Have `try_update` return: the update goes on behind the program; from any thread."""
         if self._start_update is not None:
+            self._start_update.is_wanted_now = True
             self._start_update.let_start()
 
     def run(self, args: Optional[Sequence[str]] = None) -> int:
