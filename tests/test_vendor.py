@@ -153,7 +153,7 @@ def test_it_can_be_read_and_hides_nothing(one_file: Path) -> None:
 def test_importing_it_loads_no_more_than_the_package_does(one_file: Path) -> None:
     script = (
         "import sys\n"
-        "import __future__, typing, urllib.request, json, logging, pathlib, unicodedata\n"
+        "import __future__, array, typing, urllib.request, json, logging, pathlib, unicodedata\n"
         "before = set(sys.modules)\n"
         "sys.path.insert(0, '.')\n"
         "from nuitkal_update import ClientUpdater, UpdaterConfig\n"

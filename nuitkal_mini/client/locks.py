@@ -50,18 +50,20 @@ class HeldLock:
     def release(self) -> None:
         """Unlock, also for processes that inherited the descriptor."""
         self._write(_RELEASED)
-        for descriptor in self.descriptors if sys.platform != "win32" else ():
+        if sys.platform != "win32":
             import fcntl
 
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            for descriptor in self.descriptors:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
         self.close()
 
     def _write(self, record: str) -> None:
-        for descriptor in self.descriptors if os.name == "posix" else ():
-            with contextlib.suppress(OSError):  # a full disk; an empty record counts as alive
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, record.encode(), 0)
+        if sys.platform != "win32":
+            for descriptor in self.descriptors:
+                with contextlib.suppress(OSError):  # a full disk; an empty record counts as alive
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, record.encode(), 0)
 
     def close(self) -> None:
         """Close the descriptors; a child that inherited them keeps the lock."""
@@ -115,7 +117,9 @@ class FolderLocks:
         """
         folder, prefix, mode = os.path.join(self._folder, RUNS), "", 0o600
         is_foreign = self.is_foreign()
-        if is_foreign:  # the owner, who may not be root, must be able to look at the lock
+        if (
+            sys.platform != "win32" and is_foreign
+        ):  # the owner, who may not be root, must be able to look at the lock
             folder, prefix = self._files_of_others()
             prefix, mode = f"{prefix}{os.geteuid()}-", 0o644
         elif not os.path.isdir(folder):
@@ -167,7 +171,7 @@ def _lock_file(path: str, mode: int) -> Optional[HeldLock]:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, mode)
     try:
-        if os.name == "posix" and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
             with contextlib.suppress(OSError):  # a share that has no modes
                 os.fchmod(descriptor, mode)
         is_free = _try_lock(descriptor, shared=False)
@@ -228,7 +232,7 @@ def _try_lock(descriptor: int, shared: bool) -> Optional[bool]:
 
 def _records_live_process(descriptor: int) -> Optional[bool]:
     """Whether the process that the file records is alive; None when that cannot be told."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         return None
     record = os.pread(descriptor, 200, 0).decode("ascii", "replace")
     if record == _RELEASED:

@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import random
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -328,7 +329,7 @@ class PartialFile:
         with _disk(self._path):
             mode = "r+b" if self._arrived else "w+b"
             self._file = cast(io.BufferedRandom, open(self._path, mode, opener=_open_private))
-            if os.name == "nt" and not self._arrived:
+            if sys.platform == "win32" and not self._arrived:
                 _make_sparse(self._file)
             self._file.seek(coming.start)
         if not self._arrived:  # after the file was emptied: the old note is of other bytes
@@ -393,15 +394,17 @@ def _open_private(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
 
 
-def _make_sparse(file: io.BufferedRandom) -> None:
-    """Asks NTFS not to fill the gaps with zeros, as other file systems do without being asked."""
-    import ctypes
-    import msvcrt
+if sys.platform == "win32":
 
-    handle = ctypes.c_void_p(msvcrt.get_osfhandle(file.fileno()))  # type: ignore[attr-defined]
-    fsctl_set_sparse, returned = 0x900C4, ctypes.c_ulong()
-    control = ctypes.windll.kernel32.DeviceIoControl  # type: ignore[attr-defined]
-    control(handle, fsctl_set_sparse, None, 0, None, 0, ctypes.byref(returned), None)
+    def _make_sparse(file: io.BufferedRandom) -> None:
+        """Asks NTFS not to fill the gaps with zeros, as other systems do without being asked."""
+        import ctypes
+        import msvcrt
+
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(file.fileno()))
+        fsctl_set_sparse, returned = 0x900C4, ctypes.c_ulong()
+        control = ctypes.windll.kernel32.DeviceIoControl
+        control(handle, fsctl_set_sparse, None, 0, None, 0, ctypes.byref(returned), None)
 
 
 @contextlib.contextmanager

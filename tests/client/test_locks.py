@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from nuitkal_mini.client import ClientUpdater, InstallError, UpdaterConfig, UpdaterError, locks
 from nuitkal_mini.client.locks import FolderLocks, HeldLock
 
-from ..support import need_tool
+from ..support import need_tool, unavailable
 from .conftest import Serve
 from .site import Site
 
@@ -255,11 +256,26 @@ def test_without_flock_the_recorded_process_decides(
 # --- other users ----------------------------------------------------------------------------------
 
 
-def as_nobody(*command: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    privileges = [need_tool("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+def without_privileges() -> List[str]:
+    user = f"--reuid={NOBODY}"
+    return [need_tool("setpriv"), user, f"--regid={NOBODY}", "--clear-groups"]
+
+
+def python_of_nobody() -> str:
+    """A Python that another user may run, which one in /root is not."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = [*without_privileges(), python, "-c", ""]
+        with contextlib.suppress(OSError):
+            if subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0:
+                return python
+    return unavailable("no Python here can be run by another user")
+
+
+def as_nobody(*arguments: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """A Python process of another user."""
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     return subprocess.Popen(
-        [*privileges, *command],
+        [*without_privileges(), python_of_nobody(), *arguments],
         cwd=str(cwd),
         env=env,
         text=True,
@@ -301,7 +317,7 @@ def test_a_program_that_a_reader_runs_is_not_changed_and_no_reader_holds_an_upda
         site.publish(f"1.0.{version}", {"main.py": (program(version), "644"), "late.py": late})
         if version == 1:
             assert updater.update()
-    client = [sys.executable, "-m", "nuitkal_mini.client", "run", "--url", "http://127.0.0.1:9/"]
+    client = ["-m", "nuitkal_mini.client", "run", "--url", "http://127.0.0.1:9/"]
     reader = as_nobody(*client, "--dir", str(app), cwd=shared)
     assert reader.stdout is not None and reader.stdout.readline() == "up\n"
     assert not updater.update() and updater.installed_version == "1.0.1"
@@ -320,7 +336,7 @@ def test_a_program_that_a_reader_runs_is_not_changed_and_no_reader_holds_an_upda
         "print('up', flush=True)\n"
         "time.sleep(60)"
     )
-    attacker = as_nobody(sys.executable, "-c", lock, str(app), cwd=shared)
+    attacker = as_nobody("-c", lock, str(app), cwd=shared)
     try:
         assert attacker.stdout is not None and attacker.stdout.readline() == "up\n"
         assert updater.update() and (app / "late.py").read_bytes() == b"VERSION = 2\n"
@@ -414,7 +430,7 @@ def test_who_may_not_write_may_check_verify_and_look(shared: Path, serve: Serve)
     site.publish("1.0.2", {"main.py": (b"2", "644")})
     before = sorted(path.relative_to(app) for path in app.rglob("*"))
     for verb, code in (("check", 10), ("verify", 0), ("status", 0), ("update", 1)):
-        client = [sys.executable, "-m", "nuitkal_mini.client", verb, "--url", site.url]
+        client = ["-m", "nuitkal_mini.client", verb, "--url", site.url]
         reader = as_nobody(*client, "--dir", str(app), cwd=shared)
         out, err = reader.communicate()
         assert reader.returncode == code and "Traceback" not in err, (verb, out, err)

@@ -204,7 +204,8 @@ def test_a_working_directory_that_is_gone_matters_only_for_relative_paths(
         "try:\n    sys.exit(ClientUpdater(config).update_and_run([]))\n"
         "except LaunchError as error:\n    print(error)"
     )
-    command = [sys.executable, "-c", code, str(REPOSITORY), site.url]
+    # -I: with "" in sys.path, Python 3.13 itself cannot import in a folder that is gone.
+    command = [sys.executable, "-I", "-c", code, str(REPOSITORY), site.url]
     for folder, exit_code in ((str(tmp_path / "app"), 7), ("app", 0)):
         done = subprocess.run(
             [*command, folder], cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
