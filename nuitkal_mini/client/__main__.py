@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from ..progress import Progress
 from .config import UpdaterConfig
@@ -55,7 +55,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ClientUpdater(config) as updater:
-            code = VERBS[options.verb](updater, options)
+            act, _ = VERBS[options.verb]
+            code = act(updater, options)
         print(end="", flush=True)
         return code
     except UpdaterError as error:
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Keep a program up to date, and start it.",
         epilog="\n".join(
             ["verbs:"]
-            + [f"  {name:<10}{call.__doc__}" for name, call in VERBS.items()]
+            + [f"  {name:<10}{text}" for name, (_, text) in VERBS.items()]
             + ["", "After -- come the program's arguments."]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,7 +145,6 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
 
 
 def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Say whether the server offers another version: exit code 10 if it does."""
     release = updater.check()
     older = updater.older_offer
     if older is not None:
@@ -160,25 +160,21 @@ def _check(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 
 def _update(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Install the active release, or repair the installed one."""
     changed = updater.update(options.force)  # where nothing changed, the log says why
     print(f"{updater.installed_version} {'is' if changed else 'stays'} installed")
     return 0
 
 
 def _run(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Update if possible, then start the program; its exit code."""
     return updater.update_and_run(options.args, options.force)
 
 
 def _rollback(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Go back to the version before, and keep the newer one away."""
     print(f"{updater.rollback()} is installed again")
     return 0
 
 
 def _verify(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """List damaged files of the installed release: exit code 11 if there are any."""
     damaged = updater.verify()
     for path in damaged:
         print(path)
@@ -186,34 +182,35 @@ def _verify(updater: ClientUpdater, options: argparse.Namespace) -> int:
 
 
 def _status(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Say what is installed."""
     for name, value in updater.status():
         print(f"{name}: {value}")
     return 0
 
 
 def _confirm(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Keep the version that is on trial."""
     updater.confirm()
     return 0
 
 
 def _adopt(updater: ClientUpdater, options: argparse.Namespace) -> int:
-    """Take the files that are in the folder for the program."""
     print(f"what is in {options.dir} is taken for version {updater.adopt(options.force)}")
     return 0
 
 
 ASKING = frozenset(["adopt", "check", "run", "update"])
-VERBS = {
-    "adopt": _adopt,
-    "check": _check,
-    "confirm": _confirm,
-    "rollback": _rollback,
-    "run": _run,
-    "status": _status,
-    "update": _update,
-    "verify": _verify,
+# What each verb calls, and its line in --help: a vendored client has no docstrings.
+VERBS: Dict[str, Tuple[Callable[[ClientUpdater, argparse.Namespace], int], str]] = {
+    "adopt": (_adopt, "Take the files that are in the folder for the program."),
+    "check": (_check, "Say whether the server offers another version: exit code 10 if it does."),
+    "confirm": (_confirm, "Keep the version that is on trial."),
+    "rollback": (_rollback, "Go back to the version before, and keep the newer one away."),
+    "run": (_run, "Update if possible, then start the program; its exit code."),
+    "status": (_status, "Say what is installed."),
+    "update": (_update, "Install the active release, or repair the installed one."),
+    "verify": (
+        _verify,
+        "List damaged files of the installed release: exit code 11 if there are any.",
+    ),
 }
 
 

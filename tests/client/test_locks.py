@@ -295,6 +295,10 @@ def shared(serve: Serve) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     shutil.copytree(REPOSITORY / "nuitkal_mini", folder / "nuitkal_mini")
+    for vendored in REPOSITORY.glob(
+        "nuitkal_update.py"
+    ):  # of which the package is made in test_vendor
+        shutil.copy(str(vendored), str(folder))
     yield folder
     shutil.rmtree(folder)
 

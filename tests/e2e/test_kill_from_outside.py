@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 
@@ -77,6 +77,12 @@ MINE: Tree = {
     "copy.txt": (b"mine", "755"),
 }
 OURS = (".update", ".backup", "local_version.json")
+# The rename before which an update was killed. The last three are the journal's, which the commit
+# makes into a record, and those of the two trust files.
+LEFT_BEHIND: Dict[str, Callable[[List[Point]], Point]] = {
+    "recovery": lambda renames: renames[len(renames) // 2],
+    "cleaning up": lambda renames: renames[-3],
+}
 
 
 class Point(NamedTuple):
@@ -96,7 +102,7 @@ class Story(NamedTuple):
     after: Tree
 
 
-@pytest.fixture(params=["first install", "update", "rollback", "recovery"])
+@pytest.fixture(params=["first install", "update", "rollback", "recovery", "cleaning up"])
 def story(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Iterator[Story]:
     site, folder = Site(serve), tmp_path / "client"
     write_tree(folder, MINE)
@@ -110,11 +116,16 @@ def story(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Itera
     story = Story(
         request.param, folder, site.url, {} if request.param == "first install" else OLD, NEW
     )
-    if request.param == "recovery":
-        killed = interrupt(story._replace(verb="update"), Point("rename", 8), "signal=KILL")
-        assert killed.returncode and (folder / ".update" / "journal.json").exists()
     saved = tmp_path / "saved"
     folder.rename(saved)
+    if story.verb in LEFT_BEHIND:
+        update = story._replace(verb="update")
+        renames = [point for point in points(update) if point.call == "rename"]
+        laid_down(update)
+        interrupt(update, LEFT_BEHIND[story.verb](renames), "signal=KILL")
+        assert (folder / ".update" / "journal.json").exists()
+        shutil.rmtree(saved)
+        folder.rename(saved)
     yield story
     shutil.rmtree(saved)
 
@@ -127,7 +138,7 @@ def laid_down(story: Story) -> Path:
 
 
 def command(story: Story, url: str, verb: str = "") -> List[str]:
-    verb = verb or {"first install": "update", "recovery": "update"}.get(story.verb, story.verb)
+    verb = verb or ("rollback" if story.verb == "rollback" else "update")
     return [
         sys.executable,
         "-W",
@@ -259,7 +270,7 @@ def test_killed_at_any_system_call_the_program_is_whole_and_starts(
         laid_down(story)
         assert interrupt(story, point, "signal=KILL").returncode == -signal.SIGKILL, point
         seen.add(judge(story, point))
-    assert count < 100 or seen == ({"new"} if story.verb == "recovery" else {"old", "new"})
+    assert count < 100 or seen == ({"new"} if story.verb == "cleaning up" else {"old", "new"})
 
 
 @pytest.mark.parametrize(
