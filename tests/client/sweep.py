@@ -9,7 +9,8 @@ and so on, until no new state turns up: that is every depth of dying again.
 The power cut keeps what was fsynced. Of the operations since, any subset may survive, an
 operation whose folder or file was lost is lost with it. A file's rename between two folders may
 have arrived without having left; and once the folder that it left was fsynced, but not the one
-where it arrives, it may be gone. A folder's rename is done or not.
+where it arrives, it may be gone, until it is renamed into a folder that is fsynced then. A
+folder's rename is done or not.
 """
 
 from __future__ import annotations
@@ -634,6 +635,10 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
     names: Dict[str, Optional[int]] = {
         node.path: node.number if node.kind != "dir" else None for node in start
     }
+
+    def is_folder(path: str) -> bool:
+        return not path or names.get(path, 0) is None
+
     truth = dict(names)  # had nothing been lost
     nowhere: Dict[
         str, Optional[int]
@@ -652,9 +657,10 @@ def replay(start: Image, ops: List[Op], chosen: List[str]) -> Image:
         )
         if op.kind in RENAMES and fate in (DONE, BOTH):
             for path in [path for path in nowhere if (path + "/").startswith(op.path + "/")]:
-                folder = os.path.dirname(path)
-                if not folder or names.get(folder, 0) is None:
+                if is_folder(os.path.dirname(path)):
                     names[path] = nowhere.pop(path)  # it did arrive later
+                elif is_folder(os.path.dirname(op.target)):  # out of a folder that was lost
+                    names[op.target + path[len(op.path) :]] = nowhere.pop(path)
         if fate != LOST and names.get(op.path) == truth.get(op.path):
             # else it was done to a file that has not come there
             if fate == GONE and op.path in names:
