@@ -136,7 +136,8 @@ class HttpClient:
         raise DownloadError(f"{host_of(url)} redirects without end")
 
     def _send(self, url: str, headers: Dict[str, str], ends: float) -> HttpResponse:
-        timeout_seconds = min(self._timeout_seconds, ends - self.clock())
+        # A socket takes neither an infinite time nor one that is no number.
+        timeout_seconds = min(threading.TIMEOUT_MAX, self._timeout_seconds, ends - self.clock())
         if timeout_seconds <= 0:
             raise Interrupted(f"there is no time left to ask {host_of(url)}")
 

@@ -7,6 +7,7 @@ import email.utils
 import gc
 import gzip
 import logging
+import math
 import os
 import shutil
 import socket
@@ -271,6 +272,12 @@ def test_a_server_that_never_answers_costs_no_more_than_the_deadline(serve, conn
     refused(lambda: connect(origin.url).read(origin.url, 10, deadline_seconds=0.3), "not answer")
     assert time.monotonic() - began < 5
     gone.set()
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e300])
+def test_a_time_that_no_socket_takes_is_a_very_long_one(serve, connect, seconds):
+    origin = serve(lambda e: e.reply(200, b"{}"))
+    assert connect(origin.url, timeout_seconds=seconds).read(origin.url, 10).body == b"{}"
 
 
 def test_a_silent_server_is_a_time_out(serve, connect):
