@@ -144,8 +144,8 @@ def test_a_backup_that_is_held_open_stays_until_it_can_go(
         assert updater.update() and "third" in tree(config)
     site.publish("1.0.4", TWO)
     assert updater.update() and tree(config) == TWO
-        backups = [path for path in (config.client_dir / ".backup").iterdir() if path.is_dir()]
-        assert len(backups) == 1
+    backups = [path for path in (config.client_dir / ".backup").iterdir() if path.is_dir()]
+    assert len(backups) == 1
 
 
 # --- attributes, paths, batch files ---------------------------------------------------------------
