@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Set, Tuple
 
@@ -116,7 +117,12 @@ class Import(NamedTuple):
     top_level: bool
 
 
-def imports(module: str) -> Iterator[Import]:
+@lru_cache(maxsize=None)
+def imports(module: str) -> Tuple[Import, ...]:
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[Import]:
     tree = TREES[module]
     top = {id(node) for node in ast.walk(tree) if not isinstance(node, ast.Module)} - {
         id(inner)

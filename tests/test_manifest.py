@@ -299,7 +299,7 @@ documents = st.fixed_dictionaries(
 
 
 @given(json_values | documents)
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_any_json_is_a_manifest_or_refused(value: object) -> None:
     data = encoded(value)
     try:

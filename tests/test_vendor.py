@@ -82,6 +82,7 @@ def definitions(tree: ast.Module) -> Iterator[ast.stmt]:
     )
 
 
+@pytest.mark.slow
 def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path) -> None:
     tree = ast.parse(one_file.read_bytes())
     written = [without_own_imports(node) for node in definitions(tree)]
@@ -118,6 +119,7 @@ def test_brackets_fill_lines_and_strings_of_several_lines_are_left_as_they_are()
     assert vendor._compact(code) == ('def f():\n\tx = """\n    a\n        b"""\n\treturn [x,]')
 
 
+@pytest.mark.slow
 def test_the_publisher_writes_the_same_file(tmp_path: Path, one_file: Path) -> None:
     made = tmp_path / "made.py"
     done = python("-m", "nuitkal_mini.publish", "vendor", made, "--window", cwd=ROOT)

@@ -86,7 +86,7 @@ def are_legal_beside(release: Tree, mine: Tree) -> bool:
 
 
 @given(one=TREES, two=TREES, three=TREES, mine=TREES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_tree_becomes_any_other_and_goes_back_exactly(
     one: Tree, two: Tree, three: Tree, mine: Tree
 ) -> None:

@@ -166,7 +166,13 @@ class Swept:
             assert set(os.listdir(found.at(".backup"))) <= {"trust.json", state.backup}
 
 
-@pytest.fixture(params=CHANGES, autouse=True)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name == "crash on trial" else name
+        for name in CHANGES
+    ],
+    autouse=True,
+)
 def swept(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Swept]:

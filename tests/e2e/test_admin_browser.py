@@ -178,6 +178,7 @@ def test_a_token_made_in_the_browser_publishes_until_it_is_revoked(
     assert browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_what_was_typed_and_chosen_stays_when_an_upload_is_refused(
     browser: Browser, server: RunningServer, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ EVIL = """<!DOCTYPE html><iframe src="{url}admin/"></iframe>
 name="name" value="evil"></form>"""
 
 
+@pytest.mark.slow
 def test_a_page_of_another_origin_can_neither_post_nor_frame(
     browser: Browser, server: RunningServer
 ) -> None:

@@ -252,7 +252,7 @@ def leaves_room(tree: Tree) -> bool:
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(old=trees().filter(leaves_room), new=trees().filter(leaves_room))
 def test_any_pair_of_trees_updates_and_rolls_back_exactly(

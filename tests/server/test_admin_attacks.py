@@ -266,7 +266,7 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(
         "/admin/%2E%2e/",
     ],
 )
-def test_the_login_leads_nowhere_else(app: Application, wanted: str) -> None:
+def test_the_login_leads_nowhere_else(app: Application, quick_passwords: None, wanted: str) -> None:
     reply = make_visitor(app, logged_in=False).log_in(page="login/?next=" + quote(wanted))
     assert reply.status == 303 and reply.headers["location"] == "/admin/"
 

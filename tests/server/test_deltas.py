@@ -185,7 +185,7 @@ def test_two_processes_do_not_make_the_same_delta(call: Caller, data: Path) -> N
     assert len(offered(call)) == 1
 
 
-@pytest.mark.parametrize("count", [5, 0])
+@pytest.mark.parametrize("count", [5, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_running_server_makes_deltas_by_itself(call: Caller, data: Path, count: int) -> None:
     call.upload("1.0.0", OLD)
     call.upload("1.0.1", NEW)

@@ -140,6 +140,7 @@ def test_a_client_that_reads_too_slowly_is_let_go(monkeypatch: pytest.MonkeyPatc
         assert received < SIZE
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_just_fast_enough_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's buffer holds seconds of the response: what counts is what the client takes."""
     monkeypatch.setattr(connection_module, "WINDOW_SECONDS", 1.0)

@@ -53,7 +53,7 @@ FILLINGS = (
     "\n",
     "\r\n",
 )
-ENDS = ("", "!", "\n", "\0", '"', "x")
+ENDS = ("", "!", '"')
 
 
 def form(content_type: str, body: bytes = b"") -> None:

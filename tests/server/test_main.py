@@ -23,6 +23,7 @@ from typing import Any, Iterator, List, Optional
 import pytest
 
 from nuitkal_mini.server import auth, workers
+from nuitkal_mini.server.__main__ import main
 from nuitkal_mini.server.store import open_database
 from tests.support import ROOT, RunningServer, need_tool, start_server
 
@@ -354,9 +355,12 @@ def test_a_bad_certificate_is_named(data: Path, tmp_path: Path) -> None:
         ["--keyfile", "x"],
     ],
 )
-def test_usage_errors_are_exit_code_2(args: List[str], data: Path) -> None:
-    done = run("--data", data, *args)
-    assert done.returncode == 2 and "usage:" in done.stderr
+def test_usage_errors_are_exit_code_2(
+    args: List[str], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", str(data), *args])
+    assert ended.value.code == 2 and "usage:" in capsys.readouterr().err
     assert not data.exists()
 
 
