@@ -33,7 +33,7 @@ TOOLS = (
     "pytest",
     "hypothesis",
 )
-PLATFORMS = ("linux", "win32", "darwin")
+OTHER_PLATFORMS = ("win32", "darwin")
 WINE_TESTS = (
     "tests/test_semver.py",
     "tests/test_minisign.py",
@@ -106,17 +106,23 @@ def lint(fix: bool) -> bool:
 
 
 def types(_: bool) -> bool:
-    """mypy --strict, for the vendored client on three systems as well"""
+    """mypy --strict, for the client on three systems, and for a program that vendored it"""
+    client = [
+        "nuitkal_mini/client",
+        "nuitkal_mini/delta",
+        *map(str, ROOT.glob("nuitkal_mini/*.py")),
+    ]
     if not _tool("mypy"):
         return False
+    if not all(_tool("mypy", "--platform", platform, *client) for platform in OTHER_PLATFORMS):
+        return False
     with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "program.py"
+        program.write_text(TYPED_PROGRAM.replace("nuitkal_mini", "nuitkal_update"), "utf-8")
         vendored = str(Path(scratch) / "nuitkal_update.py")
-        if not _run(sys.executable, "tools/vendor.py", "--window", vendored):
-            return False
-        checks = [
-            _tool("mypy", "--strict", "--platform", platform, vendored) for platform in PLATFORMS
-        ]
-        return all(checks)
+        return _run(sys.executable, "tools/vendor.py", "--window", vendored) and _tool(
+            "mypy", "--strict", str(program), cwd=Path(scratch)
+        )
 
 
 def tests(_: bool) -> bool:

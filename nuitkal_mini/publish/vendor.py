@@ -2,9 +2,10 @@
 
 The client's modules and the formats that they use stand one below the other, each name defined
 before it is needed. What merging asks for is changed: imports between the modules go, those of the
-standard library are gathered at the top, the beginnings of module docstrings become headings, one
-logger serves all. Comments, and docstrings of what a program does not call, stay in the package:
-with them, and with four spaces for a level of indentation, the file would be a third larger.
+standard library are gathered at the top, the names of modules become headings, one logger serves
+all, and what only server and publisher use goes. Comments, and the docstrings and types of what a
+program does not call, stay in the package: with them, and with four spaces for a level of
+indentation, the file would be half as large again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import ast
 import hashlib
 import io
+import itertools
 import re
 import sys
 import textwrap
 import tokenize
+from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from .tree import PublishError
 
@@ -26,18 +29,20 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
 LAST, FRONT, WINDOW = "client.__main__", "client.__init__", "client.window"
 LOGGER = "logger"
-MAX_COLUMNS = 100
+MAX_COLUMNS = 120
 HEADER = '''"""The client of nuitkal_mini {version} as one file: keeps a program up to date.
 
     python nuitkal_update.py update --url https://host/api/nuitkal_pack/check/ --dir app
     from nuitkal_update import ClientUpdater, UpdaterConfig
 
 Made by `python -m nuitkal_mini.publish vendor` from the modules below: change those, not this.
-The package has their comments and all docstrings.
+The package has their comments, all docstrings and all types.
 SHA-256 of these sources: {digest}
 
 {licence}
 """
+
+# mypy: ignore-errors
 '''
 
 
@@ -85,19 +90,7 @@ class ModuleSource:
 
     def defined(self) -> Set[str]:
         """The names of the module's own level."""
-        found: Set[str] = set()
-        for node in _statements(self.tree.body):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found.add(node.name)
-            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found |= {
-                    name.id
-                    for target in targets
-                    for name in ast.walk(target)
-                    if isinstance(name, ast.Name)
-                }
-        return found
+        return set().union(*map(_names_defined, _statements(self.tree.body)))
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -157,7 +150,10 @@ def merged(window: bool = False) -> str:
     sources = _in_order(_reachable([LAST, *([WINDOW] if window else [])]))
     _check_names(sources)
     sections = [_section(source) for source in sources]
-    body = "\n\n".join(f"{section.heading}\n\n{section.code}\n" for section in sections)
+    body = _without_unused(
+        "\n\n".join(f"{section.heading}\n\n{section.code}\n" for section in sections),
+        _all_names(sources),
+    )
     needed = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} | {
         "logging"
     }
@@ -180,6 +176,7 @@ def merged(window: bool = False) -> str:
                     else []
                 ),
                 _offered(sources),
+                f'__version__ = "{_version()}"',
                 "",
                 f'{LOGGER} = logging.getLogger("{PACKAGE}.client")',
                 "\n",
@@ -239,8 +236,7 @@ def _check_names(sources: Sequence[ModuleSource]) -> None:
                 )
 
 
-# --- one module
-# -------------------------------------------------------------------------------------
+# --- one module -----------------------------------------------------------------------------------
 
 
 def _section(source: ModuleSource) -> Section:
@@ -269,9 +265,16 @@ def _section(source: ModuleSource) -> Section:
 
 
 def _compact(code: str) -> str:
-    """The code with tabs, without comments, and with the docstrings of what is offered alone."""
-    code = _without_docstrings(_without_comments(code))
-    lines, inside = code.split("\n"), _lines_inside_strings(code)
+    """The code with tabs, without comments, and with docstrings and types of what is offered."""
+    code = _without_types(_without_docstrings(_without_comments(code)))
+    lines = code.split("\n")
+    docstrings = [node.body[0] for node, _ in _definitions(ast.parse(code).body)]
+    inside = _lines_inside_strings(code) - {
+        number
+        for node in docstrings
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for number in range(node.lineno, node.end_lineno or 0)
+    }
     for number, line in enumerate(lines):
         if number not in inside:
             depth = (len(line) - len(line.lstrip(" "))) // 4
@@ -311,20 +314,69 @@ def _without_comments(code: str) -> str:
 
 def _without_docstrings(code: str) -> str:
     """Only what the package offers keeps its docstring."""
-    offered = set(_offered_names())
     lines: List[Optional[str]] = list(code.split("\n"))
-
-    def visit(body: Sequence[ast.stmt], keep: bool) -> None:
-        for node in body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                kept = node.name in offered or keep and not node.name.startswith("_")
-                if not kept and ast.get_docstring(node) is not None and len(node.body) > 1:
-                    _drop(lines, node.body[0])
-                visit(node.body, kept and isinstance(node, ast.ClassDef))
-
-    visit(ast.parse(code).body, False)
+    for node, is_offered in _definitions(ast.parse(code).body):
+        if not is_offered and ast.get_docstring(node) is not None and len(node.body) > 1:
+            _drop(lines, node.body[0])
     code = "\n".join(line for line in lines if line is not None)
     return re.sub(r":\n\n+(?= )", ":\n", code)  # where a docstring was the first line
+
+
+def _definitions(
+    body: Sequence[ast.stmt], is_within_offered: bool = False
+) -> Iterator[Tuple[Union[ast.FunctionDef, ast.ClassDef], bool]]:
+    """Every function and class at any depth, and whether a program may call it."""
+    offered = set(_offered_names())
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            is_public = node.name[0] != "_" or node.name == "__init__"
+            is_offered = node.name in offered or is_within_offered and is_public
+            yield node, is_offered
+            yield from _definitions(node.body, is_offered and isinstance(node, ast.ClassDef))
+        else:
+            inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
+            yield from _definitions(inner)
+
+
+def _without_types(code: str) -> str:
+    """Only what the package offers keeps its annotations, and the fields of classes keep theirs."""
+    lines = code.encode("utf-8").split(b"\n")  # columns of `ast` count bytes
+    starts = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
+    text = b"\n".join(lines)
+    cuts: List[Tuple[int, int]] = []
+
+    def offset(line: Optional[int], column: Optional[int]) -> int:
+        assert line is not None and column is not None
+        return starts[line - 1] + column
+
+    def cut_after(begin: int, annotation: ast.expr) -> None:
+        cuts.append((begin, offset(annotation.end_lineno, annotation.end_col_offset)))
+
+    for function, is_offered in _definitions(ast.parse(code).body):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        if not is_offered:
+            for argument in _arguments(function):
+                if argument.annotation is not None:
+                    name_ends = offset(argument.lineno, argument.col_offset) + len(argument.arg)
+                    cut_after(name_ends, argument.annotation)
+            if function.returns is not None:
+                returns = offset(function.returns.lineno, function.returns.col_offset)
+                cut_after(text.rindex(b")", 0, returns) + 1, function.returns)
+        for node in ast.walk(function):
+            if isinstance(node, ast.AnnAssign) and node.value is not None:
+                cut_after(
+                    offset(node.target.end_lineno, node.target.end_col_offset), node.annotation
+                )
+    for begin, end in sorted(set(cuts), reverse=True):
+        text = text[:begin] + text[end:]
+    return text.decode("utf-8")
+
+
+def _arguments(function: ast.FunctionDef) -> List[ast.arg]:
+    found = function.args
+    named = [*found.posonlyargs, *found.args, *found.kwonlyargs]
+    return [*named, *(argument for argument in (found.vararg, found.kwarg) if argument)]
 
 
 def _lines_inside_strings(code: str) -> Set[int]:
@@ -371,6 +423,16 @@ def _standard(body: Sequence[ast.stmt]) -> Iterator[Imported]:
                 yield Imported(node.module, name.name)
 
 
+def _names_defined(node: ast.stmt) -> Set[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return set()
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    parts = [part for target in targets for part in ast.walk(target)]
+    return {part.id for part in parts if isinstance(part, ast.Name)}
+
+
 def _module_of(importer: str, node: ast.ImportFrom) -> str:
     """The module of the package that a relative import takes names from."""
     if node.level == 0:
@@ -395,29 +457,39 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
             )
 
 
-# --- the text
-# ---------------------------------------------------------------------------------------
+def _without_unused(body: str, offered: Sequence[str]) -> str:
+    """The sections without functions and constants that nothing in the file names again."""
+    words = Counter(re.findall(r"\w+", body))
+    lines: List[Optional[str]] = list(body.split("\n"))
+    for node in ast.parse(body).body:
+        if isinstance(node, (ast.FunctionDef, ast.Assign)):
+            names = _names_defined(node) - set(offered)
+            if names and all(words[name] == 1 for name in names):
+                _drop(lines, node)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if line is not None))
+
+
+# --- the text -------------------------------------------------------------------------------------
 
 
 def _header(sources: Sequence[ModuleSource]) -> str:
-    package = PACKAGE_FOLDER
-    licence = (package / "LICENSE").read_text(encoding="utf-8").strip()
-    front = (package / "__init__.py").read_text(encoding="utf-8")
-    version = re.search(r'^__version__ = "(.+)"$', front, re.M)
-    if version is None:
-        raise VendorError("nuitkal_mini/__init__.py names no version")
+    licence = (PACKAGE_FOLDER / "LICENSE").read_text(encoding="utf-8").strip()
     digest = hashlib.sha256(
         "\0".join(f"{source.name}\0{source.text}" for source in sources).encode("utf-8")
     )
-    return HEADER.format(version=version[1], digest=digest.hexdigest(), licence=licence)
+    return HEADER.format(version=_version(), digest=digest.hexdigest(), licence=licence)
+
+
+def _version() -> str:
+    front = (PACKAGE_FOLDER / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', front, re.M)
+    if found is None:
+        raise VendorError("nuitkal_mini/__init__.py names no version")
+    return found[1]
 
 
 def _heading(source: ModuleSource) -> str:
-    title = f"# --- {source.name.replace('.', '/')}.py "
-    text = (ast.get_docstring(source.tree) or "").split("\n\n")[0]  # what the module is
-    return "\n".join(
-        [title + "-" * (100 - len(title)), *(f"# {line}".rstrip() for line in text.splitlines())]
-    )
+    return f"# --- {source.name.replace('.', '/')}.py ---"
 
 
 def _import_lines(items: Set[Imported]) -> List[str]:
@@ -434,18 +506,20 @@ def _import_lines(items: Set[Imported]) -> List[str]:
     return lines
 
 
-def _offered(sources: Sequence[ModuleSource]) -> str:
-    """`__all__`: what the package offers, and the window if it is there."""
-    names = _offered_names()
-    names += [
+def _all_names(sources: Sequence[ModuleSource]) -> List[str]:
+    """What the package offers, and the window's function if it is there."""
+    return _offered_names() + [
         name
         for source in sources
         if source.name == WINDOW
         for name in sorted(source.defined())
         if name[0] != "_" and not name.isupper()
     ]
+
+
+def _offered(sources: Sequence[ModuleSource]) -> str:
     return textwrap.fill(
-        f"__all__ = [{', '.join(map(repr, names))}]".replace("'", '"'),
+        f"__all__ = [{', '.join(map(repr, _all_names(sources)))}]".replace("'", '"'),
         100,
         subsequent_indent="           ",
     )
