@@ -76,6 +76,8 @@ MINE: Tree = {
     "lib/mine": (b"mine", "600"),
     "copy.txt": (b"mine", "755"),
 }
+# `read_tree` tells executable files from others only.
+MINE_AS_READ: Tree = {**MINE, "lib/mine": (b"mine", "644")}
 OURS = (".update", ".backup", "local_version.json")
 # The rename before which an update was killed. The last three are the journal's, which the commit
 # makes into a record, and those of the two trust files.
@@ -234,12 +236,11 @@ def judge(story: Story, point: Point) -> str:
     assert "Traceback" not in started.stderr, (point, started.stderr)
     tree = read_tree(story.folder, OURS)
     tree = {path: item for path, item in tree.items() if not path.startswith("lib/__pycache__/")}
-    mine = {path: (item[0], "644" if item[1] == "600" else item[1]) for path, item in MINE.items()}
     which = (
         "new"
-        if tree == {**story.after, **mine}
+        if tree == {**story.after, **MINE_AS_READ}
         else "old"
-        if tree == {**story.before, **mine}
+        if tree == {**story.before, **MINE_AS_READ}
         else "mixed"
     )
     assert which != "mixed", (point, sorted(set(tree) ^ set(story.after)), started.stderr)
