@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, Iterable, Sequence, Union
+from typing import Callable, Iterable, Optional, Sequence, Union
 
 
 def create_app(
@@ -20,6 +20,8 @@ def create_app(
     max_upload: int = 0,
     public_keys: Sequence[str] = (),
     admin: bool = True,
+    max_data: Optional[int] = None,
+    keep: Optional[int] = None,
 ) -> Callable[..., Iterable[bytes]]:
     """The WSGI application over a data folder, which is made when it is missing.
 
@@ -29,6 +31,8 @@ def create_app(
         public_keys: minisign public keys; any at all mean that only releases signed by one of them
             are taken.
         admin: whether there is an admin site.
+        max_data: bytes that the data folder may take; None: what the disk has room for.
+        keep: how many inactive releases a channel keeps when another one becomes active; None: all.
     """
     from ..minisign import parse_public_key  # here, so that importing this package stays light
     from .api import MAX_UPLOAD, Settings
@@ -38,7 +42,14 @@ def create_app(
     _exit_on_sigterm()
     return Application(
         Path(data_dir),
-        Settings(public_url.rstrip("/") or None, max_upload or MAX_UPLOAD, keys, admin),
+        Settings(
+            public_url.rstrip("/") or None,
+            max_upload or MAX_UPLOAD,
+            keys,
+            admin,
+            max_data=max_data,
+            keep=keep,
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, List, Optional, TextIO
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from .export import Exported, export, watch
 from .http.server import HttpServer, listen
 from .http.wsgi import access_logger
 from .releases import rfc3339
+from .service_manager import inherited_listener, notify_ready
 from .store import open_database
 from .workers import Stop, run_workers
 
@@ -90,6 +91,19 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         default=MAX_UPLOAD,
         metavar="BYTES",
         help="default: 4 GiB",
+    )
+    parser.add_argument(
+        "--max-data",
+        type=_between(1, 2**60),
+        metavar="BYTES",
+        help="refuse uploads that would make the data folder larger (default: the disk's room)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=_between(0, 10**6),
+        metavar="N",
+        help="delete all but the N newest inactive releases of a channel when another one becomes "
+        "active; never the one before it, or one that a delta leads from (default: all stay)",
     )
     parser.add_argument(
         "--workers",
@@ -295,6 +309,8 @@ def _serve(
                 tuple(args.public_key),
                 not args.no_admin,
                 args.admin_host,
+                args.max_data,
+                args.keep,
             ),
         )
         maker = DeltaMaker(application.store.database, args.data, args.deltas)
@@ -326,11 +342,13 @@ def _show_address(args: argparse.Namespace, listener: socket.socket) -> None:
     host = f"[{args.host}]" if ":" in args.host else args.host
     scheme = "https" if args.certfile else "http"
     print(f"Serving on {scheme}://{host}:{listener.getsockname()[1]}/", flush=True)
+    with suppress(OSError):  # a service manager that does not listen any more
+        notify_ready()
 
 
 def _listen(args: argparse.Namespace) -> socket.socket:
     try:
-        return listen(args.host, args.port)
+        return inherited_listener() or listen(args.host, args.port)
     except (OSError, OverflowError) as error:
         raise Problem(
             "cannot listen on {host}, port {port}: {reason}; --host and --port choose another "

@@ -64,6 +64,8 @@ class Settings(NamedTuple):
     ] = ()  # of which one must have signed what is uploaded or promoted; none: signed or not
     has_admin: bool = True
     admin_host: Optional[str] = None  # the one name or address under which the admin site is there
+    max_data: Optional[int] = None  # bytes that the data folder may take
+    keep: Optional[int] = None  # inactive releases that a channel keeps
 
 
 class ApiRequest(NamedTuple):

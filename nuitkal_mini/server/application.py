@@ -27,7 +27,7 @@ class Application:
     """The WSGI application over one data folder; `close()` releases the folder."""
 
     def __init__(self, data: Path, settings: api.Settings) -> None:
-        self.store = Store(data, settings.public_keys)
+        self.store = Store(data, settings.public_keys, settings.max_data, settings.keep)
         self._fleet = Fleet(self.store.database)
         self._api = api.Api(self.store, settings, self._fleet)
         self._admin = Site(self.store, settings, self._fleet) if settings.has_admin else None

@@ -90,6 +90,9 @@ TEXTS = {
     "the server failed; its log says why": "服务器出错，原因见服务器日志",
     "the server's database does not answer; try again later": "服务器的数据库没有响应，请稍后重试",
     "the server's disk is full; nothing was stored": "服务器磁盘已满，没有保存任何内容",
+    "the data folder would pass its limit (--max-data); delete releases, or raise it": (
+        "数据目录将超过上限（--max-data）；请删除一些版本，或调高上限"
+    ),
     # the admin site
     "this form was sent from another site, or a proxy changed its Host header; let it pass that "
     "on, or set --public-url": (

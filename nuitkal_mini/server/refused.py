@@ -94,6 +94,14 @@ def disk_full() -> Refused:
     return Refused("disk_full", "the server's disk is full; nothing was stored")
 
 
+def data_full() -> Refused:
+    """The one sentence for a data folder that has reached `--max-data`."""
+    return Refused(
+        "disk_full",
+        "the data folder would pass its limit (--max-data); delete releases, or raise it",
+    )
+
+
 def to_refusal(error: Exception) -> Refused:
     """An exception in the contract's words; what nobody foresaw goes into the server's log and is
     spoken of in general.

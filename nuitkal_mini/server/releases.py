@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Iterable, List, NamedTuple, Optional, Set, Tuple
@@ -25,7 +26,7 @@ from .complete_package import (
     complete_package,
 )
 from .database import now, write_log
-from .deltas import forget
+from .deltas import deltas_to, forget
 from .refused import Refused
 from .rotations import Rotation, record
 from .store import PACKS, Store, manifest_name, signature_name, write_synced
@@ -128,7 +129,9 @@ def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredReleas
     pending = PendingRelease(
         upload.channel, version, complete, upload.signature, upload.changelog, upload.is_active
     )
-    return _publish(store, folder, pending, who, "upload", "")
+    release = _publish(store, folder, pending, who, "upload", "")
+    prune(store, upload.channel)
+    return release
 
 
 def promote(
@@ -155,7 +158,9 @@ def promote(
         pending = PendingRelease(
             target, release.version, complete, release.signature, release.changelog, is_active
         )
-        return _publish(store, folder, pending, who, "promote", f" from {source}")
+        release = _publish(store, folder, pending, who, "promote", f" from {source}")
+    prune(store, target)
+    return release
 
 
 def activate(store: Store, channel: str, version: str, who: str) -> StoredRelease:
@@ -204,7 +209,10 @@ def edit(store: Store, channel: str, version: str, edits: ReleaseEdit, who: str)
                     )
                 }
             )
-        return find(db, channel, version)
+        edited = find(db, channel, version)
+    if edits.is_active:
+        prune(store, channel)
+    return edited
 
 
 def delete(store: Store, channel: str, version: str, who: str) -> None:
@@ -226,6 +234,33 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
         delta_files = forget(db, release.id)
         write_log(db, who, "delete", f"{channel} {release.version}")
     store.remove_unowned([*_file_names(release.package), *delta_files])
+
+
+def prune(store: Store, channel: str) -> None:
+    """Delete the oldest inactive releases of a channel beyond the number that the store keeps.
+
+    Those stay that a delta to the active release leads from, and the one below it, to which an
+    operator would go back. In a channel without an active release all stay.
+    """
+    if store.keep is None:
+        return
+    with store.database.read() as db:
+        current = active(db, channel)
+        if current is None:
+            return
+        before = previous_release(db, current)
+        needed = {delta.source_version for delta in deltas_to(db, current.id)}
+        needed |= {before.version} if before else set()
+        rows = db.execute(
+            "SELECT version FROM releases WHERE channel = ? AND NOT is_active AND deleted_at IS "
+            "NULL ORDER BY uploaded_at DESC LIMIT -1 OFFSET ?",
+            (channel, store.keep),
+        ).fetchall()
+    for (version,) in rows:
+        if version not in needed:
+            # Somebody has activated or deleted it meanwhile; or the next activation tries again.
+            with suppress(Refused, OSError, sqlite3.Error):
+                delete(store, channel, version, "--keep")
 
 
 def _link_or_copy(store: Store, release: StoredRelease, target: Path) -> None:

@@ -15,16 +15,16 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Mapping, Optional, Sequence, Set
+from typing import IO, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from ..minisign import PublicKey
 from ..problem import Problem
 from . import attempts
 from .attempts import RateLimiter
 from .database import Database
-from .refused import disk_full
+from .refused import data_full, disk_full
 from .rotations import SIGNATURE_SUFFIX, all_rotations
 
 if sys.platform == "win32":
@@ -47,11 +47,20 @@ class Store:
     """An opened data folder.
 
     `incoming` is this process's folder for unfinished files, on media's file system. With
-    `public_keys`, only what one of them has signed is accepted.
+    `public_keys`, only what one of them has signed is accepted. `max_bytes` is what the folder may
+    take; `keep` is how many inactive releases of a channel stay when another becomes active. None
+    is no limit.
     """
 
-    def __init__(self, root: Path, public_keys: Sequence[PublicKey] = ()) -> None:
-        self.public_keys = public_keys
+    def __init__(
+        self,
+        root: Path,
+        public_keys: Sequence[PublicKey] = (),
+        max_bytes: Optional[int] = None,
+        keep: Optional[int] = None,
+    ) -> None:
+        self.public_keys, self.keep = public_keys, keep
+        self._root, self._max_bytes = root, max_bytes
         self.limiter = RateLimiter(root / attempts.FILE)
         self.media = root / "media"
         self.database = open_database(root)
@@ -87,9 +96,11 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def require_space(self, size: int) -> None:
-        """Refuse an upload for which the disk has no room."""
+        """Refuse an upload for which the disk, or `max_bytes`, has no room."""
         if shutil.disk_usage(str(self.incoming)).free < size + SPARE_BYTES:
             raise disk_full()
+        if self._max_bytes is not None and bytes_below(self._root) + size > self._max_bytes:
+            raise data_full()
 
     def publish_files(self, sources: Mapping[str, Path]) -> None:
         """Rename synced files to their names below media/, durably. Only inside `write()`."""
@@ -166,6 +177,17 @@ class Store:
             if not _has_content(self.media / (manifest + SIGNATURE_SUFFIX), content):
                 file = write_synced(self.incoming / "signature", content)
                 self.publish_files({manifest + SIGNATURE_SUFFIX: file})
+
+
+def bytes_below(folder: Path) -> int:
+    """The size of the files in a folder and below it; one with several names counts once."""
+    sizes: Dict[Tuple[int, int], int] = {}
+    for home, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another request's, which has ended
+                found = os.lstat(os.path.join(home, name))
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def write_synced(path: Path, content: Optional[bytes] = None) -> Path:

@@ -80,6 +80,28 @@ def test_the_command_blocks_run_as_they_stand(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
+def test_the_systemd_unit_is_valid_and_its_command_starts(tmp_path: Path) -> None:
+    (unit,) = blocks("ini")
+    command = re.search(r"^ExecStart=/usr/bin/python3 (.+)$", unit, re.M)
+    assert command is not None
+    arguments = command[1].replace("/var/lib/nuitkal", str(tmp_path / "data")).split()
+    started = subprocess.run(
+        [sys.executable, *arguments, "--port", "70000"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert started.returncode == 2 and "70000" in started.stderr  # every other word is understood
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    (tmp_path / "nuitkal.service").write_text(unit)
+    verified = subprocess.run(
+        [analyze, "verify", str(tmp_path / "nuitkal.service")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert "nuitkal.service" not in verified.stdout, verified.stdout
+
+
 def test_the_nginx_block_serves_the_api_and_packages(tmp_path: Path) -> None:
     nginx = need_tool("nginx")
     port = free_port()

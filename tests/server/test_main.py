@@ -340,6 +340,41 @@ def test_a_bad_certificate_is_named(data: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="systemd is Linux's")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_service_manager_passes_the_socket_and_hears_when_it_is_served(
+    data: Path, tmp_path: Path, workers: str
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.settimeout(30)
+    manager.bind(str(tmp_path / "notify"))
+    with manager, socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api/nuitkal_pack/health/"
+        # `execv` keeps the process id that LISTEN_PID names.
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
+            "os.execv(sys.executable, [sys.executable, '-m', 'nuitkal_mini.server', *sys.argv[2:]])"
+        )
+        options = [str(listener.fileno()), "--data", str(data), "--workers", workers]
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *options],
+            cwd=ROOT,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        with process:
+            try:
+                assert manager.recv(100) == b"READY=1"
+                with urllib.request.urlopen(url) as response:
+                    assert response.status == 200
+            finally:
+                process.terminate()
+        assert process.returncode in (0, -signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
     "args",
     [
