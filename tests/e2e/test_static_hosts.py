@@ -18,18 +18,18 @@ from typing import Iterator, List
 
 import pytest
 
-from ..support import ROOT, need_tool
+from ..support import ROOT, need_tool, start_server
 from ..trees import write_tree
 from .test_readme import free_port
 
 BLOB = os.urandom(400_000)
 
 
-def run(*words: object, cwd: Path) -> str:
+def run(*words: object, cwd: Path, token: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-m", *map(str, words)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NUITKAL_TOKEN": token},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,6 +107,36 @@ def test_nginx_serves_the_folder_and_a_client_fetches_only_what_changed(folder: 
         sent = re.findall(r"(\S+) (\d+) (\d+)", (folder / "access.log").read_text())
     assert [status for path, status, _ in sent if path.endswith(".zip")] == ["206"]
     assert sum(int(size) for _, _, size in sent) < 10_000  # of 400 kB
+
+
+def test_a_cache_in_front_asks_the_server_once_for_each_file(folder: Path) -> None:
+    port = free_port()
+    public_url = f"http://127.0.0.1:{port}"
+    with start_server(folder / "data", "--public-url", public_url) as origin:
+        cache = (
+            f"proxy_cache_path {folder}/cache keys_zone=cdn:1m; log_format origin "
+            f"'$uri $upstream_cache_status $upstream_status'; server {{ listen 127.0.0.1:{port};"
+            f" access_log {folder}/origin.log origin; location / {{ proxy_pass {origin.url};"
+            " proxy_cache cdn; proxy_cache_lock on; proxy_cache_revalidate on; } }"
+        )
+        with running(nginx_conf(folder, cache), port):
+            for version in ("1.0.0", "1.1.0"):
+                publish(folder, version)
+                words = ("upload", "app", "--version", version, "--key", "key", "--app", "cached")
+                upload = ("nuitkal_mini.publish", *words, "--server", origin.api)
+                run(*upload, cwd=folder, token=origin.token)
+                for user in ("one", "two", "three"):
+                    url = f"{public_url}/api/nuitkal_pack/check/"
+                    assert start_program(folder, url, user) == f"this is {version}\n"
+        asked = [line.split() for line in (folder / "origin.log").read_text().splitlines()]
+    names = [(path.rpartition("/")[2], cached) for path, cached, _ in asked]
+    assert (
+        names.count(("update_1.0.0.zip", "MISS")) == names.count(("update_1.1.0.zip", "MISS")) == 1
+    )
+    assert (
+        names.count(("update_1.1.0.zip", "HIT")) == names.count(("update_1.1.0.json", "HIT")) == 2
+    )
+    assert sum(path.endswith("/check/") and status != "-" for path, _, status in asked) == 6
 
 
 @pytest.mark.slow
