@@ -36,6 +36,8 @@ from .http_client import (
 )
 from .plan import Range, merge_ranges
 
+_JITTER = random.Random()  # not the global one, which is the program's to seed
+
 logger = logging.getLogger(__name__)
 
 MAX_DOWNLOAD_BYTES = 4 << 30  # of a file whose size nobody says; no program is that large
@@ -216,7 +218,7 @@ class Transport:
                 pause = error.pause_seconds
                 if pause is None:
                     longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
-                    pause = longest * random.uniform(0.5, 1)
+                    pause = longest * _JITTER.uniform(0.5, 1)
                 if failures > retries or now + pause >= ends:
                     raise
                 logger.info("%s; trying again in %.1f s", error, pause)
