@@ -36,14 +36,13 @@ from .http_client import (
 )
 from .plan import Range, merge_ranges
 
-_JITTER = random.Random()  # not the global one, which is the program's to seed
-
 logger = logging.getLogger(__name__)
 
 MAX_DOWNLOAD_BYTES = 4 << 30  # of a file whose size nobody says; no program is that large
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 GZIP_OVERHEAD_BYTES = 1024 + 2**14  # of what does not compress: a header, and 5 bytes in 16 kB
+_JITTER = random.Random()  # not the global one, which is the program's to seed
 NOTE_BYTES = 2**20  # a killed process loses at most so much of what it received
 
 
