@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Callable, Iterable, Optional, Sequence, Union
 
+__all__ = ["create_app"]
+
 
 def create_app(
     data_dir: Union[str, os.PathLike[str]],

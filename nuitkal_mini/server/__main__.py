@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=serve)
     _add_data(parser, Path("nuitkal_data"))
     _add_serving(parser)
+    _add_keeping(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_users_and_tokens(commands)
     _add_copies(commands)
@@ -84,26 +85,6 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         type=_public_url,
         metavar="URL",
         help="what URLs begin with (default: the address of each request)",
-    )
-    parser.add_argument(
-        "--max-upload",
-        type=_between(1, 2**50),
-        default=MAX_UPLOAD,
-        metavar="BYTES",
-        help="default: 4 GiB",
-    )
-    parser.add_argument(
-        "--max-data",
-        type=_between(1, 2**60),
-        metavar="BYTES",
-        help="refuse uploads that would make the data folder larger (default: the disk's room)",
-    )
-    parser.add_argument(
-        "--keep",
-        type=_between(0, 10**6),
-        metavar="N",
-        help="delete all but the N newest inactive releases of a channel when another one becomes "
-        "active; never the one before it, or one that a delta leads from (default: all stay)",
     )
     parser.add_argument(
         "--workers",
@@ -130,18 +111,42 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="believe its X-Forwarded-For and X-Forwarded-Proto; loopback is trusted anyway",
     )
+    parser.add_argument("--no-admin", action="store_true", help="no admin site")
+    parser.add_argument(
+        "--admin-host",
+        metavar="HOST",
+        help="the admin site only under this name, or over this address of the machine",
+    )
+
+
+def _add_keeping(parser: argparse.ArgumentParser) -> None:
+    """What is stored, and how much of it."""
+    parser.add_argument(
+        "--max-upload",
+        type=_between(1, 2**50),
+        default=MAX_UPLOAD,
+        metavar="BYTES",
+        help="default: 4 GiB",
+    )
+    parser.add_argument(
+        "--max-data",
+        type=_between(1, 2**60),
+        metavar="BYTES",
+        help="refuse uploads that would make the data folder larger (default: the disk's room)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=_between(0, 10**6),
+        metavar="N",
+        help="delete all but the N newest inactive releases of a channel when another one becomes "
+        "active; never the one before it, or one that a delta leads from (default: all stay)",
+    )
     parser.add_argument(
         "--deltas",
         type=_between(0, 100),
         default=DELTAS,
         metavar="N",
         help="make deltas from the last N releases of a channel to its active one (default: 5)",
-    )
-    parser.add_argument("--no-admin", action="store_true", help="no admin site")
-    parser.add_argument(
-        "--admin-host",
-        metavar="HOST",
-        help="the admin site only under this name, or over this address of the machine",
     )
 
 
