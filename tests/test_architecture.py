@@ -47,8 +47,10 @@ DELTA = sorted(name[len(PACKAGE) + 1 :] for name in SOURCES if name.startswith(f
 FORMATS.update(
     (name, frozenset({"problem", "entries", "manifest", *DELTA}) - {name}) for name in DELTA
 )
+FORMATS["delta.packages"] |= {"zip_read"}
 DELTA_ENCODER = {
-    f"delta.{name}" for name in ("encode", "labels", "lzma2_encoder", "matching", "pairs", "write")
+    f"delta.{name}"
+    for name in ("encode", "labels", "lzma2_encoder", "matching", "packages", "pairs", "write")
 }
 ROLES = ("client", "publish", "server")
 

@@ -151,6 +151,9 @@ def _static(arguments: argparse.Namespace) -> Outcome:
             is_active=not arguments.inactive,
             sign=_signer(_secrets(arguments)) if arguments.key else None,
         )
+    made = static_site.make_deltas(site, channel, arguments.delta_from)
+    if made:
+        text += f"; deltas made: {made}"
     return Outcome(text, {"message": text})
 
 

@@ -68,6 +68,7 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
         "static",
         "keep a site in a local folder, for any web server or bucket",
         usage="%(prog)s OUT DIR --app NAME --version V [--key KEY] [--inactive] [--channel C]\n"
+        "         [--delta-from N]\n"
         "       %(prog)s OUT activate V|promote V --from C|list [--channel C]",
     )
     static.add_argument("site", type=Path, metavar="OUT")
@@ -75,6 +76,13 @@ def _add_publishing(add: Callable[..., argparse.ArgumentParser]) -> None:
     static.add_argument("release", nargs="?", type=argument(parse), metavar="V")
     static.add_argument("--channel", default=static_site.STABLE, metavar="C")
     static.add_argument("--from", dest="source", metavar="C")
+    static.add_argument(
+        "--delta-from",
+        type=argument(_count),
+        default=0,
+        metavar="N",
+        help="make deltas from the last N releases to the active one (default: 0)",
+    )
     _changelog_arguments(static)
     _inactive_argument(static)
     _release_arguments(static, required=False)

@@ -6,7 +6,7 @@ The folder has the paths of the server, so that a client needs only another addr
     api/nuitkal_pack/check.json            the same
     api/nuitkal_pack/versions.json         all releases of the channel: the only state
     api/nuitkal_pack/channels/beta/…       the same three for another channel
-    media/nuitkal_packs/YYYY/MM/…          packages, manifests, signatures of `stable`
+    media/nuitkal_packs/YYYY/MM/…          packages, manifests, signatures, deltas of `stable`
     media/nuitkal_packs/beta/YYYY/MM/…     those of another channel
 
 Packages come first, then `versions.json`, then `check/`; each file is written beside its place,
@@ -22,10 +22,13 @@ import json
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
+from ..delta.packages import Published, write_package_delta
 from ..manifest import Manifest, dumps, loads
+from ..problem import Problem
 from ..semver import Version, parse
 from ..strict_json import json_object
 from .pack import write_package
@@ -154,6 +157,40 @@ def activate(site: Path, channel: str, version: Version) -> str:
     return release.version
 
 
+def make_deltas(site: Path, channel: str, count: int) -> int:
+    """Make the deltas from the last `count` other releases to the active one; how many are new.
+
+    A delta that would not save enough is not kept.
+
+    Raises:
+        PublishError: a package of the site is damaged.
+        OSError: the folder cannot be written.
+    """
+    folder = _Channel(site, channel)
+    active = folder.active()
+    if active is None:
+        return 0
+    made = 0
+    for source in folder.sources_of(active)[:count]:
+        path = folder.delta_path(source, active)
+        if path.is_file() or not folder.path_of(source.download_url).is_file():
+            continue
+        try:
+            _write(path, partial(folder.write_delta, source, active))
+        except _DoesNotPay:
+            continue
+        except Problem as error:
+            raise PublishError(f"no delta from {source.version}: {error}") from error
+        made += 1
+    if made:
+        folder.write_check()
+    return made
+
+
+class _DoesNotPay(Exception):
+    """A delta saves too little to be kept."""
+
+
 def promote(site: Path, channel: str, version: Version, source: str, is_active: bool) -> str:
     """Take a release over from another channel: the same package, manifest and signature.
 
@@ -244,6 +281,51 @@ class _Channel:
             raise PublishError(f"{self._versions_path()}: {url!r} lies outside of {MEDIA}")
         return self.site / path
 
+    def active(self) -> Optional[ListedRelease]:
+        return next((item for item in self.releases if item.is_active), None)
+
+    def sources_of(self, target: ListedRelease) -> List[ListedRelease]:
+        """The other releases that a delta to the target can lead from, newest first.
+
+        Of a promoted release and one of the channel itself, versions do not tell contents.
+        """
+        home = self.path_of(target.download_url).parents[2]
+        return [
+            item
+            for item in self.releases
+            if item.version != target.version and self.path_of(item.download_url).parents[2] == home
+        ]
+
+    def delta_path(self, source: ListedRelease, target: ListedRelease) -> Path:
+        name = f".from_{source.version.replace('+', '_')}.delta"
+        return self.path_of(target.download_url[: -len(".zip")] + name)
+
+    def write_delta(self, source: ListedRelease, target: ListedRelease, out: BinaryIO) -> None:
+        """Raises _DoesNotPay, and DeltaError or ArchiveError for a damaged package."""
+        with open(self.path_of(source.download_url), "rb") as old, open(
+            self.path_of(target.download_url), "rb"
+        ) as new:
+            written = write_package_delta(
+                Published(old, source.file_size, self.manifest_bytes(source)),
+                Published(
+                    new, target.file_size, self.manifest_bytes(target), target.signature or ""
+                ),
+                out,
+            )
+        if written.sha256 is None:
+            raise _DoesNotPay
+
+    def _deltas(self, active: ListedRelease, up: str) -> List[Dict[str, Any]]:
+        """What lies beside the active release's package, from the newest release first."""
+        found = []
+        for source in self.sources_of(active):
+            path = self.delta_path(source, active)
+            if path.is_file():
+                sha256, size = _digest(path)
+                url = up + self.url_of(os.path.relpath(path, self.site))
+                found.append({"from": source.version, "url": url, "size": size, "hash": sha256})
+        return found
+
     def manifest_bytes(self, release: ListedRelease) -> bytes:
         return self.path_of(release.manifest_url).read_bytes()
 
@@ -278,7 +360,7 @@ class _Channel:
 
     def write_check(self) -> None:
         """Write both forms of `check/`, each with URLs relative to its own path."""
-        active = next((item for item in self.releases if item.is_active), None)
+        active = self.active()
         if active is None:
             return  # a server without check/ answers 404, as ours does
         for name, up in (("check/index.html", "../"), ("check.json", "")):
@@ -291,7 +373,8 @@ class _Channel:
         values = active._asdict()
         for name in ("download_url", "manifest_url", "signature_url"):
             values[name] = up + values[name] if values[name] else None
-        return {**values, "deltas": [], "rotations": [up + url for url in self._rotations()]}
+        deltas = self._deltas(active, up)
+        return {**values, "deltas": deltas, "rotations": [up + url for url in self._rotations()]}
 
     def _rotations(self) -> List[str]:
         """The manifests that change the keys, oldest first, each signed."""

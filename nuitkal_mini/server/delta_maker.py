@@ -8,24 +8,17 @@ nothing but a counted attempt.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import subprocess
 import sys
 import threading
-import zlib
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Dict, Optional
+from typing import Optional
 
-from ..delta.format import DeltaError
-from ..delta.pairs import pair_files
-from ..delta.write import Release, write_delta
-from ..entries import FileEntry
-from ..manifest import Manifest, loads
+from ..delta.packages import Published, write_package_delta
 from ..problem import Problem
-from ..zip_read import Directory, Member, open_member, read_directory
 from .database import Database
 from .deltas import Pair, begin, finish, next_pair
 from .releases import StoredRelease, read_manifest, release_by_id
@@ -34,8 +27,6 @@ from .store import Store, lock_file, write_synced
 logger = logging.getLogger(__name__)
 
 LOCK = "deltas.lock"  # in the data folder
-WORTH = 0.7  # of what a client would fetch otherwise: a delta above it is not offered
-REQUEST_BYTES = 500  # of a request and the head of its response
 SECONDS_FOR_ONE = 3600.0
 MEMORY = 3 * 2**30  # of a child; encoding takes about ten times the largest file
 NICE = 19
@@ -135,24 +126,19 @@ def limit_resources() -> None:
 
 
 def _make(store: Store, pair: Pair, source: StoredRelease, target: StoredRelease) -> None:
-    with store.scratch() as folder, open(store.media / source.package, "rb") as old_file, open(
+    with store.scratch() as folder, open(store.media / source.package, "rb") as old, open(
         store.media / target.package, "rb"
-    ) as new_file:
-        old = _Package(old_file, read_manifest(store, source))
-        new = _Package(new_file, read_manifest(store, target))
+    ) as new:
         path = folder / "delta"
-        most = int(WORTH * _bytes_without(old.manifest, new, target.file_size)) - REQUEST_BYTES
-        size, digest = 0, hashlib.sha256()
         with open(path, "wb") as out:
-            for piece in write_delta(
-                Release(old.text, old.read), Release(new.text, new.read, target.signature or "")
-            ):
-                size += len(piece)
-                if size > most:
-                    break
-                digest.update(piece)
-                out.write(piece)
-        if size > most:
+            size, sha256 = write_package_delta(
+                Published(old, source.file_size, read_manifest(store, source)),
+                Published(
+                    new, target.file_size, read_manifest(store, target), target.signature or ""
+                ),
+                out,
+            )
+        if sha256 is None:
             with store.write() as db:
                 finish(db, pair, None, size, None)
             logger.info("a delta from %s to %s does not pay", source.version, target.version)
@@ -160,35 +146,6 @@ def _make(store: Store, pair: Pair, source: StoredRelease, target: StoredRelease
         name = f"{target.package[: -len('.zip')]}.from_{source.version}.delta"
         write_synced(path)
         with store.write() as db:
-            if finish(db, pair, name, size, digest.hexdigest()):
+            if finish(db, pair, name, size, sha256):
                 store.publish_files({name: path})
     logger.info("the delta from %s to %s has %d bytes", source.version, target.version, size)
-
-
-class _Package:
-    """A release's package: its manifest, and the content of each file."""
-
-    def __init__(self, file: BinaryIO, text: bytes) -> None:
-        self.text, self.manifest = text, loads(text)
-        self._file = file
-        self.directory: Directory = read_directory(file)
-        self.members: Dict[str, Member] = {member.path: member for member in self.directory.members}
-
-    def read(self, entry: FileEntry) -> bytes:
-        """An entry's content. Raises DeltaError when the package has another one."""
-        content = b"".join(open_member(self._file, self.members[entry.path]))
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise DeltaError(
-                "the package holds another {path!r} than its manifest", path=entry.path
-            )
-        return content
-
-
-def _bytes_without(old: Manifest, new: _Package, package_size: int) -> int:
-    """What a client fetches without the delta: the manifest, and ranges or the whole package."""
-    directory = package_size - new.directory.start
-    needed = [new.manifest.files[pair.target] for pair in pair_files(old.files, new.manifest.files)]
-    contents = sum(new.members[entry.path].end - new.members[entry.path].offset for entry in needed)
-    requests = 3 * REQUEST_BYTES  # for the manifest, the directory and the contents
-    ways = min(package_size, directory + contents)
-    return len(zlib.compress(new.text)) + ways + requests

@@ -39,14 +39,14 @@ def run(*words: object, cwd: Path, token: str = "") -> str:
     return done.stdout
 
 
-def publish(folder: Path, version: str) -> None:
+def publish(folder: Path, version: str, *more: str, blob: bytes = BLOB) -> None:
     tree = {
         "main.py": (f"print('this is {version}')\n".encode(), "644"),
-        "blob": (BLOB, "644"),
+        "blob": (blob, "644"),
     }
     write_tree(folder / "app", tree)
     words = ("--app", "static", "--version", version, "--key", "key")
-    run("nuitkal_mini.publish", "static", "site", "app", *words, cwd=folder)
+    run("nuitkal_mini.publish", "static", "site", "app", *words, *more, cwd=folder)
 
 
 @pytest.fixture
@@ -92,6 +92,22 @@ def nginx_conf(folder: Path, body: str) -> List[str]:
         f" access_log {folder}/access.log bytes;{paths}\n{body}\n}}\n"
     )
     return [need_tool("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+def test_a_client_takes_a_delta_of_the_static_site(folder: Path) -> None:
+    port = free_port()
+    server = f"server {{ listen 127.0.0.1:{port}; root {folder}/site; }}"
+    with running(nginx_conf(folder, server), port):
+        url = f"http://127.0.0.1:{port}/api/nuitkal_pack/check.json"
+        assert start_program(folder, url) == "this is 1.0.0\n"
+        changed = BLOB[:200_000] + b"changed" + BLOB[200_000:]
+        publish(folder, "1.1.0", "--delta-from", "1", blob=changed)
+        (folder / "access.log").write_text("")
+        assert start_program(folder, url) == "this is 1.1.0\n"
+        assert (folder / "user/blob").read_bytes() == changed
+        sent = re.findall(r"(\S+) (\d+) (\d+)", (folder / "access.log").read_text())
+    assert [Path(path.split("?")[0]).suffix for path, _, _ in sent] == [".json", ".delta"]
+    assert sum(int(size) for _, _, size in sent) < 5000
 
 
 def test_nginx_serves_the_folder_and_a_client_fetches_only_what_changed(folder: Path) -> None:

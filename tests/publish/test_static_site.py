@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from nuitkal_mini.manifest import loads
 from nuitkal_mini.minisign import parse_public_key, verify
 from nuitkal_mini.publish import static_site
-from nuitkal_mini.publish.static_site import API, STABLE, activate, promote, releases
+from nuitkal_mini.publish.static_site import API, STABLE, activate, make_deltas, promote, releases
 from nuitkal_mini.publish.tree import PublishError, read_tree
 from nuitkal_mini.semver import parse
 from nuitkal_mini.zip_read import open_member, read_directory
@@ -56,6 +57,55 @@ def test_both_forms_of_check_name_files_that_are_there(site: Path) -> None:
             assert "2026/01/update_1.0.0" in shown[key]
             assert ((site / API / name).parent / shown[key]).resolve().is_file()
         assert shown["deltas"] == [] == shown["rotations"]
+
+
+def big_release(site: Path, program: Path, version: str, channel: str = STABLE) -> None:
+    """A release of which the next one differs by a few bytes in 200 kB."""
+    noise = hashlib.shake_128(b"noise").digest(200_000)
+    (program / "noise.bin").write_bytes(noise[:100_000] + version.encode() + noise[100_000:])
+    publish(site, program, version, channel)
+
+
+def test_deltas_lead_from_the_last_releases_to_the_active_one(site: Path, program: Path) -> None:
+    for version in ("2.0.0", "2.1.0", "2.2.0"):
+        big_release(site, program, version)
+    assert make_deltas(site, STABLE, 2) == 2 and make_deltas(site, STABLE, 2) == 0
+    for name in ("check.json", "check/index.html"):
+        deltas = document(site, name)["deltas"]
+        assert [delta["from"] for delta in deltas] == ["2.1.0", "2.0.0"]
+        for delta in deltas:
+            content = ((site / API / name).parent / delta["url"]).resolve().read_bytes()
+            assert len(content) == delta["size"] < 2000
+            assert hashlib.sha256(content).hexdigest() == delta["hash"]
+    activate(site, STABLE, parse("2.1.0"))
+    assert document(site)["deltas"] == []
+    # From 1.1.0 nearly everything is new: such a delta is not kept.
+    assert make_deltas(site, STABLE, 9) == 2
+    assert [delta["from"] for delta in document(site)["deltas"]] == ["2.2.0", "2.0.0"]
+    assert not list(site.rglob(".*.part"))
+
+
+def test_no_delta_leads_from_another_channels_release_of_the_same_version(
+    site: Path, program: Path
+) -> None:
+    big_release(site, program, "2.0.0")
+    big_release(site, program, "2.1.0")
+    (program / "main.py").write_text("print('another 2.0.0')\n")
+    big_release(site, program, "2.0.0", "beta")
+    promote(site, "beta", parse("2.1.0"), STABLE, True)
+    assert make_deltas(site, STABLE, 1) == 1 and make_deltas(site, "beta", 1) == 0
+    activate(site, "beta", parse("2.1.0"))
+    assert document(site, "channels/beta/check.json")["deltas"] == []
+
+
+def test_a_damaged_package_is_named_and_leaves_no_delta(site: Path, program: Path) -> None:
+    big_release(site, program, "2.0.0")
+    big_release(site, program, "2.1.0")
+    (package,) = site.rglob("update_2.0.0.zip")
+    package.write_bytes(package.read_bytes()[:1000])
+    with pytest.raises(PublishError, match="no delta from 2.0.0"):
+        make_deltas(site, STABLE, 1)
+    assert not list(site.rglob("*.delta")) + list(site.rglob(".*.part"))
 
 
 def test_new_contents_come_last_in_the_package(site: Path) -> None:

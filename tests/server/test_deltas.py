@@ -11,6 +11,7 @@ from typing import Any, Dict, List
 
 import pytest
 
+from nuitkal_mini.delta import packages
 from nuitkal_mini.delta.format import DeltaError
 from nuitkal_mini.problem import Problem
 from nuitkal_mini.server import delta_maker
@@ -99,7 +100,7 @@ def test_a_delta_that_does_not_pay_is_not_offered_and_not_tried_again(
     def fail(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(delta_maker, "write_delta", fail)
+    monkeypatch.setattr(packages, "write_delta", fail)
     make_all(data)
 
 
@@ -130,7 +131,7 @@ def test_a_failure_is_tried_again_a_few_times_and_then_left(
         tried.append(1)
         raise DeltaError("it does not work")
 
-    monkeypatch.setattr(delta_maker, "write_delta", fail)
+    monkeypatch.setattr(packages, "write_delta", fail)
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Problem, match="does not work"):
             make_next(data, 5)
