@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import urllib.request
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..delta.programs import library
 from ..delta.releases import Tree, apply_all
 from ..support import start_server
 from .caller import Caller, make_zip
+from .visitor import make_visitor
 
 NOISE = hashlib.shake_128(b"noise").digest(50_000)
 OLD = {"lib.so": library("old"), "main.py": b"print(1)\n", "noise": NOISE}
@@ -184,6 +186,19 @@ def test_two_processes_do_not_make_the_same_delta(call: Caller, data: Path) -> N
         assert not make_next(data, 5)
     make_all(data)
     assert len(offered(call)) == 1
+
+
+def test_the_admins_page_of_a_release_lists_its_deltas(
+    app: Application, call: Caller, data: Path, quick_passwords: None
+) -> None:
+    call.upload("1.0.0", OLD)
+    call.upload("1.0.1", NEW)
+    visitor = make_visitor(app)
+    assert "from 1.0.0" not in visitor.get("versions/1.0.1/").text
+    make_all(data)
+    page = visitor.get("versions/1.0.1/").text
+    assert re.search(r"<li>from 1\.0\.0: \d\.\d kB, [2-6](\.\d)? % of the package", page)
+    assert "of the package" not in visitor.get("versions/1.0.0/").text
 
 
 @pytest.mark.parametrize("count", [5, pytest.param(0, marks=pytest.mark.slow)])

@@ -13,6 +13,7 @@ from ...minisign import SignatureError, parse_release_comment
 from ...tree_diff import Diff, diff
 from .. import fleet, releases
 from ..api import parse_channel, parse_flag, signature_text
+from ..deltas import Delta, deltas_to
 from ..messages import say_problem
 from ..refused import Refused
 from ..releases import ReleaseEdit, StoredRelease
@@ -25,7 +26,8 @@ from .release_list import BADGE, SEEN_DAYS, buttons, is_older, signature_of, swi
 MAX_ITEMS = 150  # of a folder on one page; the manifest has them all
 
 PAGE = """<section class="panel"><dl class="facts">{facts}</dl><p
-class="downloads">{downloads}</p>{warning}<form class="actions" method="post">{csrf}{buttons}</form>
+class="downloads">{downloads}</p>{deltas}{warning}<form
+class="actions" method="post">{csrf}{buttons}</form>
 </section>
 <section class="panel" id="files"><h2>[[Files]]</h2><p>{summary}</p><p class="path">{path}</p>
 <table><thead><tr><th scope="col">[[Name]]</th><th scope="col" class="n">[[Files]]</th><th
@@ -61,6 +63,8 @@ CANNOT = """<div class="panel"><p class="warning">[[Version {version} is active 
 deleted. Activate another version first, or deactivate this one.]]</p>
 <p><a class="button" href="{back}">[[Back]]</a></p></div>"""
 FACTS = ("Uploaded", "App", "Package", "Unpacked", "Signed by", "Seen in 7 days", "SHA-256")
+DELTAS = "<p>[[Deltas, which clients download in place of the package:]]</p><ul>{items}</ul>"
+DELTA = "<li>[[from {version}: {size}, {percent} % of the package]]\n"
 DOWNLOAD = '<a class="button" href="{url}">{name}</a> '
 STEP = '<a href="{url}#files">{name}</a>'
 DOWNLOADS = ("Download the ZIP", "Download the manifest", "Download the signature")
@@ -87,6 +91,7 @@ def show(request: PageRequest) -> Answer:
             releases.active(db, request.channel),
             releases.previous_release(db, release),
         )
+        made = deltas_to(db, release.id)
         seen = fleet.seen(db, request.channel, SEEN_DAYS).get(release.canonical, 0)
     title = request.html(
         "[[Version]] {version}" + (BADGE if release.is_active else ""), version=release.version
@@ -99,6 +104,7 @@ def show(request: PageRequest) -> Answer:
             buttons=buttons(request, release, active),
             facts=_facts(request, release, seen),
             downloads=_downloads(request, release),
+            deltas=_deltas(request, release, made),
             warning=_warnings(request, release, before, active),
             changelog=request.field("changelog") if request.action == "save" else release.changelog,
             to=request.field("to"),
@@ -212,6 +218,21 @@ def _downloads(request: PageRequest, release: StoredRelease) -> Html:
         request.html(DOWNLOAD, url=media + quote(path), name=request.say(name))
         for name, path in zip(DOWNLOADS, paths)
     )
+
+
+def _deltas(request: PageRequest, release: StoredRelease, made: List[Delta]) -> Html:
+    if not made:
+        return Html("")
+    items = join(
+        request.html(
+            DELTA,
+            version=delta.source_version,
+            size=size(delta.size),
+            percent=f"{100 * delta.size / release.file_size:.2g}",
+        )
+        for delta in made
+    )
+    return request.html(DELTAS, items=items)
 
 
 # --- the tree -----------------------------------------------------------------------------------

@@ -76,6 +76,10 @@ CHINESE_TEXTS = {
     "Package": "更新包",
     "Unpacked": "解压后",
     "SHA-256": "SHA-256",
+    "Deltas, which clients download in place of the package:": "增量包（客户端用它代替完整包）：",
+    "from {version}: {size}, {percent} % of the package": (
+        "从 {version} 起：{size}，为完整包的 {percent}%"
+    ),
     "Download the ZIP": "下载 ZIP",
     "Download the manifest": "下载清单",
     "Download the signature": "下载签名",
