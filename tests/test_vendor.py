@@ -147,6 +147,41 @@ def test_brackets_fill_lines_and_strings_of_several_lines_are_left_as_they_are()
     assert vendor._compact(code) == ('def f():\n\tx = """\n    a\n        b"""\n\treturn [x,]')
 
 
+def test_types_go_from_functions_and_stay_in_fields() -> None:
+    code = """
+def f(é: int, *rest: List[
+    int], key: "Ü" = 1) -> Tuple[int, int]:
+    class Local(NamedTuple):
+        x: int
+    try:
+        y: int = 1
+    except OSError:
+        z: List[int] = []
+    return [
+        a,  # type: ignore
+        b,
+    ]
+"""
+    made = vendor._compact(code)
+    assert made.strip().splitlines() == [
+        "def f(é, *rest, key = 1):",
+        "\tclass Local(NamedTuple):",
+        "\t\tx: int",
+        "\ttry:",
+        "\t\ty = 1",
+        "\texcept OSError:",
+        "\t\tz = []",
+        "\treturn [a,  # type: ignore",
+        "\t\tb,]",
+    ]
+
+
+def test_what_nothing_names_goes_with_its_decorators_unless_it_acts() -> None:
+    body = "@cache\ndef f(): pass\nA = 1\nB = act()\ndef offered(): pass\ndef g(): pass\ng()\n"
+    left = "B = act()\ndef offered(): pass\ndef g(): pass\ng()\n"
+    assert vendor._without_unused(body, ["offered"]) == left
+
+
 @pytest.mark.slow
 def test_the_publisher_writes_the_same_file(tmp_path: Path, one_file: Path) -> None:
     made = tmp_path / "made.py"

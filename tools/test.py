@@ -63,7 +63,9 @@ def run_parts(python: Path) -> int:
         for process, output in parts:
             code = process.wait() or code
             output.seek(0)
-            sys.stdout.write(output.read().decode(errors="replace"))
+            sys.stdout.flush()
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.buffer.flush()
     return code
 
 

@@ -286,15 +286,18 @@ def _filled(code: str) -> str:
     """The code with as much of a bracket in a line as fits: 2 % of the file are indentation."""
     inside, open_brackets = _lines_inside_strings(code), 0
     continued: Set[int] = set()
+    behind: Set[int] = set()  # a comment, which would swallow what is joined to it
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if token.type == tokenize.OP:
             open_brackets += (token.string in "([{") - (token.string in ")]}")
+        elif token.type == tokenize.COMMENT:
+            behind.add(token.start[0])
         elif token.type == tokenize.NL and open_brackets:
             continued.add(token.start[0])
     filled: List[str] = []
     for number, line in enumerate(code.split("\n")):
         text = line.strip()
-        if number in continued and number not in inside and filled[-1]:
+        if number in continued and number not in inside and filled[-1] and number not in behind:
             space = "" if filled[-1][-1] in "([{" or text[:1] in ")]}" else " "
             if len(filled[-1].expandtabs(4)) + len(space + text) <= MAX_COLUMNS:
                 filled[-1] += space + text
@@ -358,12 +361,14 @@ def _without_types(code: str) -> str:
         if not is_offered:
             for argument in _arguments(function):
                 if argument.annotation is not None:
-                    name_ends = offset(argument.lineno, argument.col_offset) + len(argument.arg)
+                    name_ends = offset(argument.lineno, argument.col_offset) + len(
+                        argument.arg.encode("utf-8")
+                    )
                     cut_after(name_ends, argument.annotation)
             if function.returns is not None:
                 returns = offset(function.returns.lineno, function.returns.col_offset)
                 cut_after(text.rindex(b")", 0, returns) + 1, function.returns)
-        for node in ast.walk(function):
+        for node in _statements_of(function):
             if isinstance(node, ast.AnnAssign) and node.value is not None:
                 cut_after(
                     offset(node.target.end_lineno, node.target.end_col_offset), node.annotation
@@ -371,6 +376,18 @@ def _without_types(code: str) -> str:
     for begin, end in sorted(set(cuts), reverse=True):
         text = text[:begin] + text[end:]
     return text.decode("utf-8")
+
+
+def _statements_of(function: ast.FunctionDef) -> Iterator[ast.stmt]:
+    """A function's statements at any depth, except those of classes within: fields keep theirs."""
+    waiting: List[ast.AST] = [function]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.stmt) and not isinstance(node, ast.ClassDef):
+                yield node
+                waiting.append(node)
+            elif isinstance(node, ast.ExceptHandler):
+                waiting.append(node)
 
 
 def _arguments(function: ast.FunctionDef) -> List[ast.arg]:
@@ -394,7 +411,9 @@ def _lines_inside_strings(code: str) -> Set[int]:
 
 def _drop(lines: List[Optional[str]], node: ast.stmt) -> None:
     assert node.end_lineno is not None
-    lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    lines[first - 1 : node.end_lineno] = [None] * (node.end_lineno - first + 1)
 
 
 def _is_logger(node: ast.stmt) -> bool:
@@ -421,6 +440,10 @@ def _standard(body: Sequence[ast.stmt]) -> Iterator[Imported]:
                 if name.asname:
                     raise VendorError(f"line {node.lineno} imports {name.name} under another name")
                 yield Imported(node.module, name.name)
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(part, ast.Call) for part in ast.walk(node))
 
 
 def _names_defined(node: ast.stmt) -> Set[str]:
@@ -464,7 +487,8 @@ def _without_unused(body: str, offered: Sequence[str]) -> str:
     for node in ast.parse(body).body:
         if isinstance(node, (ast.FunctionDef, ast.Assign)):
             names = _names_defined(node) - set(offered)
-            if names and all(words[name] == 1 for name in names):
+            acts = isinstance(node, ast.Assign) and _calls(node)
+            if names and not acts and all(words[name] == 1 for name in names):
                 _drop(lines, node)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if line is not None))
 

@@ -34,7 +34,7 @@ def create_app(
             are taken.
         admin: whether there is an admin site.
         max_data: bytes that the data folder may take; None: what the disk has room for.
-        keep: how many inactive releases a channel keeps when another one becomes active; None: all.
+        keep: how many releases older than a channel's active one stay; None: all.
     """
     from ..minisign import parse_public_key  # here, so that importing this package stays light
     from .api import MAX_UPLOAD, Settings

@@ -11,9 +11,9 @@ import signal
 import socket
 import ssl
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, Optional, TextIO
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, TextIO
 from urllib.parse import urlsplit
 
 from ..minisign import PublicKey, SignatureError, parse_public_key
@@ -28,7 +28,7 @@ from .database import Database
 from .delta_maker import BUSY, DeltaMaker, limit_resources, make_next
 from .export import GRACE_SECONDS as GRACE_SECONDS_OF_FILES
 from .export import Exported, export, watch
-from .http.server import HttpServer, listen
+from .http.server import HttpServer, listen, tls_context
 from .http.wsgi import access_logger
 from .releases import rfc3339
 from .service_manager import inherited_listener, notify_ready
@@ -138,8 +138,8 @@ def _add_keeping(parser: argparse.ArgumentParser) -> None:
         "--keep",
         type=_between(0, 10**6),
         metavar="N",
-        help="delete all but the N newest inactive releases of a channel when another one becomes "
-        "active; never the one before it, or one that a delta leads from (default: all stay)",
+        help="when a release becomes active, delete all but the N newest that were uploaded before "
+        "it; never the next lower version, or the one that was active before (default: all stay)",
     )
     parser.add_argument(
         "--deltas",
@@ -281,6 +281,9 @@ def serve(args: argparse.Namespace) -> int:
     with _listen(args) as listener:
         if args.workers == 1:
             return _serve(args, listener, _stop_on_signals, show_address=True)
+        if args.certfile:  # each worker loads it; a fault shall show before the first one starts
+            with _certificate_named(args):
+                tls_context(args.certfile, args.keyfile)
         with closing(open_database(args.data)) as database:
             show_first_credentials(database)
         return run_workers(
@@ -344,7 +347,8 @@ def _stop_on_signals(stop: Stop) -> None:
 
 
 def _show_address(args: argparse.Namespace, listener: socket.socket) -> None:
-    host = f"[{args.host}]" if ":" in args.host else args.host
+    host = args.host or listener.getsockname()[0]
+    host = f"[{host}]" if ":" in host else host
     scheme = "https" if args.certfile else "http"
     print(f"Serving on {scheme}://{host}:{listener.getsockname()[1]}/", flush=True)
     with suppress(OSError):  # a service manager that does not listen any more
@@ -352,8 +356,12 @@ def _show_address(args: argparse.Namespace, listener: socket.socket) -> None:
 
 
 def _listen(args: argparse.Namespace) -> socket.socket:
+    inherited = inherited_listener()
+    if inherited is not None:
+        args.host = ""  # the socket's own address is shown
+        return inherited
     try:
-        return inherited_listener() or listen(args.host, args.port)
+        return listen(args.host, args.port)
     except (OSError, OverflowError) as error:
         raise Problem(
             "cannot listen on {host}, port {port}: {reason}; --host and --port choose another "
@@ -367,7 +375,7 @@ def _listen(args: argparse.Namespace) -> socket.socket:
 def _server(
     application: Application, listener: socket.socket, args: argparse.Namespace
 ) -> HttpServer:
-    try:
+    with _certificate_named(args):
         return HttpServer(
             application,
             listener,
@@ -376,6 +384,13 @@ def _server(
             args.trusted_proxy,
             is_multiprocess=args.workers > 1,
         )
+
+
+@contextmanager
+def _certificate_named(args: argparse.Namespace) -> Iterator[None]:
+    """Turns the errors of a certificate into sentences that name it."""
+    try:
+        yield
     except ssl.SSLError as error:
         raise Problem(
             "{file} and its key cannot be used for HTTPS: {reason}",

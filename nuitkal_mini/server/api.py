@@ -65,7 +65,7 @@ class Settings(NamedTuple):
     has_admin: bool = True
     admin_host: Optional[str] = None  # the one name or address under which the admin site is there
     max_data: Optional[int] = None  # bytes that the data folder may take
-    keep: Optional[int] = None  # inactive releases that a channel keeps
+    keep: Optional[int] = None  # releases older than a channel's active one
 
 
 class ApiRequest(NamedTuple):

@@ -130,7 +130,8 @@ def create(store: Store, folder: Path, upload: Upload, who: str) -> StoredReleas
         upload.channel, version, complete, upload.signature, upload.changelog, upload.is_active
     )
     release = _publish(store, folder, pending, who, "upload", "")
-    prune(store, upload.channel)
+    if release.is_active:
+        prune(store, upload.channel)
     return release
 
 
@@ -159,7 +160,8 @@ def promote(
             target, release.version, complete, release.signature, release.changelog, is_active
         )
         release = _publish(store, folder, pending, who, "promote", f" from {source}")
-    prune(store, target)
+    if is_active:
+        prune(store, target)
     return release
 
 
@@ -229,38 +231,57 @@ def delete(store: Store, channel: str, version: str, who: str) -> None:
                 "version {version} is active; activate another one first",
                 version=release.version,
             )
-        db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
-        db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
-        delta_files = forget(db, release.id)
-        write_log(db, who, "delete", f"{channel} {release.version}")
-    store.remove_unowned([*_file_names(release.package), *delta_files])
+        files = _mark_deleted(db, release, who)
+    store.remove_unowned(files)
 
 
 def prune(store: Store, channel: str) -> None:
-    """Delete the oldest inactive releases of a channel beyond the number that the store keeps.
+    """Of the releases uploaded before the active one, delete all but the newest that are kept.
 
-    Those stay that a delta to the active release leads from, and the one below it, to which an
-    operator would go back. In a channel without an active release all stay.
+    Those stay to which an operator would go back: the next lower version, and the one that was
+    active before; and those that a delta to the active one leads from. What was uploaded later
+    waits for its activation, or was taken back.
     """
     if store.keep is None:
         return
-    with store.database.read() as db:
-        current = active(db, channel)
-        if current is None:
-            return
-        before = previous_release(db, current)
-        needed = {delta.source_version for delta in deltas_to(db, current.id)}
-        needed |= {before.version} if before else set()
-        rows = db.execute(
-            "SELECT version FROM releases WHERE channel = ? AND NOT is_active AND deleted_at IS "
-            "NULL ORDER BY uploaded_at DESC LIMIT -1 OFFSET ?",
-            (channel, store.keep),
-        ).fetchall()
-    for (version,) in rows:
-        if version not in needed:
-            # Somebody has activated or deleted it meanwhile; or the next activation tries again.
-            with suppress(Refused, OSError, sqlite3.Error):
-                delete(store, channel, version, "--keep")
+    with suppress(OSError, sqlite3.Error):  # the next activation tries again
+        files: List[str] = []
+        with store.database.write() as db:
+            current = active(db, channel)
+            for version in _unneeded(db, current, store.keep) if current else ():
+                files += _mark_deleted(db, find(db, channel, version), "--keep")
+        store.remove_unowned(files)
+
+
+def _unneeded(db: sqlite3.Connection, current: StoredRelease, keep: int) -> List[str]:
+    """The versions that `prune` deletes, newest first."""
+    before = previous_release(db, current)
+    needed = {delta.source_version for delta in deltas_to(db, current.id)}
+    needed |= {before.version} if before else set()
+    prefix = f"{current.channel} "
+    activated = [
+        detail[len(prefix) :]
+        for (detail,) in db.execute(
+            "SELECT detail FROM log WHERE action = 'activate' AND substr(detail, 1, ?) = ? "
+            "ORDER BY id DESC LIMIT 10",
+            (len(prefix), prefix),
+        )
+    ]
+    needed |= set([version for version in activated if version != current.version][:1])
+    rows = db.execute(
+        "SELECT version FROM releases WHERE channel = ? AND uploaded_at < ? AND deleted_at IS NULL "
+        "ORDER BY uploaded_at DESC LIMIT -1 OFFSET ?",
+        (current.channel, current.uploaded_at, keep),
+    )
+    return [version for (version,) in rows if version not in needed]
+
+
+def _mark_deleted(db: sqlite3.Connection, release: StoredRelease, who: str) -> List[str]:
+    """Delete the release's row and contents; the names of its files, and of its deltas' files."""
+    db.execute("UPDATE releases SET deleted_at = ? WHERE id = ?", (now(), release.id))
+    db.execute("DELETE FROM contents WHERE release = ?", (release.id,))
+    write_log(db, who, "delete", f"{release.channel} {release.version}")
+    return [*_file_names(release.package), *forget(db, release.id)]
 
 
 def _link_or_copy(store: Store, release: StoredRelease, target: Path) -> None:
@@ -428,6 +449,7 @@ def _publish(
         if pending.is_active:
             _set_active(db, release, True, who)
         _refuse_same_name(db, store, release)
+        store.require_space(0)  # under the lock: nothing else is published meanwhile
         store.publish_files(dict(zip(_file_names(release.package), files)))
     return release._replace(is_active=pending.is_active)
 

@@ -48,8 +48,7 @@ class Store:
 
     `incoming` is this process's folder for unfinished files, on media's file system. With
     `public_keys`, only what one of them has signed is accepted. `max_bytes` is what the folder may
-    take; `keep` is how many inactive releases of a channel stay when another becomes active. None
-    is no limit.
+    take; `keep` is how many releases older than a channel's active one stay. None is no limit.
     """
 
     def __init__(
@@ -184,7 +183,7 @@ def bytes_below(folder: Path) -> int:
     sizes: Dict[Tuple[int, int], int] = {}
     for home, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # another request's, which has ended
+            with suppress(OSError):  # another request's, which has ended
                 found = os.lstat(os.path.join(home, name))
                 sizes[found.st_dev, found.st_ino] = found.st_size
     return sum(sizes.values())

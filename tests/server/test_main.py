@@ -22,7 +22,8 @@ from typing import Any, Iterator, List, Optional
 
 import pytest
 
-from nuitkal_mini.server import auth, workers
+from nuitkal_mini.problem import Problem
+from nuitkal_mini.server import auth, service_manager, workers
 from nuitkal_mini.server.__main__ import main
 from nuitkal_mini.server.store import open_database
 from tests.support import ROOT, RunningServer, need_tool, start_server
@@ -338,6 +339,22 @@ def test_a_bad_certificate_is_named(data: Path, tmp_path: Path) -> None:
         "bad.pem",
         "cannot be used for HTTPS",
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="systemd is Linux's")
+def test_a_socket_of_another_kind_and_several_are_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        monkeypatch.setattr(service_manager, "FIRST_DESCRIPTOR", os.dup(listener.fileno()))
+        for count in ("1", "2"):
+            monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+            monkeypatch.setenv("LISTEN_FDS", count)
+            with pytest.raises(Problem, match="one TCP socket"):
+                service_manager.inherited_listener()
+        monkeypatch.setenv("LISTEN_PID", "1")
+        assert service_manager.inherited_listener() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="systemd is Linux's")

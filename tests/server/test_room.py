@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -13,7 +13,7 @@ from nuitkal_mini.server.application import Application
 from nuitkal_mini.server.delta_maker import make_next
 from nuitkal_mini.server.store import bytes_below
 
-from .caller import Caller, files_below
+from .caller import BOUNDARY, Caller, files_below, make_form, make_zip
 
 Make = Callable[..., Caller]
 
@@ -81,6 +81,29 @@ def test_the_release_below_the_active_one_stays_and_so_does_what_a_delta_leads_f
     assert versions(call) == ["1.4", "1.3", "1.2"]
 
 
+def test_what_waits_for_its_activation_and_what_was_taken_back_stays(make: Make) -> None:
+    call = make(keep=0)
+    call.upload("1.0", files("1.0"))
+    call.upload("2.0", files("2.0"), is_active="false")
+    assert versions(call) == ["2.0", "1.0"]
+    call.upload("1.1", files("1.1"))  # 2.0 was uploaded before it, as is 1.0, the version below
+    assert versions(call) == ["1.1", "1.0"]
+    call.upload("1.2", files("1.2"))
+    call.send("PATCH", "versions/1.1/", {"is_active": True})
+    assert versions(call) == ["1.2", "1.1"]
+
+
+def test_the_release_that_was_active_before_stays(make: Make) -> None:
+    call = make(keep=1)
+    call.upload("1.0", files("1.0"))
+    for version in ("1.1", "1.2", "1.3"):
+        call.upload(version, files(version), is_active="false")
+    call.send("PATCH", "versions/1.3/", {"is_active": True})
+    assert versions(call) == ["1.3", "1.2", "1.0"]
+    call.upload("1.2.1", files("1.2.1"))  # below 1.3, which was active until now
+    assert versions(call) == ["1.2.1", "1.3", "1.2"]
+
+
 def test_nothing_goes_without_an_active_release_or_from_another_channel(make: Make) -> None:
     call = make(keep=0)
     call.upload("1.0", files("1.0"), is_active="false")
@@ -106,6 +129,16 @@ def test_an_upload_beyond_the_limit_of_the_folder_is_507_and_fits_after_a_deleti
     assert call.send("DELETE", "versions/1.0/", {}).status == 204
     assert call.upload("1.2", files("1.2", 200_000)).status == 201
     assert bytes_below(data) < 600_000
+
+
+def test_what_says_no_length_is_measured_when_it_is_there(make: Make, data: Path) -> None:
+    call = make(max_data=400_000)
+    form = make_form({"version": "1.0", "file": make_zip(files("1.0", 500_000))})
+    content_type = f"multipart/form-data; boundary={BOUNDARY}"
+    chunked: Dict[str, Any] = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    reply = call("POST", "upload/", form, CONTENT_TYPE=content_type, **chunked)
+    assert (reply.status, reply.code) == (507, "disk_full")
+    assert files_below(data / "media") == [] and bytes_below(data) < 300_000
 
 
 def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def listen(host: str, port: int) -> socket.socket:
     )
 
 
-def _tls_context(certfile: str, keyfile: Optional[str]) -> ssl.SSLContext:
+def tls_context(certfile: str, keyfile: Optional[str]) -> ssl.SSLContext:
+    """Raises OSError (ssl.SSLError too) for files that are no certificate and key."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certfile, keyfile)
     return context
@@ -79,7 +80,7 @@ class HttpServer:
     ) -> None:
         try:
             trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
-            self._tls = _tls_context(certfile, keyfile) if certfile else None
+            self._tls = tls_context(certfile, keyfile) if certfile else None
         except Exception:
             listener.close()
             raise
