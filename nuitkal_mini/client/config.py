@@ -19,7 +19,7 @@ class UpdaterConfig:
         client_dir: the folder that holds the program, and that the updater fills.
         main_script: what to start in it: .py, .sh, .bat, .cmd or an executable.
         version_file: the updater's own file in it.
-        timeout: seconds for each network operation after the check.
+        timeout: seconds for each network operation.
         chunk_size: bytes between two calls of `progress_callback(downloaded, total)`.
         verify_ssl: False accepts any certificate, and warns.
         app: the program's name; None remembers that of the first release installed.
