@@ -16,8 +16,8 @@ settings.register_profile(
 )
 settings.load_profile("nuitkal")
 
-# A shell's background job, as CI's steps are, ignores Ctrl-C, and nohup the end of the terminal: both
-# are part of what is tested.
+# A shell's background job, as CI's steps are, ignores Ctrl-C, and one under nohup the end of its
+# terminal: both are part of what is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -113,7 +113,7 @@ class Installation(Swap):
         ]
 
     def stamp(self, files: Sequence[FileEntry], now: float) -> str:
-        """A digest of the files' sizes, times and modes, for which none need be read.
+        """A digest of the files' sizes, times, modes and inodes: none need be read.
 
         Of `preserve`d files it covers only that they are there. It is empty when a file is not
         there, or was changed so lately (`now` is in seconds since 1970) that its next change
