@@ -43,8 +43,8 @@ class UpdaterConfig:
         proxy: the URL of an HTTP proxy (`http://user:password@host:port`); None means the system's,
             "" none. Hosts in the environment's `no_proxy` are asked directly in each case.
         wait_seconds: how long an update may hold a start up; then the program starts, and the
-            download goes on behind it for the next start. 0: not for the network, None: as long as it takes.
-            A first install is waited for in any case.
+            download goes on behind it for the next start. 0: not for the network, None: as long as
+            it takes. A first install is waited for in any case.
         fallback_urls: further `check/` addresses, tried in order when the one before is away.
         adopt: True takes files that are at a release's paths before the first install for the
             program, as `ClientUpdater.adopt` does.
