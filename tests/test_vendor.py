@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Iterator, List
+from unittest import mock
 
 import pytest
 
@@ -327,15 +328,17 @@ sys.modules[__name__] = nuitkal_update
 """
 
 
-def copy_with_one_file(folder: Path, one_file: Path) -> List[str]:
+def copy_with_one_file(folder: Path) -> List[str]:
     """Copy the repository, with each merged module as another name of the one file.
 
-    Returns those modules.
+    Returns those modules. The file has here also what only server and publisher use, which the
+    tests import.
     """
     for name in ("nuitkal_mini", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(one_file, folder)
+    with mock.patch.object(vendor, "_without_unused", lambda body, _: body):
+        vendor.write(folder / "nuitkal_update.py", True)
     replaced = sorted(vendor._reachable([vendor.LAST, vendor.WINDOW]))
     for name in replaced:
         folder.joinpath("nuitkal_mini", *name.split(".")).with_suffix(".py").write_text(
@@ -344,9 +347,9 @@ def copy_with_one_file(folder: Path, one_file: Path) -> List[str]:
     return replaced
 
 
-def test_in_the_copy_the_package_is_the_one_file(one_file: Path, tmp_path: Path) -> None:
+def test_in_the_copy_the_package_is_the_one_file(tmp_path: Path) -> None:
     """Or the test below would run the client's tests on the client's modules once more."""
-    replaced = copy_with_one_file(tmp_path, one_file)
+    replaced = copy_with_one_file(tmp_path)
     script = (
         "import importlib, json, sys\n"
         "names = ['nuitkal_mini.' + name for name in sys.argv[1:]]\n"
@@ -363,8 +366,8 @@ def test_in_the_copy_the_package_is_the_one_file(one_file: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_clients_tests_hold_for_it_as_well(one_file: Path, tmp_path: Path) -> None:
-    copy_with_one_file(tmp_path, one_file)
+def test_the_clients_tests_hold_for_it_as_well(tmp_path: Path) -> None:
+    copy_with_one_file(tmp_path)
     done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/client", cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
     assert re.search(r"^[4-9]\d\d passed|^\d{4,} passed", done.stdout, re.M), done.stdout[-300:]
