@@ -29,7 +29,7 @@ from .journal import Journal, dump_journal, parse_journal
 from .locks import RUNS
 from .log_file import LOG_FILES
 from .state import MAX_STATE_BYTES, RolledBack, State, parse_state
-from .state_files import NEXT, PINS, StateFiles, StateLost
+from .state_files import NEXT, PINS, StateFiles, StateLost, read_if_there
 from .swap import Swap, disk_error
 from .swap_plan import Move, SwapPlan, plan_swap
 from .tree import IN_RELEASES, ancestors, parent_of
@@ -472,14 +472,9 @@ class Installation(Swap):
 
     def _load(self, path: str) -> Optional[Journal]:
         full = self.at(path)
+        text = read_if_there(self.disk, full, 2 * MAX_STATE_BYTES)
         try:
-            return parse_journal(self.disk.read(full, 2 * MAX_STATE_BYTES))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise InstallError(
-                f"{disk_error(error)}; nothing was changed, try again when it can be read"
-            ) from error
+            return None if text is None else parse_journal(text)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InstallError(
                 f"{full} is damaged ({error}), so an interrupted update cannot be undone; "

@@ -30,6 +30,22 @@ class StateLost(InstallError):
     """There was a state, and no file holds it any more."""
 
 
+def read_if_there(disk: Disk, path: str, limit: int) -> Optional[bytes]:
+    """A file's bytes, at most `limit`; None when there is none.
+
+    Raises:
+        InstallError: it cannot be read, which is no damage.
+    """
+    try:
+        return disk.read(path, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InstallError(
+            f"{disk_error(error)}; nothing was changed, try again when it can be read"
+        ) from error
+
+
 class StateFiles:
     """The files that hold the state of one client folder."""
 
@@ -108,14 +124,7 @@ class StateFiles:
             self._disk.rename(self._at(path + ".new"), self._at(path))
 
     def _read(self, path: str) -> Optional[bytes]:
-        try:
-            return self._disk.read(self._at(path), MAX_STATE_BYTES)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise InstallError(
-                f"{disk_error(error)}; nothing was changed, try again when it can be read"
-            ) from error
+        return read_if_there(self._disk, self._at(path), MAX_STATE_BYTES)
 
     def _was_installed(self, damaged: List[str]) -> bool:
         """Whether the folder had a state, when no file is whole and these are damaged."""
