@@ -315,14 +315,14 @@ class _Channel:
         if written.sha256 is None:
             raise _DoesNotPay
 
-    def _deltas(self, active: ListedRelease, up: str) -> List[Dict[str, Any]]:
+    def _deltas(self, active: ListedRelease) -> List[Dict[str, Any]]:
         """What lies beside the active release's package, from the newest release first."""
         found = []
         for source in self.sources_of(active):
             path = self.delta_path(source, active)
             if path.is_file():
                 sha256, size = _digest(path)
-                url = up + self.url_of(os.path.relpath(path, self.site))
+                url = self.url_of(os.path.relpath(path, self.site))
                 found.append({"from": source.version, "url": url, "size": size, "hash": sha256})
         return found
 
@@ -363,18 +363,12 @@ class _Channel:
         active = self.active()
         if active is None:
             return  # a server without check/ answers 404, as ours does
+        deltas, rotations = self._deltas(active), self._rotations()
         for name, up in (("check/index.html", "../"), ("check.json", "")):
-            document = _json(self._document(active, up))
+            document = _json(_check_document(active, deltas, rotations, up))
             path = self.site / self._folder / name
             if not path.is_file() or path.read_bytes() != document:
                 _write_text(path, document)
-
-    def _document(self, active: ListedRelease, up: str) -> Dict[str, Any]:
-        values = active._asdict()
-        for name in ("download_url", "manifest_url", "signature_url"):
-            values[name] = up + values[name] if values[name] else None
-        deltas = self._deltas(active, up)
-        return {**values, "deltas": deltas, "rotations": [up + url for url in self._rotations()]}
 
     def _rotations(self) -> List[str]:
         """The manifests that change the keys, oldest first, each signed."""
@@ -404,6 +398,20 @@ class _Channel:
             raise PublishError(
                 f"{self._versions_path()} cannot be read ({error}); restore it from a copy"
             ) from error
+
+
+def _check_document(
+    active: ListedRelease, deltas: List[Dict[str, Any]], rotations: List[str], up: str
+) -> Dict[str, Any]:
+    """What `check/` says; `up` leads from its folder to the channel's."""
+    values = active._asdict()
+    for name in ("download_url", "manifest_url", "signature_url"):
+        values[name] = up + values[name] if values[name] else None
+    return {
+        **values,
+        "deltas": [{**delta, "url": up + delta["url"]} for delta in deltas],
+        "rotations": [up + url for url in rotations],
+    }
 
 
 def _changes_keys(manifest: Manifest) -> bool:
