@@ -212,8 +212,7 @@ def _hash(source: FolderFile, advance: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-# --- the cache: one JSON file per folder, `size mtime ctime inode path` -> SHA-256
-# --------------------
+# --- the cache: one JSON file per folder, `size mtime ctime inode path` -> SHA-256 ----------------
 
 
 def _cache_file(folder: Path) -> Path:

@@ -266,7 +266,7 @@ class HttpServer:
         """Go on with a connection whose app has run in another thread."""
         self._running.discard(connection)
         self._accept_again()
-        self._settle(connection)
+        self._decide_next_step(connection)
 
     def _accept(self) -> None:
         for number in range(MAX_ACCEPTS):
@@ -408,14 +408,14 @@ class HttpServer:
             else:
                 self._followers.release()
         if still_leads:
-            self._settle(connection)
+            self._decide_next_step(connection)
         else:
             self._returned.append(connection)
             self._wake()
             if self._is_closed:
                 self._close_returned()
 
-    def _settle(self, connection: Connection) -> None:
+    def _decide_next_step(self, connection: Connection) -> None:
         """Decide what comes after the app has run, or after a part of the response was handed
         over.
         """
