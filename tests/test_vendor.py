@@ -39,8 +39,7 @@ def python(*arguments: object, cwd: Path, **options: Any) -> subprocess.Complete
     )
 
 
-# --- the file
-# ---------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -258,8 +257,7 @@ def test_its_command_line_works_with_nothing_else_around(one_file: Path, tmp_pat
     )
 
 
-# --- refusals
-# ---------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -315,8 +313,7 @@ def test_what_cannot_be_merged_is_refused_with_its_place(
     assert sentence in capsys.readouterr().err and not (tmp_path / "out.py").exists()
 
 
-# --- the client's own tests
-# -------------------------------------------------------------------------
+# --- the client's own tests -----------------------------------------------------------------------
 
 STUB = """import sys
 

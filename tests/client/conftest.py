@@ -7,11 +7,14 @@ import http.server
 import logging
 import ssl
 import threading
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import pytest
 
 from nuitkal_mini.client.log_file import LogFile
+
+if TYPE_CHECKING:
+    from .site import Site
 
 
 class Asked(NamedTuple):
@@ -130,6 +133,14 @@ def serve() -> Iterator[Serve]:
     yield start
     for origin in running:
         origin.stop()
+
+
+@pytest.fixture
+def site(serve: Serve) -> Site:
+    """A site on a server of its own, with nothing published."""
+    from .site import Site  # here, since it imports this module
+
+    return Site(serve)
 
 
 @pytest.fixture(autouse=True)

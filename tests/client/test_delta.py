@@ -20,7 +20,6 @@ from nuitkal_mini.signing import SecretKey, public_key, public_key_text
 
 from ..delta.programs import library, program
 from ..trees import Tree, here, read_tree
-from .conftest import Serve
 from .site import Site
 from .test_updater import OURS
 
@@ -45,11 +44,6 @@ TWO: Tree = here(
         "moved": (TEXT[:50], "644"),
     }
 )
-
-
-@pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
 
 
 @pytest.fixture
@@ -114,13 +108,19 @@ def test_an_update_over_a_delta_is_two_requests(installed: Site, config: Updater
     assert len(delta) < 8000 and not (folder(config) / ".update" / "download").exists()
 
 
-def test_a_signed_release_is_verified_by_the_signature_of_check(
-    site: Site, config: UpdaterConfig
-) -> None:
+def install_signed(site: Site, config: UpdaterConfig) -> SecretKey:
+    """Install 1.0.0 on a client with a key; the key that signs."""
     secret = SecretKey(bytes(8), bytes(range(32)))
     config.public_keys = (public_key_text(public_key(secret)).splitlines()[-1],)
     site.publish("1.0.0", ONE, secret=secret)
     assert update(config)
+    return secret
+
+
+def test_a_signed_release_is_verified_by_the_signature_of_check(
+    site: Site, config: UpdaterConfig
+) -> None:
+    secret = install_signed(site, config)
     publish_with_delta(site, secret=secret)
     site.requests()
     assert update(config)
@@ -131,10 +131,7 @@ def test_a_signed_release_is_verified_by_the_signature_of_check(
 def test_a_delta_with_another_manifest_than_the_signed_one_is_not_believed(
     site: Site, config: UpdaterConfig
 ) -> None:
-    secret = SecretKey(bytes(8), bytes(range(32)))
-    config.public_keys = (public_key_text(public_key(secret)).splitlines()[-1],)
-    site.publish("1.0.0", ONE, secret=secret)
-    assert update(config)
+    secret = install_signed(site, config)
     site.publish("1.0.1", TWO, secret=secret)
     forged = site.files["1.0.1.json"].replace(b'"644"', b'"755"')
     assert forged != site.files["1.0.1.json"]

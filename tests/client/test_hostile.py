@@ -57,11 +57,6 @@ class Quick(Disk):
 
 
 @pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
-@pytest.fixture
 def updater(site: Site, tmp_path: Path) -> Iterator[ClientUpdater]:
     """A client with OLD installed, and something beside it that a package may be after."""
     (tmp_path / "secret").write_text(SECRET)

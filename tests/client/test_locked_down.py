@@ -37,11 +37,6 @@ TWO: Tree = {
 }
 
 
-@pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
 def client(
     site: Site,
     folder: Path,

@@ -25,11 +25,6 @@ NEW: Tree = {**OLD, "main.py": (b"print('new')\n", "644"), "lib3": noise(33), "l
 
 
 @pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
-@pytest.fixture
 def updater(site: Site, tmp_path: Path) -> ClientUpdater:
     """OLD is installed, NEW is offered; of its package a third is needed."""
     updater = ClientUpdater(UpdaterConfig(site.url, tmp_path / "client"))

@@ -17,7 +17,6 @@ from nuitkal_mini.manifest import Manifest, Terms, dumps
 from nuitkal_mini.minisign import key_name
 from nuitkal_mini.signing import SecretKey, sign
 
-from .conftest import Serve
 from .site import Site
 from .test_trust import KEY, NOW, OLD_KEY, line
 from .test_updater import ONE, TWO, app_of
@@ -51,11 +50,6 @@ def is_believed(trust: TrustState, secret: SecretKey) -> bool:
     except VerificationError:
         return False
     return True
-
-
-@pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
 
 
 @pytest.fixture

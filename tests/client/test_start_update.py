@@ -45,11 +45,6 @@ def waits_for(name: str, until: str) -> Tree:
 
 
 @pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
-@pytest.fixture
 def config(site: Site, tmp_path: Path) -> UpdaterConfig:
     return UpdaterConfig(
         site.url, tmp_path / "client", python=sys.executable, retries=0, lock_seconds=2.0

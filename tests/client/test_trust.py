@@ -49,11 +49,6 @@ def line(secret: SecretKey) -> str:
 
 
 @pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
-@pytest.fixture
 def config(site: Site, tmp_path: Path) -> UpdaterConfig:
     return UpdaterConfig(
         site.url,

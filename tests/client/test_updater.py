@@ -72,11 +72,6 @@ TWO: Tree = here(
 
 
 @pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
-
-
-@pytest.fixture
 def config(site: Site, tmp_path: Path) -> UpdaterConfig:
     return UpdaterConfig(
         site.url, tmp_path / "client", python=sys.executable, retries=0, lock_seconds=0.2

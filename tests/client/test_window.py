@@ -14,7 +14,7 @@ import pytest
 
 from ..support import need_tool, unavailable
 from ..trees import Tree
-from .conftest import Exchange, Serve
+from .conftest import Exchange
 from .site import Site
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -86,11 +86,6 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
-
-
-@pytest.fixture
-def site(serve: Serve) -> Site:
-    return Site(serve)
 
 
 def launch(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 
@@ -188,32 +188,28 @@ def interrupt(
     )
 
 
-def points(story: Story) -> List[Point]:
-    """Every system call of the command, undisturbed, by which something in the folder changes."""
-    folder, log = laid_down(story), story.folder.parent / "strace.log"
+def traced(story: Story, calls: Iterable[str], *options: str) -> str:
+    """Runs the command undisturbed; strace's lines for these system calls."""
+    log = story.folder.parent / "strace.log"
+    tracer = [need_tool("strace"), "-f", "-y", "-qq", "-o", str(log), *options]
     subprocess.run(
-        [
-            need_tool("strace"),
-            "-f",
-            "-y",
-            "-qq",
-            "-s",
-            "4096",
-            "-o",
-            str(log),
-            "-e",
-            "trace=" + ",".join(CALLS),
-            *command(story, story.url),
-        ],
+        [*tracer, "-e", "trace=" + ",".join(calls), *command(story, story.url)],
         cwd=ROOT,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    return log.read_text(errors="replace")
+
+
+def points(story: Story) -> List[Point]:
+    """Every system call of the command, undisturbed, by which something in the folder changes."""
+    folder = laid_down(story)
+    lines = traced(story, CALLS, "-s", "4096").splitlines()
     counts: Counter[Tuple[str, str]] = Counter()
     found: Dict[Point, None] = {}
-    for line in log.read_text(errors="replace").splitlines():
+    for line in lines:
         match = re.match(r"(\d+) +(\w+)\(", line)
         if match is None:
             continue  # the second half of a call that another thread's came between

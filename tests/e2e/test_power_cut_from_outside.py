@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from typing import Dict, List, Optional, Set
 
@@ -20,9 +19,8 @@ from nuitkal_mini.client.install import Installation
 
 from ..client.conftest import no_proxies, serve
 from ..client.sweep import Image, Op, Unsynced, image_of, lay_down, survivors
-from ..support import ROOT, need_tool
 from ..trees import Tree, read_tree
-from .test_kill_from_outside import MINE_AS_READ, OURS, Story, command, laid_down, story
+from .test_kill_from_outside import MINE_AS_READ, OURS, Story, laid_down, story, traced
 
 __all__ = ["no_proxies", "serve", "story"]
 
@@ -57,19 +55,9 @@ DESCRIPTOR = re.compile(r"\d+<((?:\\x..)+)>")
 def recorded(story: Story) -> List[Op]:
     """The operations of the story's command in its folder, in their order."""
     folders = {node.path for node in image_of(os.fspath(story.folder)) if node.kind == "dir"}
-    log = story.folder.parent / "strace.log"
-    tracer = [need_tool("strace"), "-f", "-y", "-xx", "-qq", "-s", "1000000", "-o", str(log)]
-    subprocess.run(
-        [*tracer, "-e", "trace=" + ",".join(KINDS), *command(story, story.url)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     ops: List[Op] = []
     unfinished: Dict[str, int] = {}  # by thread: a call that another thread's came between
-    for line in log.read_text().splitlines():
+    for line in traced(story, KINDS, "-xx", "-s", "1000000").splitlines():
         thread, call = line.split(None, 1)
         if call.startswith("<... "):
             begun = unfinished.pop(thread, -1)
