@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 import nuitkal_mini
-from nuitkal_mini.publish import vendor
+from nuitkal_mini.publish import compact, vendor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,7 +89,7 @@ def without_own_imports(node: ast.AST) -> str:
 def definitions(tree: ast.Module) -> Iterator[ast.stmt]:
     return (
         node
-        for node in vendor._statements(tree.body)
+        for node in compact.statements(tree.body)
         if not isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Try, ast.Expr))
     )
 
@@ -105,7 +105,7 @@ def test_every_definition_of_every_module_stands_in_it_unchanged(one_file: Path)
         for source in sources
         for node in definitions(source.tree)
         if not vendor._is_logger(node)
-        and (vendor._names_defined(node) & words or not vendor._names_defined(node))
+        and (compact.names_defined(node) & words or not compact.names_defined(node))
     ]
     # Before them: __all__, __version__ and the logger.
     assert written[3:] == wanted and len(wanted) > 300
@@ -144,7 +144,7 @@ def test_what_a_program_calls_keeps_its_docstring(one_file: Path) -> None:
 
 def test_brackets_fill_lines_and_strings_of_several_lines_are_left_as_they_are() -> None:
     code = 'def f():\n    x = """\n    a\n        b"""\n    return [\n        x,  # why\n    ]'
-    assert vendor._compact(code) == ('def f():\n\tx = """\n    a\n        b"""\n\treturn [x,]')
+    assert compact.compact(code, []) == ('def f():\n\tx = """\n    a\n        b"""\n\treturn [x,]')
 
 
 def test_types_go_from_functions_and_stay_in_fields() -> None:
@@ -162,7 +162,7 @@ def f(é: int, *rest: List[
         b,
     ]
 """
-    made = vendor._compact(code)
+    made = compact.compact(code, [])
     assert made.strip().splitlines() == [
         "def f(é, *rest, key = 1):",
         "\tclass Local(NamedTuple):",
@@ -179,7 +179,7 @@ def f(é: int, *rest: List[
 def test_what_nothing_names_goes_with_its_decorators_unless_it_acts() -> None:
     body = "@cache\ndef f(): pass\nA = 1\nB = act()\ndef offered(): pass\ndef g(): pass\ng()\n"
     left = "B = act()\ndef offered(): pass\ndef g(): pass\ng()\n"
-    assert vendor._without_unused(body, ["offered"]) == left
+    assert compact.without_unused(body, ["offered"]) == left
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def copy_with_one_file(folder: Path) -> List[str]:
     for name in ("nuitkal_mini", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    with mock.patch.object(vendor, "_without_unused", lambda body, _: body):
+    with mock.patch.object(vendor, "without_unused", lambda body, _: body):
         vendor.write(folder / "nuitkal_update.py", True)
     replaced = sorted(vendor._reachable([vendor.LAST, vendor.WINDOW]))
     for name in replaced:

@@ -13,23 +13,19 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import io
-import itertools
 import re
 import sys
 import textwrap
-import tokenize
-from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from .compact import compact, drop, names_defined, statements, without_unused
 from .tree import PublishError
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 PACKAGE = "nuitkal_mini"
 LAST, FRONT, WINDOW = "client.__main__", "client.__init__", "client.window"
 LOGGER = "logger"
-MAX_COLUMNS = 120
 HEADER = '''"""The client of nuitkal_mini {version} as one file: keeps a program up to date.
 
     python nuitkal_update.py update --url https://host/api/nuitkal_pack/check/ --dir app
@@ -90,7 +86,7 @@ class ModuleSource:
 
     def defined(self) -> Set[str]:
         """The names of the module's own level."""
-        return set().union(*map(_names_defined, _statements(self.tree.body)))
+        return set().union(*map(names_defined, statements(self.tree.body)))
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -149,10 +145,12 @@ def merged(window: bool = False) -> str:
     """
     sources = _in_order(_reachable([LAST, *([WINDOW] if window else [])]))
     _check_names(sources)
-    sections = [_section(source) for source in sources]
-    body = _without_unused(
+    documented = _offered_names()
+    offered = documented + _window_names(sources)
+    sections = [_section(source, documented) for source in sources]
+    body = without_unused(
         "\n\n".join(f"{section.heading}\n\n{section.code}\n" for section in sections),
-        _all_names(sources),
+        offered,
     )
     needed = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} | {
         "logging"
@@ -175,7 +173,7 @@ def merged(window: bool = False) -> str:
                     if for_types
                     else []
                 ),
-                _offered(sources),
+                _offered(offered),
                 f'__version__ = "{_version()}"',
                 "",
                 f'{LOGGER} = logging.getLogger("{PACKAGE}.client")',
@@ -239,181 +237,29 @@ def _check_names(sources: Sequence[ModuleSource]) -> None:
 # --- one module -----------------------------------------------------------------------------------
 
 
-def _section(source: ModuleSource) -> Section:
+def _section(source: ModuleSource, documented: Sequence[str]) -> Section:
     lines: List[Optional[str]] = list(source.text.splitlines())
     for_types: Set[Imported] = set()
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and (node.level or node.module == "__future__"):
             _module_of(source.name, node)
-            _drop(lines, node)
+            drop(lines, node)
     for statement in source.tree.body:
         if isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_logger(statement):
-            _drop(lines, statement)
+            drop(lines, statement)
         elif isinstance(statement, ast.If) and getattr(statement.test, "id", "") == "TYPE_CHECKING":
             for_types |= set(_standard(statement.body))
-            _drop(lines, statement)
-    _drop(lines, source.tree.body[0])  # the docstring
+            drop(lines, statement)
+    drop(lines, source.tree.body[0])  # the docstring
     code = "\n".join(line for line in lines if line is not None)
     code = re.sub(r":\n\n+(?= )", ":\n", code)  # where an import was the first line of a function
     return Section(
         source.name,
         _heading(source),
-        re.sub(r"\n{3,}", "\n\n", _compact(code)).strip("\n"),
+        re.sub(r"\n{3,}", "\n\n", compact(code, documented)).strip("\n"),
         set(_standard(source.tree.body)),
         for_types,
     )
-
-
-def _compact(code: str) -> str:
-    """The code with tabs, without comments, and with docstrings and types of what is offered."""
-    code = _without_types(_without_docstrings(_without_comments(code)))
-    lines = code.split("\n")
-    docstrings = [node.body[0] for node, _ in _definitions(ast.parse(code).body)]
-    inside = _lines_inside_strings(code) - {
-        number
-        for node in docstrings
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        for number in range(node.lineno, node.end_lineno or 0)
-    }
-    for number, line in enumerate(lines):
-        if number not in inside:
-            depth = (len(line) - len(line.lstrip(" "))) // 4
-            lines[number] = "\t" * depth + line[4 * depth :]
-    return _filled("\n".join(lines))
-
-
-def _filled(code: str) -> str:
-    """The code with as much of a bracket in a line as fits: 2 % of the file are indentation."""
-    inside, open_brackets = _lines_inside_strings(code), 0
-    continued: Set[int] = set()
-    behind: Set[int] = set()  # a comment, which would swallow what is joined to it
-    for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        if token.type == tokenize.OP:
-            open_brackets += (token.string in "([{") - (token.string in ")]}")
-        elif token.type == tokenize.COMMENT:
-            behind.add(token.start[0])
-        elif token.type == tokenize.NL and open_brackets:
-            continued.add(token.start[0])
-    filled: List[str] = []
-    for number, line in enumerate(code.split("\n")):
-        text = line.strip()
-        if number in continued and number not in inside and filled[-1] and number not in behind:
-            space = "" if filled[-1][-1] in "([{" or text[:1] in ")]}" else " "
-            if len(filled[-1].expandtabs(4)) + len(space + text) <= MAX_COLUMNS:
-                filled[-1] += space + text
-                continue
-        filled.append(line)
-    return "\n".join(filled)
-
-
-def _without_comments(code: str) -> str:
-    lines: List[Optional[str]] = list(code.split("\n"))
-    for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        if token.type == tokenize.COMMENT and not token.string.startswith("# type:"):
-            row, column = token.start
-            lines[row - 1] = (lines[row - 1] or "")[:column].rstrip() or None
-    return "\n".join(line for line in lines if line is not None)
-
-
-def _without_docstrings(code: str) -> str:
-    """Only what the package offers keeps its docstring."""
-    lines: List[Optional[str]] = list(code.split("\n"))
-    for node, is_offered in _definitions(ast.parse(code).body):
-        if not is_offered and ast.get_docstring(node) is not None and len(node.body) > 1:
-            _drop(lines, node.body[0])
-    code = "\n".join(line for line in lines if line is not None)
-    return re.sub(r":\n\n+(?= )", ":\n", code)  # where a docstring was the first line
-
-
-def _definitions(
-    body: Sequence[ast.stmt], is_within_offered: bool = False
-) -> Iterator[Tuple[Union[ast.FunctionDef, ast.ClassDef], bool]]:
-    """Every function and class at any depth, and whether a program may call it."""
-    offered = set(_offered_names())
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            is_public = node.name[0] != "_" or node.name == "__init__"
-            is_offered = node.name in offered or is_within_offered and is_public
-            yield node, is_offered
-            yield from _definitions(node.body, is_offered and isinstance(node, ast.ClassDef))
-        else:
-            inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
-            yield from _definitions(inner)
-
-
-def _without_types(code: str) -> str:
-    """Only what the package offers keeps its annotations, and the fields of classes keep theirs."""
-    lines = code.encode("utf-8").split(b"\n")  # columns of `ast` count bytes
-    starts = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
-    text = b"\n".join(lines)
-    cuts: List[Tuple[int, int]] = []
-
-    def offset(line: Optional[int], column: Optional[int]) -> int:
-        assert line is not None and column is not None
-        return starts[line - 1] + column
-
-    def cut_after(begin: int, annotation: ast.expr) -> None:
-        cuts.append((begin, offset(annotation.end_lineno, annotation.end_col_offset)))
-
-    for function, is_offered in _definitions(ast.parse(code).body):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        if not is_offered:
-            for argument in _arguments(function):
-                if argument.annotation is not None:
-                    name_ends = offset(argument.lineno, argument.col_offset) + len(
-                        argument.arg.encode("utf-8")
-                    )
-                    cut_after(name_ends, argument.annotation)
-            if function.returns is not None:
-                returns = offset(function.returns.lineno, function.returns.col_offset)
-                cut_after(text.rindex(b")", 0, returns) + 1, function.returns)
-        for node in _statements_of(function):
-            if isinstance(node, ast.AnnAssign) and node.value is not None:
-                cut_after(
-                    offset(node.target.end_lineno, node.target.end_col_offset), node.annotation
-                )
-    for begin, end in sorted(set(cuts), reverse=True):
-        text = text[:begin] + text[end:]
-    return text.decode("utf-8")
-
-
-def _statements_of(function: ast.FunctionDef) -> Iterator[ast.stmt]:
-    """A function's statements at any depth, except those of classes within: fields keep theirs."""
-    waiting: List[ast.AST] = [function]
-    while waiting:
-        for node in ast.iter_child_nodes(waiting.pop()):
-            if isinstance(node, ast.stmt) and not isinstance(node, ast.ClassDef):
-                yield node
-                waiting.append(node)
-            elif isinstance(node, ast.ExceptHandler):
-                waiting.append(node)
-
-
-def _arguments(function: ast.FunctionDef) -> List[ast.arg]:
-    found = function.args
-    named = [*found.posonlyargs, *found.args, *found.kwonlyargs]
-    return [*named, *(argument for argument in (found.vararg, found.kwarg) if argument)]
-
-
-def _lines_inside_strings(code: str) -> Set[int]:
-    """The numbers, from 0, of the lines that begin inside of a string."""
-    found: Set[int] = set()
-    starts: List[int] = []
-    for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        kind = tokenize.tok_name[token.type]  # f-strings have tokens of their own since Python 3.12
-        if kind in ("STRING", "FSTRING_START"):
-            starts.append(token.start[0])
-        if kind in ("STRING", "FSTRING_END"):
-            found.update(range(starts.pop(), token.end[0]))
-    return found
-
-
-def _drop(lines: List[Optional[str]], node: ast.stmt) -> None:
-    assert node.end_lineno is not None
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
-    lines[first - 1 : node.end_lineno] = [None] * (node.end_lineno - first + 1)
 
 
 def _is_logger(node: ast.stmt) -> bool:
@@ -442,20 +288,6 @@ def _standard(body: Sequence[ast.stmt]) -> Iterator[Imported]:
                 yield Imported(node.module, name.name)
 
 
-def _calls(node: ast.AST) -> bool:
-    return any(isinstance(part, ast.Call) for part in ast.walk(node))
-
-
-def _names_defined(node: ast.stmt) -> Set[str]:
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return {node.name}
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return set()
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    parts = [part for target in targets for part in ast.walk(target)]
-    return {part.id for part in parts if isinstance(part, ast.Name)}
-
-
 def _module_of(importer: str, node: ast.ImportFrom) -> str:
     """The module of the package that a relative import takes names from."""
     if node.level == 0:
@@ -466,31 +298,6 @@ def _module_of(importer: str, node: ast.ImportFrom) -> str:
             f"{importer}, line {node.lineno}: only names can be merged, under their own names"
         )
     return ".".join([*home, node.module])
-
-
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        yield node
-        if isinstance(node, (ast.If, ast.Try)):
-            handlers = [
-                inner for handler in getattr(node, "handlers", []) for inner in handler.body
-            ]
-            yield from _statements(
-                [*node.body, *node.orelse, *handlers, *getattr(node, "finalbody", [])]
-            )
-
-
-def _without_unused(body: str, offered: Sequence[str]) -> str:
-    """The sections without functions and constants that nothing in the file names again."""
-    words = Counter(re.findall(r"\w+", body))
-    lines: List[Optional[str]] = list(body.split("\n"))
-    for node in ast.parse(body).body:
-        if isinstance(node, (ast.FunctionDef, ast.Assign)):
-            names = _names_defined(node) - set(offered)
-            acts = isinstance(node, ast.Assign) and _calls(node)
-            if names and not acts and all(words[name] == 1 for name in names):
-                _drop(lines, node)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if line is not None))
 
 
 # --- the text -------------------------------------------------------------------------------------
@@ -530,9 +337,9 @@ def _import_lines(items: Set[Imported]) -> List[str]:
     return lines
 
 
-def _all_names(sources: Sequence[ModuleSource]) -> List[str]:
-    """What the package offers, and the window's function if it is there."""
-    return _offered_names() + [
+def _window_names(sources: Sequence[ModuleSource]) -> List[str]:
+    """The window's function, if it is there."""
+    return [
         name
         for source in sources
         if source.name == WINDOW
@@ -541,9 +348,9 @@ def _all_names(sources: Sequence[ModuleSource]) -> List[str]:
     ]
 
 
-def _offered(sources: Sequence[ModuleSource]) -> str:
+def _offered(names: Sequence[str]) -> str:
     return textwrap.fill(
-        f"__all__ = [{', '.join(map(repr, _all_names(sources)))}]".replace("'", '"'),
+        f"__all__ = [{', '.join(map(repr, names))}]".replace("'", '"'),
         100,
         subsequent_indent="           ",
     )
