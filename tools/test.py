@@ -45,6 +45,7 @@ def run_parts(python: Path) -> int:
 
     The files are dealt out by their size, which is about what they take.
     """
+    print("%d processes run the tests; what they say comes at the end." % PROCESSES, flush=True)
     files = sorted(ROOT.glob("tests/**/test_*.py"), key=lambda path: -path.stat().st_size)
     code = 0
     with contextlib.ExitStack() as stack:

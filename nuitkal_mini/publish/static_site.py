@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from ..delta.packages import Published, write_package_delta
 from ..manifest import Manifest, dumps, loads
 from ..problem import Problem
 from ..semver import Version, parse
@@ -302,6 +301,9 @@ class _Channel:
 
     def write_delta(self, source: ListedRelease, target: ListedRelease, out: BinaryIO) -> None:
         """Raises _DoesNotPay, and DeltaError or ArchiveError for a damaged package."""
+        # Here: no other command waits for the encoder to be imported.
+        from ..delta.packages import Published, write_package_delta
+
         with open(self.path_of(source.download_url), "rb") as old, open(
             self.path_of(target.download_url), "rb"
         ) as new:

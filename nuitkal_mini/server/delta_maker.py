@@ -17,7 +17,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Optional
 
-from ..delta.packages import Published, write_package_delta
 from ..problem import Problem
 from .database import Database
 from .deltas import Pair, begin, finish, next_pair
@@ -126,6 +125,9 @@ def limit_resources() -> None:
 
 
 def _make(store: Store, pair: Pair, source: StoredRelease, target: StoredRelease) -> None:
+    # Here: the encoder is the child's, and no server's start waits for it.
+    from ..delta.packages import Published, write_package_delta
+
     with store.scratch() as folder, open(store.media / source.package, "rb") as old, open(
         store.media / target.package, "rb"
     ) as new:
